@@ -1,0 +1,1 @@
+"""The energy market: what every function shares. `functions -> usecases -> postgres, evm, devices -> domain`."""

@@ -1,0 +1,134 @@
+"""Configuration: the one place that reads the environment. What must be set has no default."""
+
+import json
+import os
+from dataclasses import dataclass
+
+
+class ConfigurationError(Exception):
+    """A variable that the function needs is missing or makes no sense."""
+
+
+def database_url() -> str:
+    """The libpq connection string."""
+    return _text("DATABASE_URL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpSettings:
+    """What every API function needs."""
+
+    rate_limit_per_minute: int
+    allowed_origins: tuple[str, ...]
+    jwt_keys: dict[str, str]  # kid -> secret; the first signs, all verify
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignInSettings:
+    """Who a wallet's owner signs in to (EIP-4361 domain, URI and chain id)."""
+
+    domain: str
+    uri: str
+    chain_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSettings:
+    """The chain and the contracts that trades are settled on."""
+
+    chain_id: int
+    rpc_url: str
+    settlement_contract: str
+    token_contract: str
+    token_decimals: int
+    confirmations: int
+    finality_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementSettings:
+    """What the operator needs to settle."""
+
+    operator_private_key: str
+    max_batch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarketSettings:
+    """Times that the market's rules use."""
+
+    lock_timeout_s: int
+    device_online_s: int
+    settlement_window_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSettings:
+    """What a device is given at its registration."""
+
+    policy: str
+    broker: str  # host:port
+    ca_url: str
+
+
+def http_settings() -> HttpSettings:
+    """Settings of the HTTP edge."""
+    keys = json.loads(_text("JWT_KEYS"))
+    if not isinstance(keys, dict) or not keys or not all(isinstance(v, str) and len(v) >= 32 for v in keys.values()):  # noqa: PLR2004
+        raise ConfigurationError("JWT_KEYS must be a JSON object of key ids and secrets of at least 32 characters.")
+    return HttpSettings(
+        rate_limit_per_minute=_number("RATE_LIMIT_PER_MINUTE"),
+        allowed_origins=tuple(filter(None, _text("ALLOWED_ORIGINS").split(","))),
+        jwt_keys=keys,
+    )
+
+
+def sign_in_settings() -> SignInSettings:
+    """Settings of the sign-in message."""
+    return SignInSettings(domain=_text("SIGN_IN_DOMAIN"), uri=_text("SIGN_IN_URI"), chain_id=_number("CHAIN_ID"))
+
+
+def chain_settings() -> ChainSettings:
+    """Settings of the chain."""
+    return ChainSettings(
+        chain_id=_number("CHAIN_ID"),
+        rpc_url=_text("RPC_URL"),
+        settlement_contract=_text("SETTLEMENT_CONTRACT"),
+        token_contract=_text("TOKEN_CONTRACT"),
+        token_decimals=_number("TOKEN_DECIMALS"),
+        confirmations=_number("CONFIRMATIONS"),
+        finality_blocks=_number("FINALITY_BLOCKS"),
+    )
+
+
+def settlement_settings() -> SettlementSettings:
+    """Settings of the operator."""
+    return SettlementSettings(operator_private_key=_text("OPERATOR_PRIVATE_KEY"), max_batch=_number("MAX_BATCH"))
+
+
+def market_settings() -> MarketSettings:
+    """Settings of the market's rules."""
+    return MarketSettings(
+        lock_timeout_s=_number("LOCK_TIMEOUT_S"),
+        device_online_s=_number("DEVICE_ONLINE_S"),
+        settlement_window_s=_number("SETTLEMENT_WINDOW_S"),
+    )
+
+
+def device_settings() -> DeviceSettings:
+    """Settings of device registration."""
+    return DeviceSettings(policy=_text("DEVICE_POLICY"), broker=_text("DEVICE_BROKER"), ca_url=_text("DEVICE_CA_URL"))
+
+
+def _text(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        raise ConfigurationError(f"{name} must be set.")
+    return value
+
+
+def _number(name: str) -> int:
+    text = _text(name)
+    if not text.isdecimal():
+        raise ConfigurationError(f"{name} must be a whole number.")
+    return int(text)

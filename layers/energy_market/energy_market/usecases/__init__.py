@@ -1,0 +1,1 @@
+"""What the market does, a verb a file."""
