@@ -1,0 +1,258 @@
+"""Trades (the table `transactions`): made by the tick, locked by devices, settled on the chain, delivered.
+
+Each transition is a guarded update: its WHERE clause is the whole concurrency control. Messages come at least
+once, sweeps may overlap, and of two that try the same transition only the first finds the row as it must be.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import class_row
+
+from energy_market.domain.matching import RULE_VERSION, Match
+from energy_market.domain.trades import FailReason, Trade, TradeStatus
+
+Side = Literal["ask", "bid"]
+
+_COLUMNS = """t.id, t.seq, t.sell_order_id, t.buy_order_id, t.donor_id, t.recipient_id, t.device_id, t.zone, t.energy_wh,
+    t.price_micro, t.amount_nano, t.status, t.reason, t.blockchain_hash, t."timestamp" AS matched_at, t.locked_at,
+    t.submitted_at, t.confirmed_at, t.failed_at, t.delivery, t.delivered_wh"""
+
+
+def insert_matches(conn: Connection, matches: Sequence[Match]) -> list[UUID]:
+    """Take the matched energy out of the book and make the trades, in one statement; their ids in order of the matches.
+
+    Returns fewer ids than matches (none, in fact) when an order was cancelled or changed since it was read: the caller
+    must then roll back. An order that is wholly taken leaves the book, one that is partly taken shrinks.
+    """
+    rows = conn.execute(
+        """
+        WITH made AS (
+            SELECT * FROM unnest(%(asks)s::uuid[], %(bids)s::uuid[], %(energy)s::bigint[], %(prices)s::bigint[])
+                WITH ORDINALITY AS made (ask_id, bid_id, energy_wh, price_micro, place)
+        ), taken AS (
+            SELECT order_id, sum(energy_wh) AS energy_wh
+            FROM (SELECT ask_id AS order_id, energy_wh FROM made UNION ALL SELECT bid_id, energy_wh FROM made) sides
+            GROUP BY order_id
+        ), filled AS (
+            DELETE FROM open_orders o USING taken t
+            WHERE o.order_id = t.order_id AND o.remaining_wh = t.energy_wh
+            RETURNING o.order_id
+        ), shrunk AS (
+            UPDATE open_orders o SET remaining_wh = o.remaining_wh - t.energy_wh FROM taken t
+            WHERE o.order_id = t.order_id AND o.remaining_wh > t.energy_wh AND NOT o.all_or_none
+            RETURNING o.order_id
+        )
+        INSERT INTO transactions (sell_order_id, buy_order_id, donor_id, recipient_id, device_id, zone, energy_wh,
+                                  price_micro, rule_version)
+        SELECT a.id, b.id, a.user_id, b.user_id, a.device_id, a.zone, made.energy_wh, made.price_micro, %(rule)s
+        FROM made JOIN energy_orders a ON a.id = made.ask_id JOIN energy_orders b ON b.id = made.bid_id
+        WHERE (SELECT count(*) FROM filled) + (SELECT count(*) FROM shrunk) = (SELECT count(*) FROM taken)
+        ORDER BY made.place
+        RETURNING id
+        """,
+        {
+            "asks": [m.ask.order_id for m in matches],
+            "bids": [m.bid.order_id for m in matches],
+            "energy": [m.energy_wh for m in matches],
+            "prices": [m.price_micro for m in matches],
+            "rule": RULE_VERSION,
+        },
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def lock(
+    conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID, settlement_window_s: int
+) -> bool:
+    """Mark a trade as locked by its device; False if it was not awaiting that lock from that device in time.
+
+    From now on the settlement has `settlement_window_s` seconds to be paid.
+    """
+    return (
+        conn.execute(
+            """
+            UPDATE transactions
+            SET status = 'Locked', locked_at = clock_timestamp(),
+                valid_until = clock_timestamp() + make_interval(secs => %s)
+            WHERE id = %s AND device_id = %s AND sell_order_id = %s
+              AND status = 'Pending' AND expires_at > clock_timestamp()
+            """,
+            (settlement_window_s, transaction_id, device_id, order_id),
+        ).rowcount
+        == 1
+    )
+
+
+def fail(
+    conn: Connection,
+    transaction_ids: Sequence[UUID],
+    *,
+    reason: FailReason,
+    expected: TradeStatus,
+    reject: Side | None,
+) -> list[UUID]:
+    """Fail those of the trades that are still `expected`, and return their ids.
+
+    The orders of the side at fault are closed as Rejected; the others go back into the book with the energy they had
+    in the trade and their old arrival, unless they were closed meanwhile. A lock that was published is owed an unlock.
+    """
+    rows = conn.execute(
+        """
+        WITH failed AS (
+            UPDATE transactions
+            SET status = 'Failed', reason = %(reason)s, failed_at = clock_timestamp(), command_sent_at = NULL,
+                unlock = CASE WHEN expires_at IS NOT NULL THEN 'Owed' END
+            WHERE id = ANY (%(ids)s) AND status = %(expected)s
+            RETURNING id, sell_order_id, buy_order_id, energy_wh
+        ), touched AS (
+            SELECT order_id, sum(energy_wh)::bigint AS energy_wh, bool_or(side = %(reject)s) AS rejected
+            FROM (SELECT sell_order_id AS order_id, energy_wh, 'ask' AS side FROM failed
+                  UNION ALL
+                  SELECT buy_order_id, energy_wh, 'bid' FROM failed) sides
+            GROUP BY order_id
+        ), open AS (
+            SELECT o.id, o.zone, o.type, o.user_id, o.device_id, o.price_micro, o.arrival, o.all_or_none, o.expires_at,
+                   t.energy_wh, coalesce(t.rejected, false) AS rejected
+            FROM energy_orders o JOIN touched t ON t.order_id = o.id
+            WHERE o.closed IS NULL
+            ORDER BY o.id FOR NO KEY UPDATE OF o
+        ), closed AS (
+            UPDATE energy_orders SET closed = 'Rejected', reason = %(reason)s, closed_at = clock_timestamp()
+            WHERE id IN (SELECT id FROM open WHERE rejected)
+        ), withdrawn AS (
+            DELETE FROM open_orders WHERE order_id IN (SELECT id FROM open WHERE rejected)
+        ), reopened AS (
+            INSERT INTO open_orders AS book (order_id, zone, type, user_id, device_id, remaining_wh, price_micro,
+                                             arrival, all_or_none, expires_at)
+            SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at
+            FROM open WHERE NOT rejected
+            ON CONFLICT (order_id) DO UPDATE SET remaining_wh = book.remaining_wh + EXCLUDED.remaining_wh
+        )
+        SELECT id FROM failed
+        """,
+        {"ids": list(transaction_ids), "reason": reason, "expected": expected, "reject": reject},
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def awaiting_lock_too_long(conn: Connection, zone: str, *, limit: int) -> list[tuple[UUID, UUID]]:
+    """(trade, device) of locks that ran out unanswered, oldest first."""
+    return conn.execute(
+        """
+        SELECT id, device_id FROM transactions
+        WHERE status = 'Pending' AND expires_at <= clock_timestamp() AND zone = %s ORDER BY seq LIMIT %s
+        FOR UPDATE SKIP LOCKED
+        """,
+        (zone, limit),
+    ).fetchall()
+
+
+def only_trade_of(conn: Connection, sell_order_id: UUID) -> UUID | None:
+    """The trade of a sell order that has had exactly one, ever: what an answer without a transaction id can mean."""
+    rows = conn.execute("SELECT id FROM transactions WHERE sell_order_id = %s LIMIT 2", (sell_order_id,)).fetchall()
+    return rows[0][0] if len(rows) == 1 else None
+
+
+def status_at_device(
+    conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID
+) -> TradeStatus | None:
+    """Where a trade of that device and that sell order stands; None if there is no such trade."""
+    row = conn.execute(
+        "SELECT status FROM transactions WHERE id = %s AND device_id = %s AND sell_order_id = %s",
+        (transaction_id, device_id, order_id),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID]) -> int:
+    """The device holds reservations of trades that have failed: they are to be released (again). Returns how many."""
+    return conn.execute(
+        """
+        UPDATE transactions SET unlock = 'Owed', command_sent_at = NULL
+        WHERE device_id = %s AND id = ANY (%s) AND status = 'Failed' AND unlock IS DISTINCT FROM 'Owed'
+        """,
+        (device_id, list(transaction_ids)),
+    ).rowcount
+
+
+def settle_unlocks(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID]) -> int:
+    """The device's status no longer lists these reservations, after the unlock was sent: nothing is owed any more."""
+    return conn.execute(
+        """
+        UPDATE transactions SET unlock = 'Done'
+        WHERE device_id = %s AND unlock = 'Owed' AND command_sent_at IS NOT NULL AND NOT id = ANY (%s)
+        """,
+        (device_id, list(reported_locks)),
+    ).rowcount
+
+
+def record_delivery(  # noqa: PLR0913 -- one column each
+    conn: Connection, transaction_id: UUID, *, device_id: UUID, delivered: bool, delivered_wh: int, seq: int
+) -> bool:
+    """Take a device's word on a delivery; False if it is old news, or of no confirmed trade of that device."""
+    return (
+        conn.execute(
+            """
+            UPDATE transactions
+            SET delivery = CASE WHEN %(delivered)s THEN 'Delivered' ELSE 'Started' END,
+                delivered_wh = greatest(delivered_wh, %(delivered_wh)s), delivery_seq = %(seq)s
+            WHERE id = %(id)s AND device_id = %(device_id)s AND status = 'Confirmed' AND delivery <> 'Delivered'
+              AND (delivery_seq IS NULL OR delivery_seq < %(seq)s)
+            """,
+            {
+                "id": transaction_id,
+                "device_id": device_id,
+                "delivered": delivered,
+                "delivered_wh": delivered_wh,
+                "seq": seq,
+            },
+        ).rowcount
+        == 1
+    )
+
+
+def of_user(
+    conn: Connection,
+    user_id: UUID,
+    *,
+    status: TradeStatus | None = None,
+    before_seq: int | None = None,
+    limit: int,
+) -> list[Trade]:
+    """A user's trades, on either side, latest first."""
+    with conn.cursor(row_factory=class_row(Trade)) as cursor:
+        return cursor.execute(
+            f"""
+            SELECT {_COLUMNS} FROM (
+                (SELECT * FROM transactions WHERE donor_id = %(user)s
+                   AND (%(status)s::text IS NULL OR status = %(status)s) AND (%(before)s::bigint IS NULL OR seq < %(before)s)
+                 ORDER BY seq DESC LIMIT %(limit)s)
+                UNION ALL
+                (SELECT * FROM transactions WHERE recipient_id = %(user)s
+                   AND (%(status)s::text IS NULL OR status = %(status)s) AND (%(before)s::bigint IS NULL OR seq < %(before)s)
+                 ORDER BY seq DESC LIMIT %(limit)s)
+            ) t ORDER BY t.seq DESC LIMIT %(limit)s
+            """,  # noqa: S608 -- the only thing put in is a constant
+            {"user": user_id, "status": status, "before": before_seq, "limit": limit},
+        ).fetchall()
+
+
+def confirmed(
+    conn: Connection, zone: str, *, before: tuple[datetime, int] | None = None, limit: int
+) -> list[Trade]:
+    """A zone's confirmed trades, latest first; `before`: (confirmed_at, seq) of the last one seen."""
+    before_at, before_seq = before if before is not None else (None, None)
+    with conn.cursor(row_factory=class_row(Trade)) as cursor:
+        return cursor.execute(
+            f"""
+            SELECT {_COLUMNS} FROM transactions t
+            WHERE zone = %(zone)s AND status = 'Confirmed'
+              AND (%(at)s::timestamptz IS NULL OR (confirmed_at, seq) < (%(at)s, %(seq)s::bigint))
+            ORDER BY confirmed_at DESC, seq DESC LIMIT %(limit)s
+            """,  # noqa: S608 -- the only thing put in is a constant
+            {"zone": zone, "at": before_at, "seq": before_seq, "limit": limit},
+        ).fetchall()

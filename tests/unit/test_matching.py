@@ -1,0 +1,247 @@
+"""The matching rule. Books in, trades out."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+import pytest
+from energy_market.domain.matching import Match, OpenOrder, match
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ANN, BEN, CAT, DAN = (UUID(int=n) for n in range(1, 5))
+PLENTY = 10**12
+_arrivals = itertools.count(1)
+
+
+def an_ask(wh: int, price: int, *, user: UUID = ANN, arrival: int | None = None, partial: bool = False) -> OpenOrder:
+    return _order(wh, price, user=user, device=user, arrival=arrival, partial=partial)
+
+
+def a_bid(wh: int, price: int, *, user: UUID = BEN, arrival: int | None = None, partial: bool = False) -> OpenOrder:
+    return _order(wh, price, user=user, device=None, arrival=arrival, partial=partial)
+
+
+def _order(
+    wh: int, price: int, *, user: UUID, device: UUID | None, arrival: int | None, partial: bool
+) -> OpenOrder:
+    arrival = next(_arrivals) if arrival is None else arrival
+    return OpenOrder(
+        order_id=UUID(int=10**6 + arrival),
+        user_id=user,
+        device_id=device,
+        remaining_wh=wh,
+        price_micro=price,
+        arrival=arrival,
+        all_or_none=not partial,
+    )
+
+
+def trades(
+    asks: Sequence[OpenOrder], bids: Sequence[OpenOrder], free_wh: Mapping[UUID, int] | None = None
+) -> list[tuple[int, int, int, int]]:
+    """(ask's arrival, bid's arrival, energy, price) of each match."""
+    free = dict.fromkeys((ANN, BEN, CAT, DAN), PLENTY) if free_wh is None else free_wh
+    return [(m.ask.arrival, m.bid.arrival, m.energy_wh, m.price_micro) for m in match(asks, bids, free)]
+
+
+def test_a_bid_that_reaches_the_ask_trades_with_it() -> None:
+    assert trades([an_ask(500, 10, arrival=1)], [a_bid(500, 12, arrival=2)]) == [(1, 2, 500, 10)]
+
+
+def test_a_bid_below_the_ask_does_not_trade() -> None:
+    assert trades([an_ask(500, 10)], [a_bid(500, 9)]) == []
+
+
+def test_the_older_order_sets_the_price() -> None:
+    assert trades([an_ask(500, 10, arrival=2)], [a_bid(500, 12, arrival=1)]) == [(2, 1, 500, 12)]
+
+
+def test_at_one_price_the_earlier_ask_trades_first() -> None:
+    asks = [an_ask(500, 10, arrival=2), an_ask(500, 10, arrival=1, user=CAT)]
+    assert trades(asks, [a_bid(500, 10, arrival=3)]) == [(1, 3, 500, 10)]
+
+
+def test_at_one_price_the_earlier_bid_trades_first() -> None:
+    bids = [a_bid(500, 10, arrival=3), a_bid(500, 10, arrival=2, user=CAT)]
+    assert trades([an_ask(500, 10, arrival=1)], bids) == [(1, 2, 500, 10)]
+
+
+def test_the_cheaper_ask_trades_before_the_earlier_one() -> None:
+    asks = [an_ask(500, 11, arrival=1), an_ask(500, 10, arrival=2, user=CAT)]
+    assert trades(asks, [a_bid(500, 12, arrival=3)]) == [(2, 3, 500, 10)]
+
+
+def test_the_dearer_bid_trades_before_the_earlier_one() -> None:
+    bids = [a_bid(500, 11, arrival=2), a_bid(500, 12, arrival=3, user=CAT)]
+    assert trades([an_ask(500, 10, arrival=1)], bids) == [(1, 3, 500, 10)]
+
+
+def test_whole_orders_of_different_sizes_do_not_trade() -> None:
+    assert trades([an_ask(500, 10)], [a_bid(400, 12), a_bid(600, 12)]) == []
+
+
+def test_a_worse_priced_bid_that_fits_may_trade_past_one_that_does_not() -> None:
+    bids = [a_bid(400, 20, arrival=2), a_bid(500, 11, arrival=3)]
+    assert trades([an_ask(500, 10, arrival=1)], bids) == [(1, 3, 500, 10)]
+
+
+def test_nobody_trades_with_himself() -> None:
+    bids = [a_bid(500, 12, user=ANN, arrival=2), a_bid(500, 11, arrival=3)]
+    assert trades([an_ask(500, 10, arrival=1)], bids) == [(1, 3, 500, 10)]
+
+
+def test_a_partial_ask_fills_bid_after_bid() -> None:
+    bids = [a_bid(300, 12, arrival=2), a_bid(300, 11, arrival=3, partial=True)]
+    assert trades([an_ask(500, 10, arrival=1, partial=True)], bids) == [(1, 2, 300, 10), (1, 3, 200, 10)]
+
+
+def test_a_partial_ask_passes_over_a_whole_bid_that_is_too_large() -> None:
+    bids = [a_bid(600, 12, arrival=2), a_bid(300, 11, arrival=3)]
+    assert trades([an_ask(500, 10, arrival=1, partial=True)], bids) == [(1, 3, 300, 10)]
+
+
+def test_a_partly_filled_bid_keeps_its_place() -> None:
+    asks = [an_ask(200, 10, arrival=1), an_ask(200, 10, arrival=2)]
+    bids = [a_bid(500, 12, arrival=3, partial=True), a_bid(200, 12, arrival=4, user=CAT)]
+    assert trades(asks, bids) == [(1, 3, 200, 10), (2, 3, 200, 10)]
+
+
+def test_a_whole_ask_does_not_trade_with_a_partial_bid_that_has_too_little_left() -> None:
+    asks = [an_ask(300, 10, arrival=1), an_ask(300, 10, arrival=2)]
+    assert trades(asks, [a_bid(500, 12, arrival=3, partial=True)]) == [(1, 3, 300, 10)]
+
+
+def test_a_device_promises_no_more_than_its_free_energy() -> None:
+    asks = [an_ask(500, 10, arrival=1), an_ask(500, 11, arrival=2)]
+    bids = [a_bid(500, 12, arrival=3), a_bid(500, 12, arrival=4)]
+    assert trades(asks, bids, {ANN: 999}) == [(1, 3, 500, 10)]
+
+
+def test_a_partial_ask_offers_what_its_device_has_free() -> None:
+    assert trades([an_ask(500, 10, arrival=1, partial=True)], [a_bid(500, 12, arrival=2, partial=True)], {ANN: 120}) == [
+        (1, 2, 120, 10)
+    ]
+
+
+def test_a_whole_ask_above_its_devices_free_energy_is_passed_over() -> None:
+    asks = [an_ask(500, 10, arrival=1), an_ask(100, 11, arrival=2)]
+    bids = [a_bid(500, 12, arrival=3), a_bid(100, 12, arrival=4)]
+    assert trades(asks, bids, {ANN: 499}) == [(2, 4, 100, 11)]
+
+
+def test_an_ask_of_a_device_that_is_not_online_does_not_trade() -> None:
+    assert trades([an_ask(500, 10)], [a_bid(500, 12)], {}) == []
+
+
+def test_an_ask_without_a_device_does_not_trade() -> None:
+    homeless = _order(500, 10, user=ANN, device=None, arrival=None, partial=False)
+    assert trades([homeless], [a_bid(500, 12)]) == []
+
+
+def test_an_order_without_energy_cannot_exist() -> None:
+    with pytest.raises(ValueError, match="above zero"):
+        an_ask(0, 10)
+
+
+# The specification's loop, word for word, and the rule's, as naively as it can be said: the oracles.
+
+
+def seeds_loop(asks: Sequence[OpenOrder], bids: Sequence[OpenOrder]) -> list[tuple[int, int]]:
+    """Section 5 of the specification: exact sizes only."""
+    sells = sorted(asks, key=lambda o: (o.price_micro, o.arrival))
+    buys = sorted(bids, key=lambda o: (-o.price_micro, o.arrival))
+    pairs = []
+    for sell in sells:
+        for buy in buys:
+            if buy.price_micro >= sell.price_micro and buy.remaining_wh == sell.remaining_wh:
+                pairs.append((sell.arrival, buy.arrival))
+                buys.remove(buy)
+                break
+    return pairs
+
+
+def naive_rule(
+    asks: Sequence[OpenOrder], bids: Sequence[OpenOrder], free_wh: Mapping[UUID, int]
+) -> list[tuple[int, int, int, int]]:
+    """The whole rule: for each ask, over and over, the first bid of all that fits."""
+    free = dict(free_wh)
+    left = {bid.arrival: bid.remaining_wh for bid in bids}
+    made = []
+    for ask in sorted(asks, key=lambda o: (o.price_micro, o.arrival)):
+        assert ask.device_id is not None
+        ask_left = ask.remaining_wh
+        while True:
+            tradable = min(ask_left, free.get(ask.device_id, 0))
+            for bid in sorted(bids, key=lambda o: (-o.price_micro, o.arrival)):
+                energy = min(tradable, left[bid.arrival])
+                fits = (
+                    energy > 0
+                    and bid.price_micro >= ask.price_micro
+                    and bid.user_id != ask.user_id
+                    and (not ask.all_or_none or energy == ask.remaining_wh)
+                    and (not bid.all_or_none or energy == bid.remaining_wh)
+                )
+                if fits:
+                    price = ask.price_micro if ask.arrival < bid.arrival else bid.price_micro
+                    made.append((ask.arrival, bid.arrival, energy, price))
+                    ask_left -= energy
+                    left[bid.arrival] -= energy
+                    free[ask.device_id] -= energy
+                    break
+            else:
+                break
+    return made
+
+
+_PEOPLE = st.sampled_from([ANN, BEN, CAT, DAN])
+_SIZES = st.integers(1, 6)
+_PRICES = st.integers(1, 6)
+
+
+@st.composite
+def books(draw: st.DrawFn, *, partial: bool, one_side_each: bool) -> tuple[list[OpenOrder], list[OpenOrder]]:
+    rows = draw(st.lists(st.tuples(st.booleans(), _SIZES, _PRICES, _PEOPLE, st.booleans()), max_size=40))
+    arrivals = draw(st.permutations(range(1, len(rows) + 1)))
+    asks, bids = [], []
+    for arrival, (is_ask, size, price, person, divisible) in zip(arrivals, rows, strict=True):
+        make = an_ask if is_ask else a_bid
+        user = (ANN if is_ask else BEN) if one_side_each else person
+        order = make(size, price, user=user, arrival=arrival, partial=partial and divisible)
+        (asks if is_ask else bids).append(order)
+    return asks, bids
+
+
+@given(book=books(partial=False, one_side_each=True))
+@settings(max_examples=300, deadline=None)
+def test_with_whole_orders_it_is_exactly_the_specifications_loop(book: tuple[list[OpenOrder], list[OpenOrder]]) -> None:
+    asks, bids = book
+    assert [(ask, bid) for ask, bid, _, _ in trades(asks, bids)] == seeds_loop(asks, bids)
+
+
+@given(
+    book=books(partial=True, one_side_each=False),
+    free=st.dictionaries(_PEOPLE, st.integers(0, 20)),
+)
+@settings(max_examples=500, deadline=None)
+def test_it_is_the_naive_rule(book: tuple[list[OpenOrder], list[OpenOrder]], free: dict[UUID, int]) -> None:
+    asks, bids = book
+    assert trades(asks, bids, free) == naive_rule(asks, bids, free)
+
+
+@given(book=books(partial=True, one_side_each=False), free=st.dictionaries(_PEOPLE, st.integers(0, 20)))
+@settings(max_examples=200, deadline=None)
+def test_no_order_and_no_device_gives_more_than_it_has(
+    book: tuple[list[OpenOrder], list[OpenOrder]], free: dict[UUID, int]
+) -> None:
+    made: list[Match] = match(*book, free)
+    given_wh: dict[object, int] = {}
+    for m in made:
+        assert m.ask.price_micro <= m.price_micro <= m.bid.price_micro
+        for key in (m.ask.arrival, m.bid.arrival, m.ask.device_id):
+            given_wh[key] = given_wh.get(key, 0) + m.energy_wh
+    for order in (*book[0], *book[1]):
+        filled = given_wh.get(order.arrival, 0)
+        assert filled in {0, order.remaining_wh} if order.all_or_none else filled <= order.remaining_wh
+    for device, energy_wh in free.items():
+        assert given_wh.get(device, 0) <= energy_wh
