@@ -11,7 +11,7 @@ The same versions make the same bytes, the date apart.
 """
 
 import csv
-import datetime
+import datetime as dt
 import json
 from importlib import metadata, resources
 from pathlib import Path
@@ -53,18 +53,23 @@ def household() -> dict[str, object]:
     return {
         "title": "BDEW standard load profile H0 (household)",
         "source": (
-            "VDEW, 'Repraesentative VDEW-Lastprofile', 1999, published today by BDEW (bdew.de, Standardlastprofile Strom); "
-            f"read from PyPI demandlib {metadata.version('demandlib')}, bdew_data/selp_series.csv, column h0"
+            "VDEW, 'Repraesentative VDEW-Lastprofile', 1999, published today by BDEW (bdew.de, "
+            f"Standardlastprofile Strom); read from PyPI demandlib {metadata.version('demandlib')}, "
+            "bdew_data/selp_series.csv, column h0"
         ),
         "licence": "demandlib: MIT, Copyright (c) oemof developer group (text in LICENSES.md beside this file)",
         "made_by": SCRIPT,
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "version": 1,
         "units": "W, mean over the quarter hour, of a household that uses 1,000 kWh a year, before the daily factor",
         "time": f"96 quarter hours from 00:00 local clock time ({TIME_ZONE})",
-        "seasons": {"winter": "11-01 to 03-20", "transition": "03-21 to 05-14 and 09-15 to 10-31", "summer": "05-15 to 09-14"},
+        "seasons": {
+            "winter": "11-01 to 03-20",
+            "transition": "03-21 to 05-14 and 09-15 to 10-31",
+            "summer": "05-15 to 09-14",
+        },
         "daily_factor": {
-            "meaning": "multiply by c4*t^4 + c3*t^3 + c2*t^2 + c1*t + c0, t the day of the year from 1 (VDEW 1999, H0 dynamised)",
+            "meaning": "multiply by c4*t^4 + c3*t^3 + c2*t^2 + c1*t + c0, t the day of the year",
             "coefficients_c4_to_c0": [-3.92e-10, 3.2e-07, -7.02e-05, 2.1e-03, 1.24],
         },
         "curves": curves,
@@ -74,8 +79,8 @@ def household() -> dict[str, object]:
 def clear_sky() -> dict[str, object]:
     """Irradiance and yield of the 21st of every month under a clear sky (Ineichen), for roofs of three orientations."""
     # Here, so that the household file can be read and checked without the large packages.
-    import pandas  # noqa: ICN001, PLC0415
-    import pvlib  # noqa: PLC0415
+    import pandas  # type: ignore[import-untyped]  # noqa: ICN001, PLC0415
+    import pvlib  # type: ignore[import-not-found]  # noqa: PLC0415
 
     place = pvlib.location.Location(
         PLACE["latitude"], PLACE["longitude"], tz=TIME_ZONE, altitude=PLACE["altitude_m"], name=PLACE["name"]
@@ -104,13 +109,14 @@ def clear_sky() -> dict[str, object]:
     return {
         "title": f"Clear-sky irradiance and photovoltaic yield, {PLACE['name']}",
         "source": (
-            f"computed with PyPI pvlib {metadata.version('pvlib')}: Ineichen clear sky with pvlib's Linke turbidity table, "
-            f"isotropic sky on a plane of {TILT_DEGREES} degrees, SAPM cell temperature at {AIR_TEMPERATURE_C:g} degrees C and "
-            f"{WIND_M_PER_S:g} m/s, PVWatts modules ({GAMMA_PER_K:g}/K), {SYSTEM_LOSSES:.0%} losses, PVWatts inverter"
+            f"computed with PyPI pvlib {metadata.version('pvlib')}: Ineichen clear sky with pvlib's Linke "
+            f"turbidity table, isotropic sky on a plane of {TILT_DEGREES} degrees, SAPM cell temperature at "
+            f"{AIR_TEMPERATURE_C:g} degrees C and {WIND_M_PER_S:g} m/s, PVWatts modules "
+            f"({GAMMA_PER_K:g}/K), {SYSTEM_LOSSES:.0%} losses, PVWatts inverter"
         ),
         "licence": "pvlib: BSD-3-Clause (see LICENSES.md beside this file); the numbers are computed by us",
         "made_by": SCRIPT,
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
         "version": 1,
         "units": {"global_horizontal": "W/m2", "pv_east, pv_south, pv_west": "W of alternating current per kWp"},
         "time": f"96 quarter hours from 00:00 local clock time ({TIME_ZONE}), the value at the middle of each",
@@ -142,7 +148,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, document in (("household_h0.json", household()), ("clear_sky_freiburg.json", clear_sky())):
         (FOLDER / name).write_text(_text(document), encoding="utf-8")
-        print(f"{name}: {(FOLDER / name).stat().st_size} bytes")  # noqa: T201
+        print(f"{name}: {(FOLDER / name).stat().st_size} bytes")
 
 
 if __name__ == "__main__":
