@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+pragma solidity 0.8.37;
+
+import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
+
+/// @dev A token with as many decimals as it is told; anybody mints.
+contract PlainToken is ERC20 {
+    uint8 private immutable DECIMALS;
+
+    constructor(uint8 decimals_) ERC20("Plain", "PLN") {
+        DECIMALS = decimals_;
+    }
+
+    function decimals() public view override returns (uint8) {
+        return DECIMALS;
+    }
+
+    function mint(address to, uint256 amount) external {
+        _mint(to, amount);
+    }
+}
+
+/// @dev Keeps one percent of every transfer.
+contract FeeToken is PlainToken {
+    constructor() PlainToken(18) {}
+
+    function _update(address from, address to, uint256 amount) internal override {
+        uint256 fee = from == address(0) || to == address(0) ? 0 : amount / 100;
+        super._update(from, to, amount - fee);
+        if (fee != 0) super._update(from, address(this), fee);
+    }
+}
+
+/// @dev Answers false in place of reverting, like some old tokens.
+contract SilentToken is PlainToken {
+    constructor() PlainToken(18) {}
+
+    function transferFrom(address, address, uint256) public pure override returns (bool) {
+        return false;
+    }
+}
+
+interface IEscrow {
+    function deposit(uint256 amount) external;
+    function withdraw(uint256 amount) external;
+}
+
+/// @dev Calls back into the escrow in the middle of each transfer, as a token with hooks lets its holders do.
+contract ReentrantToken is PlainToken {
+    IEscrow private target;
+    bytes private attack;
+    bytes public refusal;
+
+    constructor() PlainToken(18) {}
+
+    function arm(IEscrow target_, bytes calldata attack_) external {
+        target = target_;
+        attack = attack_;
+    }
+
+    function _update(address from, address to, uint256 amount) internal override {
+        super._update(from, to, amount);
+        if (address(target) == address(0) || from == address(0)) return;
+        (bool done, bytes memory answer) = address(target).call(attack);
+        require(!done, "the attack went through");
+        refusal = answer;
+    }
+}
+
+/// @dev Stands in at the settlement contract's address. Reverts a batch that holds the poisoned trade; forgets all else.
+/// Its storage slot is far from the real contract's, whose storage it lives on.
+contract PoisonedSettlement {
+    struct Trade {
+        bytes32 id;
+        address buyer;
+        address seller;
+        uint256 amount;
+        uint256 energyWh;
+        uint64 validUntil;
+    }
+
+    bytes32 private constant SLOT = keccak256("poison");
+
+    event TradeSettled(
+        bytes32 indexed id, address indexed buyer, address indexed seller, uint256 amount, uint256 energyWh
+    );
+
+    error Poisoned(bytes32 id);
+
+    function poison(bytes32 id) external {
+        bytes32 slot = SLOT;
+        assembly {
+            sstore(slot, id)
+        }
+    }
+
+    function settle(Trade[] calldata trades) external {
+        bytes32 slot = SLOT;
+        bytes32 poisoned;
+        assembly {
+            poisoned := sload(slot)
+        }
+        for (uint256 i = 0; i < trades.length; ++i) {
+            Trade calldata t = trades[i];
+            if (t.id == poisoned) revert Poisoned(t.id);
+            emit TradeSettled(t.id, t.buyer, t.seller, t.amount, t.energyWh);
+        }
+    }
+
+    function areSettled(bytes32[] calldata ids) external pure returns (bool[] memory) {
+        return new bool[](ids.length);
+    }
+}
