@@ -1,0 +1,79 @@
+# Everything a newcomer types. `make` alone says what there is.
+#
+# PYTHON     the interpreter to use, 3.11 to 3.14 (default: python3)
+# HOMES, DURATION, SPEED                                 what `make run` plays
+# POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT          ports (default: free ones)
+# DATABASE_URL, RPC_URL, ANVIL_BIN                       existing parts to use in place of the embedded ones
+# TESTS      what `make test` gives to pytest (default: all tests)
+
+PYTHON ?= python3
+SHELL := /bin/bash
+LOCAL := $(CURDIR)/.local
+VENV := $(LOCAL)/venv/bin
+export PATH := $(LOCAL)/bin:$(VENV):$(PATH)
+# An active environment or a PYTHONPATH of the person's would leak into ours.
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+
+# What came on make's command line goes on to the scripts as environment.
+PASSED := HOMES DURATION SPEED POSTGRES_PORT ANVIL_PORT API_PORT IOT_PORT DATABASE_URL RPC_URL ANVIL_BIN
+$(foreach name,$(PASSED),$(if $($(name)),$(eval export $(name))))
+
+.DEFAULT_GOAL := help
+.PHONY: help set-up run up down deploy test check format lock clean
+
+help: ## Say what there is
+	@echo "make run     the whole system on this machine, with a simulated community (HOMES=10 DURATION=seconds)"
+	@echo "make up      the same system without the community; it keeps its state until \`make clean\`"
+	@echo "make down    stop it"
+	@echo "make test    all tests (TESTS=... for some)"
+	@echo "make check   lint, types, template, contract artifacts"
+	@echo "make format  let ruff put the code in order"
+	@echo "make deploy  deploy to an AWS account (SAM's guided deploy)"
+	@echo "make lock    resolve the dependencies anew (UPGRADE=1 for newer versions)"
+	@echo "make clean   stop what runs and remove all that was made"
+
+set-up:
+	@$(PYTHON) -c 'import sys' >/dev/null 2>&1 \
+		|| { echo "There is no working Python called '$(PYTHON)': name one, 3.11 to 3.14, as in \`make PYTHON=python3.13\`." >&2; exit 1; }
+	@$(PYTHON) -B localstack/set_up.py
+
+run: set-up
+	@$(VENV)/python localstack/run.py
+
+up: set-up
+	@$(VENV)/python localstack/up.py
+
+down:
+	@if [ -x $(VENV)/python ]; then $(VENV)/python localstack/down.py; else echo "Nothing of this checkout runs."; fi
+
+deploy: set-up
+	@sam build
+	@sam deploy --guided
+
+test: set-up
+	@$(VENV)/python -m pytest $(TESTS)
+
+check: set-up
+	@$(VENV)/python localstack/check.py
+
+format: set-up
+	@$(VENV)/ruff check --fix-only --quiet .
+	@$(VENV)/ruff format .
+
+# Without an index's or a find-links address: each machine resolves from its own.
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --group
+lock:
+	@$(PYTHON) -B localstack/set_up.py uv
+	$(COMPILE) dev -o requirements.txt
+	$(COMPILE) layer -c requirements.txt -o layers/energy_market/requirements.txt
+	$(COMPILE) settlement -c requirements.txt -o functions/settlement/requirements.txt --no-emit-package pycryptodome
+	$(COMPILE) ministack -o localstack/locks/ministack.txt
+	$(COMPILE) sam -o localstack/locks/sam.txt
+	$(COMPILE) node -o localstack/locks/node.txt
+	$(COMPILE) uv -o localstack/locks/uv.txt
+	npm install --package-lock-only --ignore-scripts
+
+clean: down
+	@rm -rf .local .aws-sam node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,238 @@
+"""Set the checkout up: environments from the hashed locks, npm's packages; what is done already is skipped.
+
+Runs before anything is installed, under the interpreter that everything is to run under: standard library only, and
+the version is checked before anything that an old interpreter would not understand.
+
+Usage: set_up.py [uv]      (with "uv": only the installer, for `make lock`)
+"""
+
+import sys
+
+OLDEST, NEWEST = (3, 11), (3, 14)
+if not OLDEST <= sys.version_info[:2] <= NEWEST:
+    sys.exit(
+        "This needs Python 3.11 to 3.14, and %s is %d.%d: name another one, as in `make PYTHON=python3.13`."  # noqa: UP031
+        % (sys.executable, sys.version_info[0], sys.version_info[1])
+    )
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+LOCAL = CHECKOUT / ".local"
+LOCKS = CHECKOUT / "localstack" / "locks"
+STAMP = "set-up.stamp"
+UV_OLDEST = (0, 7)  # the first that compiles dependency groups
+
+ENVIRONMENTS = {
+    "venv": CHECKOUT / "requirements.txt",
+    "ministack": LOCKS / "ministack.txt",
+    "sam": LOCKS / "sam.txt",
+}
+"""Folder under .local -> the lock that it is made from."""
+
+
+class SetUpError(Exception):
+    """What is missing, as a sentence for whoever typed `make`."""
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Hold the checkout's set-up lock: of two at once, the second waits, then finds everything done."""
+    LOCAL.mkdir(exist_ok=True)
+    with (LOCAL / "set-up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Waiting for another set-up of this checkout to end.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def say(sentence: str) -> None:
+    """Tell the person who waits; on standard error, since standard output belongs to what follows."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def run(arguments: list[str], *, doing: str) -> None:
+    """Run a program quietly; its last words are shown only if it fails."""
+    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+    # An environment that the person has active is none of ours.
+    environment.pop("VIRTUAL_ENV", None)
+    done = subprocess.run(
+        arguments, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        message = f"{doing} failed: {' '.join(arguments[:3])} ended with {done.returncode}.\n{last}"
+        raise SetUpError(message)
+
+
+def stamp_of(*inputs: Path) -> str:
+    """Name a result by what it was made from: the inputs' bytes, the interpreter, the place (scripts name it)."""
+    digest = hashlib.sha256()
+    for part in (sys.version, os.path.realpath(sys.executable), platform.machine(), str(CHECKOUT)):
+        digest.update(part.encode() + b"\0")
+    for path in inputs:
+        digest.update(path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def is_done(folder: Path, stamp: str) -> bool:
+    """Whether the folder was made, to the end, from what the stamp names."""
+    try:
+        return (folder / STAMP).read_text() == stamp
+    except FileNotFoundError:
+        return False
+
+
+def link(name: str, target: Path) -> None:
+    """Put a program into .local/bin, which the Makefile has on the PATH."""
+    place = LOCAL / "bin" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.is_symlink() or place.readlink() != target:
+        fresh = place.with_name(f".{name}.{os.getpid()}")
+        fresh.symlink_to(target)
+        fresh.replace(place)
+
+
+def virtual_environment(folder: Path) -> None:
+    """Make an empty environment with pip in it, by the standard library alone."""
+    for module in ("venv", "ensurepip"):
+        if importlib.util.find_spec(module) is None:
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            message = (
+                f"{sys.executable} cannot make virtual environments (it has no {module}): "
+                f"on Debian and Ubuntu install python{version}-venv, or name another interpreter with PYTHON=."
+            )
+            raise SetUpError(message)
+    shutil.rmtree(folder, ignore_errors=True)
+    run([sys.executable, "-m", "venv", str(folder)], doing="Making a virtual environment")
+
+
+def by_pip(folder: Path, lock: Path) -> None:
+    """Make an environment from a lock with pip: what is needed before uv, and where uv cannot be."""
+    stamp = stamp_of(lock)
+    if is_done(folder, stamp):
+        return
+    virtual_environment(folder)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run([*pip, "--no-deps", "--require-hashes", "-r", str(lock)], doing=f"Installing {lock.relative_to(CHECKOUT)}")
+    (folder / STAMP).write_text(stamp)
+
+
+def uv_on_path() -> Path | None:
+    """Find the machine's own uv, if it is new enough; never the link that an earlier set-up made."""
+    elsewhere = [
+        folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder and LOCAL not in Path(folder).parents
+    ]
+    found = shutil.which("uv", path=os.pathsep.join(elsewhere))
+    if found is None:
+        return None
+    answer = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
+    version = re.match(r"uv (\d+)\.(\d+)", answer)
+    if version is None or (int(version[1]), int(version[2])) < UV_OLDEST:
+        return None
+    return Path(found)
+
+
+def set_up_uv() -> Path:
+    """Find or install uv, which fills the environments in seconds where pip takes minutes."""
+    uv = uv_on_path()
+    if uv is None:
+        lock = LOCKS / "uv.txt"
+        if not is_done(LOCAL / "uv", stamp_of(lock)):
+            say("Installing uv ...")
+        by_pip(LOCAL / "uv", lock)
+        uv = LOCAL / "uv" / "bin" / "uv"
+    link("uv", uv)
+    return uv
+
+
+def set_up_environment(uv: Path, name: str) -> None:
+    """Make one environment, holding exactly what its lock lists."""
+    folder, lock = LOCAL / name, ENVIRONMENTS[name]
+    stamp = stamp_of(lock)
+    if is_done(folder, stamp):
+        return
+    say(f"Making .local/{name} from {lock.relative_to(CHECKOUT)} ...")
+    shutil.rmtree(folder, ignore_errors=True)
+    run([str(uv), "venv", "--quiet", "--python", sys.executable, str(folder)], doing=f"Making .local/{name}")
+    sync = [str(uv), "pip", "sync", "--quiet", "--python", str(folder / "bin" / "python"), "--require-hashes"]
+    run([*sync, str(lock)], doing=f"Installing {lock.relative_to(CHECKOUT)}")
+    (folder / STAMP).write_text(stamp)
+
+
+def npm() -> list[str]:
+    """Find npm, or install Node from PyPI where the machine has none; as the beginning of a command."""
+    elsewhere = os.pathsep.join(
+        folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder and LOCAL not in Path(folder).parents
+    )
+    found, node = shutil.which("npm", path=elsewhere), shutil.which("node", path=elsewhere)
+    if found and node:
+        for name in ("node", "npm"):
+            (LOCAL / "bin" / name).unlink(missing_ok=True)
+        return [found]
+    lock = LOCKS / "node.txt"
+    if not is_done(LOCAL / "node", stamp_of(lock)):
+        say("Installing Node, which this machine lacks ...")
+    by_pip(LOCAL / "node", lock)
+    for name in ("node", "npm"):
+        link(name, LOCAL / "node" / "bin" / name)
+    return [str(LOCAL / "node" / "bin" / "npm")]
+
+
+def set_up_npm() -> None:
+    """Install the chain's tools. No package's own install script runs: those would fetch from elsewhere."""
+    modules = CHECKOUT / "node_modules"
+    stamp = stamp_of(CHECKOUT / "package.json", CHECKOUT / "package-lock.json")
+    command = npm()
+    if is_done(modules, stamp):
+        return
+    say("Installing Anvil, the Solidity compiler and OpenZeppelin's contracts ...")
+    run([*command, "ci", "--ignore-scripts", "--no-audit", "--no-fund"], doing="npm ci")
+    (modules / STAMP).write_text(stamp)
+
+
+def set_up() -> None:
+    """Do all that is not yet done; the environments side by side, since most of it is waiting for the network."""
+    began = time.monotonic()
+    uv = set_up_uv()
+    with ThreadPoolExecutor() as pool:
+        parts = [pool.submit(set_up_environment, uv, name) for name in ENVIRONMENTS]
+        parts.append(pool.submit(set_up_npm))
+        for part in parts:
+            part.result()
+    link("sam", LOCAL / "sam" / "bin" / "sam")
+    took_s = time.monotonic() - began
+    if took_s > 1:
+        say(f"Set up in {took_s:.0f} s.")
+
+
+def main() -> None:
+    """Set up what the command line asks for."""
+    try:
+        with one_at_a_time():
+            if sys.argv[1:] == ["uv"]:
+                set_up_uv()
+            else:
+                set_up()
+    except SetUpError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted; the next set-up goes on from here.")
+
+
+if __name__ == "__main__":
+    main()
