@@ -62,7 +62,9 @@ def one_at_a_time() -> Iterator[None]:
 
 def say(sentence: str) -> None:
     """Tell the person who waits; on standard error, since standard output belongs to what follows."""
-    print(sentence, file=sys.stderr, flush=True)
+    # One write, so that what two threads say does not mix.
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
 
 
 def run(arguments: list[str], *, doing: str) -> None:
@@ -74,8 +76,10 @@ def run(arguments: list[str], *, doing: str) -> None:
         arguments, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
     if done.returncode != 0:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-        message = f"{doing} failed: {' '.join(arguments[:3])} ended with {done.returncode}.\n{last}"
+        lines = (done.stdout + done.stderr).strip().splitlines()
+        # npm begins with the cause and ends with its usage, pip ends with the cause.
+        words = lines if len(lines) <= 30 else [*lines[:15], "...", *lines[-15:]]  # noqa: PLR2004
+        message = "\n".join([f"{doing} failed: {' '.join(arguments[:3])} ended with {done.returncode}.", *words])
         raise SetUpError(message)
 
 
@@ -132,12 +136,15 @@ def by_pip(folder: Path, lock: Path) -> None:
     (folder / STAMP).write_text(stamp)
 
 
+def on_path(program: str) -> str | None:
+    """Find the machine's own program, never the link in .local/bin that an earlier set-up made."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return shutil.which(program, path=os.pathsep.join(f for f in folders if f and LOCAL not in Path(f).parents))
+
+
 def uv_on_path() -> Path | None:
-    """Find the machine's own uv, if it is new enough; never the link that an earlier set-up made."""
-    elsewhere = [
-        folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder and LOCAL not in Path(folder).parents
-    ]
-    found = shutil.which("uv", path=os.pathsep.join(elsewhere))
+    """Find the machine's own uv, if it is new enough."""
+    found = on_path("uv")
     if found is None:
         return None
     answer = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
@@ -176,11 +183,8 @@ def set_up_environment(uv: Path, name: str) -> None:
 
 def npm() -> list[str]:
     """Find npm, or install Node from PyPI where the machine has none; as the beginning of a command."""
-    elsewhere = os.pathsep.join(
-        folder for folder in os.environ.get("PATH", "").split(os.pathsep) if folder and LOCAL not in Path(folder).parents
-    )
-    found, node = shutil.which("npm", path=elsewhere), shutil.which("node", path=elsewhere)
-    if found and node:
+    found = on_path("npm")
+    if found and on_path("node"):
         for name in ("node", "npm"):
             (LOCAL / "bin" / name).unlink(missing_ok=True)
         return [found]
@@ -194,7 +198,10 @@ def npm() -> list[str]:
 
 
 def set_up_npm() -> None:
-    """Install the chain's tools. No package's own install script runs: those would fetch from elsewhere."""
+    """Install the chain's tools. No package's own install script runs: those would fetch from elsewhere.
+
+    Anvil is the platform's binary package itself, optional: where npm has none, ANVIL_BIN names one.
+    """
     modules = CHECKOUT / "node_modules"
     stamp = stamp_of(CHECKOUT / "package.json", CHECKOUT / "package-lock.json")
     command = npm()
