@@ -82,8 +82,8 @@ CREATE TABLE iot_devices (
     available_wh    bigint CHECK (available_wh BETWEEN 0 AND 1000000000), -- sellable, reserved energy included; null before the first status
     battery_level   numeric CHECK (battery_level BETWEEN 0 AND 100),
     status_seq      bigint,          -- highest seq of a status or transfer message taken
-    presence_version bigint,         -- highest versionNumber of a presence event taken
-    presence_session text,           -- its session: versions count within one
+    presence_session text,          -- the latest MQTT session that we heard of
+    presence_ms     bigint,          -- the broker's time of the latest presence event taken
     silent_since    timestamptz,     -- a lock ran out unanswered; cleared by the next status
     reported_locks  uuid[] NOT NULL DEFAULT '{}',
     created_at      timestamptz NOT NULL DEFAULT now()

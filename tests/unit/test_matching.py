@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import pytest
-from energy_market.domain.matching import Match, OpenOrder, match
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from energy_market.domain.matching import Match, OpenOrder, match
 
 ANN, BEN, CAT, DAN = (UUID(int=n) for n in range(1, 5))
 PLENTY = 10**12
@@ -22,9 +23,7 @@ def a_bid(wh: int, price: int, *, user: UUID = BEN, arrival: int | None = None, 
     return _order(wh, price, user=user, device=None, arrival=arrival, partial=partial)
 
 
-def _order(
-    wh: int, price: int, *, user: UUID, device: UUID | None, arrival: int | None, partial: bool
-) -> OpenOrder:
+def _order(wh: int, price: int, *, user: UUID, device: UUID | None, arrival: int | None, partial: bool) -> OpenOrder:
     arrival = next(_arrivals) if arrival is None else arrival
     return OpenOrder(
         order_id=UUID(int=10**6 + arrival),
@@ -119,9 +118,9 @@ def test_a_device_promises_no_more_than_its_free_energy() -> None:
 
 
 def test_a_partial_ask_offers_what_its_device_has_free() -> None:
-    assert trades([an_ask(500, 10, arrival=1, partial=True)], [a_bid(500, 12, arrival=2, partial=True)], {ANN: 120}) == [
-        (1, 2, 120, 10)
-    ]
+    assert trades(
+        [an_ask(500, 10, arrival=1, partial=True)], [a_bid(500, 12, arrival=2, partial=True)], {ANN: 120}
+    ) == [(1, 2, 120, 10)]
 
 
 def test_a_whole_ask_above_its_devices_free_energy_is_passed_over() -> None:

@@ -1,7 +1,7 @@
 """The one connection of a sandbox."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psycopg
 from psycopg import Connection
@@ -28,13 +28,13 @@ class Database:
 
         Raises `psycopg.OperationalError` when the database cannot be reached.
         """
-        connection = self._live_connection()
-        try:
-            with connection.transaction():
+        with ExitStack() as stack:
+            connection = self._begin(stack)
+            try:
                 yield connection
-        finally:
-            if connection.broken:
-                self.close()
+            finally:
+                if connection.broken:
+                    self.close()
 
     def close(self) -> None:
         """Drop the kept connection; the next transaction opens another."""
@@ -42,15 +42,15 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def _live_connection(self) -> Connection:
-        """The kept connection if the server still answers on it.
+    def _begin(self, stack: ExitStack) -> Connection:
+        """Begin a transaction, on a new connection if the kept one is gone.
 
-        A server that restarted, or a proxy that dropped an idle connection, is only noticed by talking to it:
-        one round trip before the request is cheaper than failing it.
+        A server that restarted, or a proxy that dropped an idle connection, is only noticed by talking to it.
+        BEGIN is what we say first anyway, and the only statement that may be said twice without a thought.
         """
         if self._connection is not None and not self._connection.closed:
             try:
-                self._connection.execute("SELECT 1")
+                stack.enter_context(self._connection.transaction())
             except psycopg.OperationalError:
                 self.close()
             else:
@@ -61,4 +61,5 @@ class Database:
             connect_timeout=CONNECT_TIMEOUT_S,
             options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
         )
+        stack.enter_context(self._connection.transaction())
         return self._connection

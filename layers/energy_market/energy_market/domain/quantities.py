@@ -80,7 +80,8 @@ def _scaled(value: object, *, decimals: int, limit: int, name: str) -> int:
 
 
 def _unscaled(value: int, decimals: int) -> int | Decimal:
-    whole, rest = divmod(value, 10**decimals)
+    unit: int = 10**decimals
+    whole, rest = divmod(value, unit)
     if rest == 0:
         return whole
     return Decimal(f"{whole}.{rest:0{decimals}d}".rstrip("0"))

@@ -6,7 +6,7 @@ once, sweeps may overlap, and of two that try the same transition only the first
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal, LiteralString
 from uuid import UUID
 
 from psycopg import Connection
@@ -17,7 +17,8 @@ from energy_market.domain.trades import FailReason, Trade, TradeStatus
 
 Side = Literal["ask", "bid"]
 
-_COLUMNS = """t.id, t.seq, t.sell_order_id, t.buy_order_id, t.donor_id, t.recipient_id, t.device_id, t.zone, t.energy_wh,
+_COLUMNS: Final[LiteralString] = """
+    t.id, t.seq, t.sell_order_id, t.buy_order_id, t.donor_id, t.recipient_id, t.device_id, t.zone, t.energy_wh,
     t.price_micro, t.amount_nano, t.status, t.reason, t.blockchain_hash, t."timestamp" AS matched_at, t.locked_at,
     t.submitted_at, t.confirmed_at, t.failed_at, t.delivery, t.delivered_wh"""
 
@@ -65,9 +66,7 @@ def insert_matches(conn: Connection, matches: Sequence[Match]) -> list[UUID]:
     return [row[0] for row in rows]
 
 
-def lock(
-    conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID, settlement_window_s: int
-) -> bool:
+def lock(conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID, settlement_window_s: int) -> bool:
     """Mark a trade as locked by its device; False if it was not awaiting that lock from that device in time.
 
     From now on the settlement has `settlement_window_s` seconds to be paid.
@@ -157,9 +156,7 @@ def only_trade_of(conn: Connection, sell_order_id: UUID) -> UUID | None:
     return rows[0][0] if len(rows) == 1 else None
 
 
-def status_at_device(
-    conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID
-) -> TradeStatus | None:
+def status_at_device(conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID) -> TradeStatus | None:
     """Where a trade of that device and that sell order stands; None if there is no such trade."""
     row = conn.execute(
         "SELECT status FROM transactions WHERE id = %s AND device_id = %s AND sell_order_id = %s",
@@ -190,7 +187,7 @@ def settle_unlocks(conn: Connection, device_id: UUID, reported_locks: Sequence[U
     ).rowcount
 
 
-def record_delivery(  # noqa: PLR0913 -- one column each
+def record_delivery(
     conn: Connection, transaction_id: UUID, *, device_id: UUID, delivered: bool, delivered_wh: int, seq: int
 ) -> bool:
     """Take a device's word on a delivery; False if it is old news, or of no confirmed trade of that device."""
@@ -229,21 +226,21 @@ def of_user(
             f"""
             SELECT {_COLUMNS} FROM (
                 (SELECT * FROM transactions WHERE donor_id = %(user)s
-                   AND (%(status)s::text IS NULL OR status = %(status)s) AND (%(before)s::bigint IS NULL OR seq < %(before)s)
+                   AND (%(status)s::text IS NULL OR status = %(status)s)
+                   AND (%(before)s::bigint IS NULL OR seq < %(before)s)
                  ORDER BY seq DESC LIMIT %(limit)s)
                 UNION ALL
                 (SELECT * FROM transactions WHERE recipient_id = %(user)s
-                   AND (%(status)s::text IS NULL OR status = %(status)s) AND (%(before)s::bigint IS NULL OR seq < %(before)s)
+                   AND (%(status)s::text IS NULL OR status = %(status)s)
+                   AND (%(before)s::bigint IS NULL OR seq < %(before)s)
                  ORDER BY seq DESC LIMIT %(limit)s)
             ) t ORDER BY t.seq DESC LIMIT %(limit)s
-            """,  # noqa: S608 -- the only thing put in is a constant
+            """,
             {"user": user_id, "status": status, "before": before_seq, "limit": limit},
         ).fetchall()
 
 
-def confirmed(
-    conn: Connection, zone: str, *, before: tuple[datetime, int] | None = None, limit: int
-) -> list[Trade]:
+def confirmed(conn: Connection, zone: str, *, before: tuple[datetime, int] | None = None, limit: int) -> list[Trade]:
     """A zone's confirmed trades, latest first; `before`: (confirmed_at, seq) of the last one seen."""
     before_at, before_seq = before if before is not None else (None, None)
     with conn.cursor(row_factory=class_row(Trade)) as cursor:
@@ -253,6 +250,6 @@ def confirmed(
             WHERE zone = %(zone)s AND status = 'Confirmed'
               AND (%(at)s::timestamptz IS NULL OR (confirmed_at, seq) < (%(at)s, %(seq)s::bigint))
             ORDER BY confirmed_at DESC, seq DESC LIMIT %(limit)s
-            """,  # noqa: S608 -- the only thing put in is a constant
+            """,
             {"zone": zone, "at": before_at, "seq": before_seq, "limit": limit},
         ).fetchall()

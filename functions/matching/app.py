@@ -1,0 +1,85 @@
+"""The loop's steps: the marks of a minute, and one tick at each."""
+
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import boto3
+
+from energy_market import config
+from energy_market.database import Database
+from energy_market.devices import Publish, publisher
+from energy_market.domain.loop import marks_of_minute, missed
+from energy_market.logs import log, metric
+from energy_market.postgres import zones
+from energy_market.usecases.publish_commands import publish_commands
+from energy_market.usecases.run_tick import run_tick
+
+
+@cache
+def _database() -> Database:
+    return Database(config.database_url())
+
+
+@cache
+def _publish() -> Publish:
+    return publisher(boto3.client("iot-data", region_name=os.environ["AWS_REGION"]))
+
+
+def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[str]]:
+    """The marks of the minute that begins with the schedule's time, or with the execution's start if nothing scheduled it.
+
+    The schedule's time, because executions start a little late, each by another little.
+    """
+    begin = event["schedule"].get("time", event["started_at"])
+    ahead = marks_of_minute(datetime.fromisoformat(begin), now=datetime.now(UTC))
+    return {"marks": [mark.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for mark in ahead]}
+
+
+def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
+    """Match every zone's book once, then tell the devices; nothing at a mark that was missed.
+
+    Raises what the database raises: the loop's next step is the retry.
+    """
+    if missed(datetime.fromisoformat(event["mark"]), now=datetime.now(UTC)):
+        log("tick.missed", level="warning", mark=event["mark"])
+        metric("TicksMissed", 1)
+        return {"trades": 0, "commands": 0}
+    settings = config.market_settings()
+    database = _database()
+    with database.transaction() as conn:
+        names = zones.all_zones(conn)
+    made = 0
+    for zone in names:
+        began = time.perf_counter()
+        done = run_tick(database, zone=zone, settings=settings)
+        duration_ms = round((time.perf_counter() - began) * 1000, 2)
+        made += len(done.trade_ids)
+        log(
+            "tick",
+            zone=zone,
+            ran=done.ran,
+            trades=len(done.trade_ids),
+            locks_expired=done.locks_expired,
+            orders_expired=done.orders_expired,
+            attempts=done.attempts,
+            duration_ms=duration_ms,
+        )
+        metric("TickDuration", duration_ms, "Milliseconds")
+    published = publish_commands(database, _publish(), settings=settings)
+    for command, error in published.failed:
+        log(
+            "command.unsent",
+            level="error",
+            kind=command.kind,
+            trade=command.transaction_id,
+            device=command.device_id,
+            error=type(error).__name__,
+        )
+    commands = published.locks + published.unlocks + published.transfers
+    if commands:
+        log("commands", locks=published.locks, unlocks=published.unlocks, transfers=published.transfers)
+    return {"trades": made, "commands": commands}

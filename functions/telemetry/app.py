@@ -1,0 +1,38 @@
+"""What devices report, from the queue."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import psycopg
+
+from energy_market import config
+from energy_market.database import Database
+from energy_market.devices import Dropped, read_queued
+from energy_market.logs import log
+from energy_market.usecases.record_telemetry import record_telemetry
+
+
+@cache
+def _database() -> Database:
+    return Database(config.database_url())
+
+
+def handle(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[str, str]]]:
+    """Take each report in a transaction of its own; those that the database could not take come again."""
+    database = _database()
+    again: list[dict[str, str]] = []
+    kinds: dict[str, int] = {}
+    for record in event["Records"]:
+        try:
+            message = read_queued(record["body"])
+            with database.transaction() as conn:
+                kind, _ = record_telemetry(conn, message)
+            kinds[kind] = kinds.get(kind, 0) + 1
+        except Dropped as dropped:
+            log("device.message.dropped", level="warning", reason=dropped.reason, message=record["messageId"])
+        except psycopg.Error as error:
+            log("device.message.failed", level="error", error=type(error).__name__, message=record["messageId"])
+            again.append({"itemIdentifier": record["messageId"]})
+    log("telemetry", **kinds)
+    return {"batchItemFailures": again}

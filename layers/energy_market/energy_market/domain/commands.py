@@ -1,0 +1,28 @@
+"""What a device is told of a trade."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """Reserve the energy of a trade, release it, or deliver it. `expires_at` is the lock's deadline."""
+
+    kind: Literal["lock", "unlock", "transfer"]
+    device_id: UUID
+    transaction_id: UUID
+    sell_order_id: UUID
+    energy_wh: int
+    expires_at: datetime | None
+
+    def __post_init__(self) -> None:
+        """Refuse a lock that never ends."""
+        if self.kind == "lock" and self.expires_at is None:
+            raise ValueError("a lock has a deadline before it is published")
+
+    @property
+    def topic(self) -> str:
+        """Where the device listens for it."""
+        return f"energy/donor/{self.device_id}/{self.kind}"

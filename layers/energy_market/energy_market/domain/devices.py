@@ -1,0 +1,29 @@
+"""Devices as their owners see them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Literal
+from uuid import UUID
+
+DeviceType = Literal["esp32", "raspi"]
+DeviceSide = Literal["donor", "recipient"]
+DeviceStatus = Literal["Provisioning", "Registered", "Online", "Offline", "Removed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device. `available_wh`: what may be sold, reserved energy included; `free_wh`: what of it is not promised."""
+
+    id: UUID
+    owner_id: UUID
+    device_type: DeviceType
+    side: DeviceSide
+    location: str
+    zone: str
+    status: DeviceStatus
+    last_ping: datetime | None
+    available_wh: int | None
+    free_wh: int | None
+    battery_level: Decimal | None
+    created_at: datetime

@@ -1,0 +1,25 @@
+"""When the loop ticks: every five seconds, on absolute marks (the specification, section 5)."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+STEP: Final = timedelta(seconds=5)
+WINDOW: Final = timedelta(minutes=1)
+
+
+def marks_of_minute(begin: datetime, *, now: datetime) -> list[datetime]:
+    """The five-second marks of the minute from `begin` that are still ahead, or only just past.
+
+    Marks are multiples of five seconds of the clock, so the minutes of successive executions meet without a gap or an
+    overlap, and what one step takes does not delay the next.
+    """
+    first = begin - timedelta(seconds=begin.second % 5, microseconds=begin.microsecond)
+    if first < begin:
+        first += STEP
+    marks = [first + STEP * n for n in range(WINDOW // STEP)]
+    return [mark for mark in marks if not missed(mark, now=now)]
+
+
+def missed(mark: datetime, *, now: datetime) -> bool:
+    """Whether it is too late for this mark: by a whole step, the next one has begun."""
+    return now - mark >= STEP

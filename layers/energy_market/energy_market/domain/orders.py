@@ -1,0 +1,59 @@
+"""Orders as their owners and the market see them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from energy_market.domain.quantities import MAX_ENERGY_WH, MAX_PRICE_MICRO
+
+OrderType = Literal["buy", "sell"]
+OrderStatus = Literal["Created", "Matched", "Executing", "Completed", "Cancelled", "Expired", "Rejected"]
+Unmatchable = Literal[
+    "no_device", "device_removed", "no_status_yet", "device_offline", "device_silent", "no_free_energy"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderTerms:
+    """What somebody asks of the market. Energy in Wh, the limit price in micro-tokens per kWh."""
+
+    type: OrderType
+    energy_wh: int
+    price_micro: int
+    all_or_none: bool
+    expires_at: datetime | None
+    device_id: UUID | None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.energy_wh <= MAX_ENERGY_WH or not 0 < self.price_micro <= MAX_PRICE_MICRO:
+            raise ValueError("an order's energy and price are above zero and within the market's limits")
+        if self.device_id is not None and self.type != "sell":
+            raise ValueError("only a sell order belongs to a device")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An order as it stands. Energy in Wh; filled is what is confirmed, pending what is in trades under way.
+
+    `unmatchable` says why the matcher passes an open order over, None when it does not.
+    """
+
+    id: UUID
+    user_id: UUID
+    device_id: UUID | None
+    zone: str
+    type: OrderType
+    energy_wh: int
+    price_micro: int
+    all_or_none: bool
+    expires_at: datetime | None
+    created_at: datetime
+    closed_at: datetime | None
+    arrival: int
+    status: OrderStatus
+    reason: str | None
+    filled_wh: int
+    pending_wh: int
+    remaining_wh: int
+    unmatchable: Unmatchable | None

@@ -1,0 +1,58 @@
+"""What devices are still to be told. The trades' own rows are the outbox: there is no other."""
+
+from typing import Final
+
+from psycopg import Connection
+from psycopg.rows import class_row
+
+from energy_market.domain.commands import Command
+
+LOCK_REPEAT_S: Final = 4
+"""Less than a tick: a lock that crashed before it was sent, or was lost, is said again by the next tick."""
+OWED_REPEAT_S: Final = 9
+
+
+def claim_locks(conn: Connection, *, lock_timeout_s: int, limit: int) -> list[Command]:
+    """Locks to publish now, oldest first: those never published, whose deadline begins here, and the unanswered.
+
+    The deadline is set once; a repetition keeps it.
+    """
+    with conn.cursor(row_factory=class_row(Command)) as cursor:
+        return cursor.execute(
+            """
+            UPDATE transactions
+            SET expires_at = coalesce(expires_at, clock_timestamp() + make_interval(secs => %s)),
+                command_sent_at = clock_timestamp()
+            WHERE id IN (
+                SELECT id FROM transactions
+                WHERE status = 'Pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
+                  AND (command_sent_at IS NULL OR command_sent_at < clock_timestamp() - make_interval(secs => %s))
+                ORDER BY seq LIMIT %s FOR UPDATE SKIP LOCKED)
+            RETURNING 'lock' AS kind, device_id, id AS transaction_id, sell_order_id, energy_wh, expires_at
+            """,
+            (lock_timeout_s, LOCK_REPEAT_S, limit),
+        ).fetchall()
+
+
+def claim_owed(conn: Connection, *, device_online_s: int, limit: int) -> list[Command]:
+    """Unlocks and transfers to publish now: each once at once, then again while its device is there and does not agree.
+
+    A device that is away gets the first from the broker when it comes back, and the next from here.
+    """
+    with conn.cursor(row_factory=class_row(Command)) as cursor:
+        return cursor.execute(
+            """
+            UPDATE transactions
+            SET command_sent_at = clock_timestamp()
+            WHERE id IN (
+                SELECT t.id FROM transactions t JOIN iot_devices d ON d.id = t.device_id
+                WHERE (t.unlock = 'Owed' OR t.delivery IN ('Owed', 'Started')) AND d.status <> 'Removed'
+                  AND (t.command_sent_at IS NULL
+                       OR (t.command_sent_at < clock_timestamp() - make_interval(secs => %s)
+                           AND d.status = 'Online' AND d.last_ping > now() - make_interval(secs => %s)))
+                ORDER BY t.command_sent_at NULLS FIRST LIMIT %s FOR UPDATE OF t SKIP LOCKED)
+            RETURNING CASE WHEN unlock = 'Owed' THEN 'unlock' ELSE 'transfer' END AS kind,
+                      device_id, id AS transaction_id, sell_order_id, energy_wh, expires_at
+            """,
+            (OWED_REPEAT_S, device_online_s, limit),
+        ).fetchall()

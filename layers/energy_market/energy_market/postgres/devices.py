@@ -1,0 +1,195 @@
+"""Devices (the tables `iot_devices` and `device_reports`)."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Final, Literal, LiteralString
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import class_row
+
+from energy_market.domain.devices import Device, DeviceSide, DeviceType
+
+ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
+
+# What a device has promised: its trades that neither failed nor were reported delivered.
+_PROMISED: Final[LiteralString] = """
+    SELECT coalesce(sum(t.energy_wh), 0) FROM transactions t
+    WHERE t.device_id = d.id AND t.status <> 'Failed' AND t.delivery IS DISTINCT FROM 'Delivered'"""
+
+
+def insert(
+    conn: Connection, *, owner_id: UUID, device_type: DeviceType, side: DeviceSide, location: str, zone: str
+) -> UUID:
+    """Take a device's id before its certificate exists; it is 'Provisioning'."""
+    row = conn.execute(
+        """
+        INSERT INTO iot_devices (owner_id, device_type, side, location, zone) VALUES (%s, %s, %s, %s, %s) RETURNING id
+        """,
+        (owner_id, device_type, side, location, zone),
+    ).fetchone()
+    assert row is not None  # an INSERT of one row returns one row
+    device_id: UUID = row[0]
+    return device_id
+
+
+def register(conn: Connection, device_id: UUID, *, certificate_arn: str) -> bool:
+    """The device has its certificate; False if it was not being provisioned."""
+    return (
+        conn.execute(
+            """
+            UPDATE iot_devices SET status = 'Registered', certificate_arn = %s
+            WHERE id = %s AND status = 'Provisioning'
+            """,
+            (certificate_arn, device_id),
+        ).rowcount
+        == 1
+    )
+
+
+def remove(conn: Connection, device_id: UUID) -> bool:
+    """The device takes part no more; False if it was removed before."""
+    return (
+        conn.execute(
+            "UPDATE iot_devices SET status = 'Removed' WHERE id = %s AND status <> 'Removed'", (device_id,)
+        ).rowcount
+        == 1
+    )
+
+
+def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
+    """A user's devices, oldest first."""
+    with conn.cursor(row_factory=class_row(Device)) as cursor:
+        return cursor.execute(
+            "SELECT d.id, d.owner_id, d.device_type, d.side, d.location, d.zone, d.status, d.last_ping, d.available_wh,"
+            " d.available_wh - (" + _PROMISED + ") AS free_wh, d.battery_level, d.created_at"
+            " FROM iot_devices d WHERE d.owner_id = %s AND d.status <> 'Removed' ORDER BY d.created_at, d.id",
+            (owner_id,),
+        ).fetchall()
+
+
+def donors_of(conn: Connection, owner_id: UUID) -> list[UUID]:
+    """A user's registered donor devices, oldest first."""
+    rows = conn.execute(
+        """
+        SELECT id FROM iot_devices
+        WHERE owner_id = %s AND side = 'donor' AND status IN ('Registered', 'Online', 'Offline')
+        ORDER BY created_at, id
+        """,
+        (owner_id,),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def free_wh(conn: Connection, device_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Of each device, the energy that it has and has not promised to a trade."""
+    return dict(
+        conn.execute(
+            "SELECT d.id, (d.available_wh - (" + _PROMISED + "))::bigint FROM iot_devices d"
+            " WHERE d.id = ANY (%s) AND d.available_wh IS NOT NULL",
+            (list(device_ids),),
+        ).fetchall()
+    )
+
+
+def record_status(
+    conn: Connection,
+    device_id: UUID,
+    *,
+    available_wh: int,
+    battery_level: Decimal | None,
+    locks: Sequence[UUID],
+    seq: int,
+) -> bool:
+    """Take a donor's status; False if it is of no device of ours, or older than one already taken."""
+    return (
+        conn.execute(
+            """
+            UPDATE iot_devices
+            SET available_wh = %s, battery_level = coalesce(%s, battery_level), reported_locks = %s, status_seq = %s,
+                last_ping = clock_timestamp(), status = 'Online', silent_since = NULL
+            WHERE id = %s AND side = 'donor' AND status NOT IN ('Provisioning', 'Removed')
+              AND (status_seq IS NULL OR status_seq < %s)
+            """,
+            (available_wh, battery_level, list(locks), seq, device_id, seq),
+        ).rowcount
+        == 1
+    )
+
+
+def record_sign_of_life(conn: Connection, device_id: UUID) -> bool:
+    """A device said something; False if it is not one of ours."""
+    return (
+        conn.execute(
+            """
+            UPDATE iot_devices SET last_ping = clock_timestamp(), status = 'Online'
+            WHERE id = %s AND status NOT IN ('Provisioning', 'Removed')
+            """,
+            (device_id,),
+        ).rowcount
+        == 1
+    )
+
+
+def record_presence(conn: Connection, device_id: UUID, *, connected: bool, session: str, at_ms: int) -> bool:
+    """Take a presence event; False if it is of no device of ours, or overtaken by a later one.
+
+    The broker's events may come twice and out of order, and a device that connects anew before its old session has
+    ended is disconnected *after* it connected: only the end of the session that we know of puts it offline.
+    """
+    return (
+        conn.execute(
+            """
+            UPDATE iot_devices
+            SET status = CASE WHEN %(connected)s THEN 'Online' ELSE 'Offline' END,
+                last_ping = CASE WHEN %(connected)s THEN clock_timestamp() ELSE last_ping END,
+                presence_session = %(session)s, presence_ms = %(at_ms)s
+            WHERE id = %(id)s AND status NOT IN ('Provisioning', 'Removed')
+              AND (presence_ms IS NULL OR presence_ms <= %(at_ms)s)
+              AND (%(connected)s OR presence_session IS NULL OR presence_session = %(session)s)
+            """,
+            {"connected": connected, "session": session, "at_ms": at_ms, "id": device_id},
+        ).rowcount
+        == 1
+    )
+
+
+def record_delivered(conn: Connection, device_id: UUID, *, delivered_wh: int, seq: int) -> None:
+    """What was delivered since the last status is no longer available.
+
+    Until the device's next status says so itself: else the trade would stop counting as promised a moment before
+    the energy stops counting as available, and would be sold again in between.
+    """
+    conn.execute(
+        """
+        UPDATE iot_devices SET available_wh = greatest(0, available_wh - %s), status_seq = %s
+        WHERE id = %s AND (status_seq IS NULL OR status_seq < %s)
+        """,
+        (delivered_wh, seq, device_id, seq),
+    )
+
+
+def mark_silent(conn: Connection, device_ids: Sequence[UUID]) -> None:
+    """These let a lock run out: they are not matched again before their next status."""
+    conn.execute(
+        "UPDATE iot_devices SET silent_since = now() WHERE id = ANY (%s) AND silent_since IS NULL", (list(device_ids),)
+    )
+
+
+def keep_report(conn: Connection, device_id: UUID, kind: ReportKind, payload: str) -> None:
+    """Keep what a device said (a JSON object), for a bounded time."""
+    conn.execute(
+        "INSERT INTO device_reports (device_id, kind, payload) VALUES (%s, %s, %s::jsonb)", (device_id, kind, payload)
+    )
+
+
+def forget_old_reports(conn: Connection, *, older_than_s: int, limit: int) -> int:
+    """Delete what is older, at most so much at once; how many."""
+    return conn.execute(
+        """
+        DELETE FROM device_reports WHERE id IN (
+            SELECT id FROM device_reports WHERE received_at < now() - make_interval(secs => %s)
+            ORDER BY received_at LIMIT %s)
+        """,
+        (older_than_s, limit),
+    ).rowcount

@@ -1,0 +1,239 @@
+"""Orders (the tables `energy_orders` and `open_orders`, the view `order_states`)."""
+
+from typing import Final, LiteralString
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import class_row
+
+from energy_market.domain.matching import OpenOrder
+from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
+
+# Why the matcher passes an open order over; `free` is the device's energy that is not promised (see devices.py).
+_UNMATCHABLE: Final[LiteralString] = """
+    CASE WHEN s.type = 'buy' OR s.status <> 'Created' THEN NULL
+         WHEN s.device_id IS NULL THEN 'no_device'
+         WHEN d.status = 'Removed' THEN 'device_removed'
+         WHEN d.available_wh IS NULL THEN 'no_status_yet'
+         WHEN d.status <> 'Online' OR d.last_ping <= now() - make_interval(secs => %(online_s)s)
+             THEN 'device_offline'
+         WHEN d.silent_since IS NOT NULL THEN 'device_silent'
+         WHEN f.free_wh <= 0 OR (s.all_or_none AND f.free_wh < s.remaining_wh) THEN 'no_free_energy'
+    END AS unmatchable"""
+
+_COLUMNS: Final[LiteralString] = """
+    s.id, s.user_id, s.device_id, s.zone, s.type, s.energy_wh, s.price_micro, s.all_or_none, s.expires_at, s.created_at,
+    s.closed_at, s.arrival, s.status, s.reason, s.filled_wh, s.pending_wh, s.remaining_wh, """
+
+_FROM: Final[LiteralString] = """
+    FROM order_states s
+    LEFT JOIN iot_devices d ON d.id = s.device_id
+    LEFT JOIN LATERAL (
+        SELECT d.available_wh - coalesce(sum(t.energy_wh), 0) AS free_wh FROM transactions t
+        WHERE t.device_id = d.id AND t.status <> 'Failed' AND t.delivery IS DISTINCT FROM 'Delivered'
+    ) f ON s.type = 'sell'"""
+
+
+def insert(conn: Connection, terms: OrderTerms, *, user_id: UUID, zone: str) -> UUID:
+    """Accept an order and put it into the book; its id. The database gives it its arrival and its time."""
+    row = conn.execute(
+        """
+        WITH accepted AS (
+            INSERT INTO energy_orders (user_id, device_id, zone, type, energy_wh, price_micro, all_or_none, expires_at)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+            RETURNING id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at
+        )
+        INSERT INTO open_orders (order_id, zone, type, user_id, device_id, remaining_wh, price_micro, arrival,
+                                 all_or_none, expires_at)
+        SELECT * FROM accepted
+        RETURNING order_id
+        """,
+        (
+            user_id,
+            terms.device_id,
+            zone,
+            terms.type,
+            terms.energy_wh,
+            terms.price_micro,
+            terms.all_or_none,
+            terms.expires_at,
+        ),
+    ).fetchone()
+    assert row is not None  # an INSERT of one row returns one row
+    order_id: UUID = row[0]
+    return order_id
+
+
+def cancel(conn: Connection, order_id: UUID) -> bool:
+    """Close what remains of an order; False if nothing of it was open. Trades under way go on.
+
+    The order's row is locked before its row in the book, here as everywhere, so that no two transactions wait for
+    each other. Deleting the row in the book is what wins against the matcher.
+    """
+    conn.execute("SELECT FROM energy_orders WHERE id = %s FOR NO KEY UPDATE", (order_id,))
+    return (
+        conn.execute(
+            """
+            WITH withdrawn AS (DELETE FROM open_orders WHERE order_id = %s RETURNING order_id)
+            UPDATE energy_orders SET closed = 'Cancelled', reason = 'cancelled_by_owner', closed_at = clock_timestamp()
+            WHERE id IN (SELECT order_id FROM withdrawn) AND closed IS NULL
+            """,
+            (order_id,),
+        ).rowcount
+        == 1
+    )
+
+
+def expire(conn: Connection, zone: str, *, limit: int) -> int:
+    """Close the remainders of orders whose time in force has passed; how many."""
+    return conn.execute(
+        """
+        WITH due AS (
+            SELECT o.id FROM energy_orders o JOIN open_orders b ON b.order_id = o.id
+            WHERE b.expires_at <= now() AND b.zone = %s ORDER BY o.id LIMIT %s FOR NO KEY UPDATE OF o SKIP LOCKED
+        ), withdrawn AS (
+            DELETE FROM open_orders WHERE order_id IN (SELECT id FROM due) RETURNING order_id
+        )
+        UPDATE energy_orders SET closed = 'Expired', reason = 'expired', closed_at = clock_timestamp()
+        WHERE id IN (SELECT order_id FROM withdrawn) AND closed IS NULL
+        """,
+        (zone, limit),
+    ).rowcount
+
+
+def bind_to_first_device(conn: Connection, user_id: UUID, device_id: UUID) -> int:
+    """Give a user's sell orders that have no device the first one its owner registers; how many there were."""
+    return conn.execute(
+        """
+        WITH bound AS (
+            UPDATE energy_orders SET device_id = %(device)s
+            WHERE user_id = %(user)s AND type = 'sell' AND device_id IS NULL AND closed IS NULL
+            RETURNING id
+        )
+        UPDATE open_orders SET device_id = %(device)s WHERE order_id IN (SELECT id FROM bound)
+        """,
+        {"device": device_id, "user": user_id},
+    ).rowcount
+
+
+def get(conn: Connection, order_id: UUID, *, device_online_s: int) -> Order | None:
+    """One order as it stands."""
+    with conn.cursor(row_factory=class_row(Order)) as cursor:
+        return cursor.execute(
+            "SELECT " + _COLUMNS + _UNMATCHABLE + _FROM + " WHERE s.id = %(id)s",
+            {"id": order_id, "online_s": device_online_s},
+        ).fetchone()
+
+
+def open_page(
+    conn: Connection,
+    zone: str,
+    *,
+    device_online_s: int,
+    order_type: OrderType | None = None,
+    min_price_micro: int | None = None,
+    max_price_micro: int | None = None,
+    after_arrival: int = 0,
+    limit: int,
+) -> list[Order]:
+    """Open orders of a zone by arrival, from the one after `after_arrival`."""
+    with conn.cursor(row_factory=class_row(Order)) as cursor:
+        return cursor.execute(
+            "WITH page AS MATERIALIZED ("
+            "    SELECT order_id FROM open_orders"
+            "    WHERE zone = %(zone)s AND arrival > %(after)s AND (%(type)s::text IS NULL OR type = %(type)s)"
+            "      AND (%(min)s::bigint IS NULL OR price_micro >= %(min)s)"
+            "      AND (%(max)s::bigint IS NULL OR price_micro <= %(max)s)"
+            "      AND (expires_at IS NULL OR expires_at > now())"
+            "    ORDER BY arrival LIMIT %(limit)s)"
+            "SELECT "
+            + _COLUMNS
+            + _UNMATCHABLE
+            + _FROM
+            + " WHERE s.id IN (SELECT order_id FROM page) ORDER BY s.arrival",
+            {
+                "zone": zone,
+                "after": after_arrival,
+                "type": order_type,
+                "min": min_price_micro,
+                "max": max_price_micro,
+                "limit": limit,
+                "online_s": device_online_s,
+            },
+        ).fetchall()
+
+
+def of_user(
+    conn: Connection,
+    user_id: UUID,
+    *,
+    device_online_s: int,
+    status: OrderStatus | None = None,
+    before_arrival: int | None = None,
+    limit: int,
+) -> list[Order]:
+    """A user's orders, latest first, from the one before `before_arrival`."""
+    with conn.cursor(row_factory=class_row(Order)) as cursor:
+        return cursor.execute(
+            "SELECT "
+            + _COLUMNS
+            + _UNMATCHABLE
+            + _FROM
+            + """
+            WHERE s.user_id = %(user)s AND (%(before)s::bigint IS NULL OR s.arrival < %(before)s)
+              AND (%(status)s::text IS NULL OR s.status = %(status)s)
+            ORDER BY s.arrival DESC LIMIT %(limit)s
+            """,
+            {
+                "user": user_id,
+                "before": before_arrival,
+                "status": status,
+                "limit": limit,
+                "online_s": device_online_s,
+            },
+        ).fetchall()
+
+
+def crossing(conn: Connection, zone: str, *, device_online_s: int) -> tuple[list[OpenOrder], list[OpenOrder]]:
+    """The asks and the bids of a zone that could trade.
+
+    Asks of devices that are online, up to the dearest bid; bids down to the cheapest of those asks. Both lists are
+    empty when the book is not crossed, however long it is.
+    """
+    rows = conn.execute(
+        """
+        WITH asks AS MATERIALIZED (
+            SELECT o.* FROM open_orders o JOIN iot_devices d ON d.id = o.device_id
+            WHERE o.zone = %(zone)s AND o.type = 'sell' AND (o.expires_at IS NULL OR o.expires_at > now())
+              AND o.price_micro <= (SELECT max(price_micro) FROM open_orders WHERE zone = %(zone)s AND type = 'buy')
+              AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0
+              AND d.last_ping > now() - make_interval(secs => %(online_s)s)
+        )
+        SELECT 'sell', order_id, user_id, device_id, remaining_wh, price_micro, arrival, all_or_none FROM asks
+        UNION ALL
+        SELECT 'buy', order_id, user_id, device_id, remaining_wh, price_micro, arrival, all_or_none FROM open_orders
+        WHERE zone = %(zone)s AND type = 'buy' AND (expires_at IS NULL OR expires_at > now())
+          AND price_micro >= (SELECT min(price_micro) FROM asks)
+        """,
+        {"zone": zone, "online_s": device_online_s},
+    ).fetchall()
+    asks: list[OpenOrder] = []
+    bids: list[OpenOrder] = []
+    for side, order_id, user_id, device_id, remaining_wh, price_micro, arrival, all_or_none in rows:
+        order = OpenOrder(
+            order_id=order_id,
+            user_id=user_id,
+            device_id=device_id,
+            remaining_wh=remaining_wh,
+            price_micro=price_micro,
+            arrival=arrival,
+            all_or_none=all_or_none,
+        )
+        (asks if side == "sell" else bids).append(order)
+    return asks, bids
+
+
+def owner(conn: Connection, order_id: UUID) -> UUID | None:
+    """Whose order it is; None if there is none."""
+    row = conn.execute("SELECT user_id FROM energy_orders WHERE id = %s", (order_id,)).fetchone()
+    return None if row is None else row[0]

@@ -1,0 +1,53 @@
+"""Put an order into the book."""
+
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from psycopg import Connection
+
+from energy_market.domain.errors import Conflict, InvalidRequest, NotFound
+from energy_market.domain.orders import Order, OrderTerms
+from energy_market.postgres import devices, orders, users
+
+MAX_TIME_IN_FORCE: Final = timedelta(days=30)
+
+
+def place_order(conn: Connection, terms: OrderTerms, *, user_id: UUID, now: datetime, device_online_s: int) -> Order:
+    """Accept an order.
+
+    A sell order belongs to one donor device of its owner: the one it names, or the only one there is. An owner who has
+    none yet may still sell (a client may know only the specification's body): the order waits for the first device.
+
+    Raises InvalidRequest for an `expires_at` that is not ahead, or more than 30 days; NotFound for a device that is not
+    a donor device of this user; Conflict (`device_required`) when several could be meant.
+    """
+    if terms.expires_at is not None and not now < terms.expires_at <= now + MAX_TIME_IN_FORCE:
+        raise InvalidRequest("invalid_expires_at", "expires_at must be in the future, at most 30 days ahead.")
+    # The user's row is locked against a device that is being registered at this moment, which would otherwise
+    # not see this order, nor this order it, and the order would wait for ever.
+    zone = users.zone_of(conn, user_id, share_lock=terms.type == "sell")
+    if terms.type == "sell":
+        terms = _with_device(conn, terms, user_id)
+    order_id = orders.insert(conn, terms, user_id=user_id, zone=zone)
+    order = orders.get(conn, order_id, device_online_s=device_online_s)
+    assert order is not None  # it was inserted in this transaction
+    return order
+
+
+def _with_device(conn: Connection, terms: OrderTerms, user_id: UUID) -> OrderTerms:
+    donors = devices.donors_of(conn, user_id)
+    if terms.device_id is not None:
+        if terms.device_id not in donors:
+            raise NotFound("unknown_device", "You have no registered donor device with this id.")
+        return terms
+    if len(donors) > 1:
+        raise Conflict("device_required", "You have several donor devices: say which one with device_id.")
+    return OrderTerms(
+        type=terms.type,
+        energy_wh=terms.energy_wh,
+        price_micro=terms.price_micro,
+        all_or_none=terms.all_or_none,
+        expires_at=terms.expires_at,
+        device_id=donors[0] if donors else None,
+    )
