@@ -55,7 +55,7 @@ def gain_role(conn: Connection, user_id: UUID, role: str) -> None:
 
 
 def zone_of(conn: Connection, user_id: UUID, *, share_lock: bool) -> str:
-    """A user's zone. With `share_lock`, nobody registers a device for the user until this transaction ends (see `lock`)."""
+    """A user's zone. With `share_lock`, nobody registers a device for the user until this one ends (see `lock`)."""
     row = conn.execute(
         "SELECT zone FROM users WHERE id = %s FOR SHARE" if share_lock else "SELECT zone FROM users WHERE id = %s",
         (user_id,),

@@ -1,0 +1,131 @@
+"""Sign-in by wallet, sessions, and one's own profile."""
+
+from typing import Annotated
+
+from chalice.app import Response
+from msgspec import Meta, Struct
+
+from energy_market import config
+from energy_market.database import Database
+from energy_market.domain.tokens import ACCESS_TOKEN_LIFE
+from energy_market.http import Api
+from energy_market.usecases.log_in import Session, log_in
+from energy_market.usecases.log_out import log_out
+from energy_market.usecases.open_challenge import open_challenge
+from energy_market.usecases.read_profile import read_profile
+from energy_market.usecases.refresh_session import refresh_session
+from energy_market.usecases.sign_up import sign_up
+from energy_market.usecases.update_profile import update_profile
+from energy_market.wire import Location, Signature, WalletAddress
+
+settings = config.http_settings()
+sign_in = config.sign_in_settings()
+database = Database(config.database_url())
+app = Api("auth_api", settings=settings, database=database)
+
+
+class ChallengeRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Whose challenge is wanted."""
+
+    wallet_address: WalletAddress
+
+
+class SignInRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A signed challenge; `nonce` says which, if several are open."""
+
+    wallet_address: WalletAddress
+    signature: Signature
+    nonce: Annotated[str, Meta(pattern="^[0-9A-Za-z]{8,64}$")] | None = None
+
+
+class RefreshRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The refresh token of a session."""
+
+    refresh_token: Annotated[str, Meta(max_length=200)]
+
+
+class ProfileRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What one may change of oneself."""
+
+    location: Location | None
+
+
+@app.route("/api/v1/auth/challenge", methods=["POST"])
+def challenge() -> Response:
+    """A message to sign."""
+    request = app.read(ChallengeRequest)
+    with database.transaction() as conn:
+        opened = open_challenge(conn, wallet_address=request.wallet_address, settings=sign_in)
+    return app.present(
+        {"message": opened.message, "nonce": opened.nonce, "expires_at": opened.expires_at},
+    )
+
+
+@app.route("/api/v1/auth/signup", methods=["POST"])
+def signup() -> Response:
+    """Register with a signed challenge."""
+    request = app.read(SignInRequest)
+    with database.transaction() as conn:
+        user = sign_up(conn, wallet_address=request.wallet_address, signature=request.signature, nonce=request.nonce)
+    app.note_user(user.id)
+    return app.present(user, status=201)
+
+
+@app.route("/api/v1/auth/login", methods=["POST"])
+def login() -> Response:
+    """Begin a session with a signed challenge."""
+    request = app.read(SignInRequest)
+    with database.transaction() as conn:
+        session = log_in(
+            conn,
+            wallet_address=request.wallet_address,
+            signature=request.signature,
+            nonce=request.nonce,
+            keys=settings.jwt_keys,
+        )
+    return _present(session)
+
+
+@app.route("/api/v1/auth/refresh", methods=["POST"])
+def refresh() -> Response:
+    """Go on with a session."""
+    request = app.read(RefreshRequest)
+    return _present(refresh_session(database, refresh_token=request.refresh_token, keys=settings.jwt_keys))
+
+
+@app.route("/api/v1/auth/logout", methods=["POST"])
+def logout() -> Response:
+    """End a session. It needs no access token: that one may have expired."""
+    request = app.read(RefreshRequest)
+    with database.transaction() as conn:
+        log_out(conn, refresh_token=request.refresh_token)
+    return app.present(None, status=204)
+
+
+@app.route("/api/v1/auth/me", methods=["GET"])
+def me() -> Response:
+    """The caller."""
+    caller = app.caller()
+    with database.transaction() as conn:
+        return app.present(read_profile(conn, user_id=caller.user_id))
+
+
+@app.route("/api/v1/auth/me", methods=["PATCH"])
+def change_me() -> Response:
+    """Change the caller's location."""
+    caller = app.caller()
+    request = app.read(ProfileRequest)
+    with database.transaction() as conn:
+        return app.present(update_profile(conn, user_id=caller.user_id, location=request.location))
+
+
+def _present(session: Session) -> Response:
+    app.note_user(session.user_id)
+    return app.present(
+        {
+            "access_token": session.access_token,
+            "refresh_token": session.refresh_token,
+            "token_type": "Bearer",
+            "expires_in": int(ACCESS_TOKEN_LIFE.total_seconds()),
+        }
+    )

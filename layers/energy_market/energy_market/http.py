@@ -1,0 +1,346 @@
+"""The API edge: how a request of API Gateway becomes a call of a view, and what the view answers, or raises, an answer.
+
+`Api` is a Chalice app whose own JSON, CORS, and error handling are not used: Chalice reads JSON numbers as floats, and
+turns a view's exception into an anonymous 500 before a middleware could see it. So views are wrapped here, bodies are
+read raw, and every answer is built in one place. For each request: one audit line on standard output.
+"""
+
+import hashlib
+import sys
+import time
+import traceback
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Final, Protocol, Self, TypeVar
+from urllib.parse import urlencode
+from uuid import UUID
+
+import msgspec
+import psycopg
+from chalice.app import Chalice, Response
+
+from energy_market.config import HttpSettings
+from energy_market.database import Database
+from energy_market.domain import errors, tokens
+from energy_market.domain.errors import InvalidRequest, MarketError, Unauthorized
+from energy_market.postgres import rate_limits
+
+MAX_BODY_BYTES: Final = 16 * 1024
+MAX_IDEMPOTENCY_KEY: Final = 255
+PREFLIGHT_LIFE_S: Final = 600
+
+T = TypeVar("T")
+
+# The one place where an error gets its status.
+STATUS_OF: Final[Mapping[type[MarketError], int]] = {
+    errors.InvalidRequest: 400,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.PayloadTooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.TooManyRequests: 429,
+}
+
+
+class ParsedType(Protocol):
+    """A type of `wire.py`, which reads itself."""
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Raises `InvalidRequest`."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One request and what became known while serving it."""
+
+    method: str
+    path: str
+    source_ip: str
+    request_id: str
+    event: Mapping[str, Any]
+    user_id: UUID | None = None
+    headers: dict[str, str] = field(default_factory=dict)  # lower-case names
+
+    @classmethod
+    def of(cls, event: Mapping[str, Any]) -> Self:
+        """The source is what API Gateway saw: a header that the client sends could name anyone."""
+        context = event["requestContext"]
+        return cls(
+            method=context["httpMethod"],
+            path=event.get("path") or context["resourcePath"],
+            source_ip=context["identity"]["sourceIp"],
+            request_id=context["requestId"],
+            event=event,
+            headers={name.lower(): value for name, value in (event.get("headers") or {}).items()},
+        )
+
+
+class Api(Chalice):
+    """A Chalice app whose views read, decide and present."""
+
+    def __init__(self, name: str, *, settings: HttpSettings, database: Database) -> None:
+        """`database` is the sandbox's one connection; nothing is opened yet."""
+        super().__init__(name, configure_logs=False)
+        self._settings = settings
+        self._database = database
+        self._exchange: Exchange | None = None
+
+    # ---- what a view uses
+
+    def route(  # type: ignore[override] # views of this API know nothing of Chalice's other options
+        self, path: str, *, methods: Sequence[str], takes_query: bool = False, needs_database: bool = True
+    ) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
+        """Serve a path. Query parameters are refused unless the view takes them, which must read them with `query`.
+
+        A route that `needs_database` counts requests in it, and is refused while it is away; the others are served.
+        """
+        register = super().route(path, methods=list(methods), content_types=[], cors=False)
+
+        def decorate(view: Callable[..., Response]) -> Callable[..., Response]:
+            def answered(**path_parameters: str) -> Response:
+                try:
+                    self._count(needs_database=needs_database)
+                    if not takes_query:
+                        self._refuse_parameters()
+                    return view(**path_parameters)
+                except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
+                    return self._refusal(error)
+
+            register(answered)
+            return view
+
+        return decorate
+
+    def read(self, type_: type[T]) -> T:
+        """The JSON body as a Struct of this type; numbers arrive with all their digits. Raises `MarketError`."""
+        media_type = self._current.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise errors.UnsupportedMediaType("unsupported_media_type", "Content-Type must be application/json.")
+        body = self._body()
+        if b"\\u0000" in body:
+            raise InvalidRequest("invalid_body", "The body holds a NUL character.")
+        try:
+            return msgspec.json.Decoder(type_, dec_hook=_parse, float_hook=_decimal).decode(body)
+        except msgspec.ValidationError as refusal:
+            raise InvalidRequest("invalid_body", f"The body is not as expected: {refusal}.") from None
+        except (ValueError, RecursionError):
+            raise InvalidRequest("invalid_json", "The body is not valid JSON.") from None
+
+    def query(self, type_: type[T]) -> T:
+        """The query parameters as a Struct of this type. Raises `InvalidRequest`."""
+        try:
+            return msgspec.convert(self._parameters(), type_, dec_hook=_parse)
+        except msgspec.ValidationError as refusal:
+            raise InvalidRequest("invalid_query", f"The query is not as expected: {refusal}.") from None
+
+    def path_id(self, text: str) -> UUID:
+        """A path parameter that is an id. What is spelt unlike an id names nothing: raises `NotFound`."""
+        try:
+            return msgspec.convert(text, UUID)
+        except msgspec.ValidationError:
+            raise errors.NotFound("not_found", "There is nothing with this id.") from None
+
+    def caller(self) -> tokens.Caller:
+        """Who is asking. Raises `Unauthorized` without a valid access token."""
+        header = self._current.headers.get("authorization", "")
+        scheme, _, token = header.partition(" ")
+        if not header:
+            raise Unauthorized("missing_token", "An access token is needed: Authorization: Bearer <token>.")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthorized("invalid_token", "The Authorization header must be: Bearer <token>.")
+        caller = tokens.verify(token.strip(), keys=self._settings.jwt_keys, now=datetime.now(UTC))
+        self.note_user(caller.user_id)
+        return caller
+
+    def caller_if_any(self) -> tokens.Caller | None:
+        """Who is asking on a public route; a token that is sent must still be valid."""
+        return self.caller() if "authorization" in self._current.headers else None
+
+    def note_user(self, user_id: UUID) -> None:
+        """Name the user in the audit line."""
+        self._current.user_id = user_id
+
+    def idempotency_key(self) -> str | None:
+        """The Idempotency-Key header. Raises `InvalidRequest` if it is no word of at most 255 characters."""
+        key = self._current.headers.get("idempotency-key")
+        if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
+            raise InvalidRequest("invalid_idempotency_key", "Idempotency-Key must be 1 to 255 printable characters.")
+        return key
+
+    def body_hash(self) -> bytes:
+        """SHA-256 of the body as it was sent."""
+        return hashlib.sha256(self._body()).digest()
+
+    def present(self, value: object, *, status: int = 200, next_cursor: str | None = None) -> Response:
+        """Answer with JSON; with `next_cursor`, a Link header to the next page."""
+        body = "" if status == 204 else _ENCODER.encode(value).decode()  # noqa: PLR2004
+        return self.present_text(body, status=status, next_cursor=next_cursor)
+
+    def present_text(
+        self,
+        body: str,
+        *,
+        media_type: str = "application/json",
+        status: int = 200,
+        next_cursor: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        """Answer with a text that is ready to be sent."""
+        answer: dict[str, str | list[str]] = {"Content-Type": media_type, "Cache-Control": "no-store"}
+        answer.update(headers or {})
+        if next_cursor is not None:
+            # Relative to the address the client asked, which a stage or a proxy in between may have changed.
+            query = urlencode({**self._parameters(), "cursor": next_cursor})
+            answer["Link"] = f'<?{query}>; rel="next"'
+        return Response(body=body, status_code=status, headers=answer)
+
+    # ---- the edge
+
+    def __call__(self, event: Any, context: Any) -> dict[str, Any]:  # noqa: ANN401 - as Chalice has it
+        """Serve one request of API Gateway's Lambda proxy integration (payload format 1.0)."""
+        started = time.perf_counter()
+        exchange = self._exchange = Exchange.of(event)
+        try:
+            methods = self.routes.get(event["requestContext"]["resourcePath"])
+            if methods is None:
+                answer = self._error(404, "unknown_path", "There is nothing at this path.").to_dict()
+            elif exchange.method == "OPTIONS":
+                answer = Response(body="", status_code=204, headers={}).to_dict()
+            elif exchange.method not in methods:
+                refusal = self._error(405, "unknown_method", "This path does not know this method.")
+                refusal.headers["Allow"] = ", ".join(sorted({*methods, "OPTIONS"}))
+                answer = refusal.to_dict()
+            else:
+                answer = super().__call__(event, context)
+            answer["headers"].update(self._cross_origin_headers(methods or {}))
+            answer["headers"]["X-Content-Type-Options"] = "nosniff"
+            answer["headers"]["X-Request-Id"] = exchange.request_id
+            _log(
+                method=exchange.method,
+                path=exchange.path,
+                ip=exchange.source_ip,
+                user_id=exchange.user_id,
+                status=answer["statusCode"],
+                latency_ms=round((time.perf_counter() - started) * 1000, 1),
+                request_id=exchange.request_id,
+            )
+            return answer
+        finally:
+            self._exchange = None
+
+    @property
+    def _current(self) -> Exchange:
+        if self._exchange is None:
+            raise RuntimeError("There is no request to be served now.")
+        return self._exchange
+
+    def _count(self, *, needs_database: bool) -> None:
+        """Refuse a source that has asked too often. Where the database is not needed, nor is its count."""
+        try:
+            with self._database.transaction() as conn:
+                rate = rate_limits.count(conn, self._current.source_ip)
+        except psycopg.OperationalError:
+            if needs_database:
+                raise
+            return
+        if rate.requests > self._settings.rate_limit_per_minute:
+            raise errors.TooManyRequests(
+                "rate_limited",
+                f"More than {self._settings.rate_limit_per_minute} requests in a minute.",
+                retry_after_s=rate.rest_of_minute_s,
+            )
+
+    def _body(self) -> bytes:
+        """The body's bytes, whose length is known to be within the limit before anything is decoded."""
+        body = self._current.event.get("body") or ""
+        encoded = bool(self._current.event.get("isBase64Encoded"))
+        limit = (MAX_BODY_BYTES + 2) // 3 * 4 if encoded else MAX_BODY_BYTES
+        if len(body) <= limit:
+            try:
+                data = b64decode(body, validate=True) if encoded else body.encode()
+            except ValueError:
+                raise InvalidRequest("invalid_body", "The body cannot be decoded.") from None
+            if len(data) <= MAX_BODY_BYTES:
+                return data
+        raise errors.PayloadTooLarge("body_too_large", f"A body has at most {MAX_BODY_BYTES} bytes.")
+
+    def _parameters(self) -> dict[str, str]:
+        """The query parameters, each given once."""
+        given = self._current.event.get("multiValueQueryStringParameters") or {}
+        for name, values in given.items():
+            if len(values) != 1:
+                raise InvalidRequest("invalid_query", f"The query parameter {name[:40]!r} is given more than once.")
+        return {name: values[0] for name, values in given.items()}
+
+    def _refuse_parameters(self) -> None:
+        if self._parameters():
+            raise InvalidRequest("invalid_query", "This route takes no query parameters.")
+
+    def _refusal(self, error: Exception) -> Response:
+        """The answer to an exception."""
+        if isinstance(error, MarketError):
+            status = next((STATUS_OF[class_] for class_ in type(error).__mro__ if class_ in STATUS_OF), None)
+            if status is not None:
+                refusal = self._error(status, error.code, error.sentence)
+                if isinstance(error, errors.TooManyRequests):
+                    refusal.headers["Retry-After"] = str(error.retry_after_s)
+                if isinstance(error, Unauthorized):
+                    refusal.headers["WWW-Authenticate"] = "Bearer"
+                return refusal
+        _log(
+            level="ERROR",
+            message="unexpected exception",
+            request_id=self._current.request_id,
+            traceback="".join(traceback.format_exception(error)),
+        )
+        if isinstance(error, psycopg.OperationalError):
+            return self._error(503, "database_unavailable", "The database cannot be reached; try again shortly.")
+        return self._error(500, "internal_error", f"This failed on our side. Request id: {self._current.request_id}")
+
+    def _error(self, status: int, code: str, sentence: str) -> Response:
+        return self.present({"error": sentence, "code": code}, status=status)
+
+    def _cross_origin_headers(self, methods: Mapping[str, object]) -> dict[str, str]:
+        """What lets a browser's page of an allowed origin use the API. There are no cookies, so no credentials."""
+        allowed = self._settings.allowed_origins
+        headers = {} if "*" in allowed else {"Vary": "Origin"}
+        origin = self._current.headers.get("origin")
+        if "*" in allowed:
+            headers["Access-Control-Allow-Origin"] = "*"
+        elif origin in allowed:
+            headers["Access-Control-Allow-Origin"] = origin
+        else:
+            return headers
+        headers["Access-Control-Expose-Headers"] = "Link, Retry-After, X-Request-Id"
+        if self._current.method == "OPTIONS":
+            headers["Access-Control-Allow-Methods"] = ", ".join(sorted({*methods, "OPTIONS"}))
+            headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, Idempotency-Key"
+            headers["Access-Control-Max-Age"] = str(PREFLIGHT_LIFE_S)
+        return headers
+
+
+_ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
+
+
+def _parse(type_: type[ParsedType], value: object) -> object:
+    return type_.parse(value)
+
+
+def _decimal(text: str) -> Decimal:
+    """A JSON number with all its digits; ValueError for an exponent that even `Decimal` cannot hold."""
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        raise ValueError("number out of range") from None
+
+
+def _log(**fields: object) -> None:
+    """One line of JSON on standard output, where Lambda collects it."""
+    sys.stdout.write(_ENCODER.encode(fields).decode() + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,83 @@
+"""Sessions: one row each, with the hash of the refresh token it goes on with and of the one before."""
+
+from typing import Literal
+from uuid import UUID
+
+from psycopg import Connection
+
+PRUNED_AT_ONCE = 20
+
+Standing = Literal["just_replaced", "used_again", "over"]
+
+
+def open_session(conn: Connection, *, user_id: UUID, token_hash: bytes, life_s: int) -> UUID:
+    """Begin a session and sweep away up to 20 that expired; returns its id."""
+    row = conn.execute(
+        """
+        WITH expired AS (
+            SELECT id FROM refresh_tokens WHERE expires_at <= now()
+            ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
+        ), pruned AS (
+            DELETE FROM refresh_tokens WHERE id IN (SELECT id FROM expired)
+        )
+        INSERT INTO refresh_tokens (user_id, token_hash, expires_at) VALUES (%s, %s, now() + make_interval(secs => %s))
+        RETURNING id
+        """,
+        (PRUNED_AT_ONCE, user_id, token_hash, life_s),
+    ).fetchone()
+    return row[0]  # type: ignore[index, no-any-return]
+
+
+def rotate(conn: Connection, *, session_id: UUID, token_hash: bytes, next_hash: bytes, life_s: int) -> UUID | None:
+    """Replace the session's current token and return its user; None if this is not the current token of a live session.
+
+    The WHERE clause is the whole concurrency control: of two requests with the same token, one finds it current.
+    """
+    row = conn.execute(
+        """
+        UPDATE refresh_tokens
+        SET token_hash = %s, previous_hash = token_hash, rotated_at = now(),
+            expires_at = now() + make_interval(secs => %s)
+        WHERE id = %s AND token_hash = %s AND revoked_at IS NULL AND expires_at > now()
+        RETURNING user_id
+        """,
+        (next_hash, life_s, session_id, token_hash),
+    ).fetchone()
+    return row[0] if row else None
+
+
+def standing(conn: Connection, *, session_id: UUID, token_hash: bytes, grace_s: int) -> Standing:
+    """Why `rotate` refused a token.
+
+    `clock_timestamp()`, since another request may have rotated after this transaction began.
+    """
+    row = conn.execute(
+        """
+        SELECT CASE
+            WHEN revoked_at IS NOT NULL OR expires_at <= now() THEN 'over'
+            WHEN previous_hash = %s AND rotated_at > clock_timestamp() - make_interval(secs => %s) THEN 'just_replaced'
+            ELSE 'used_again'
+        END
+        FROM refresh_tokens WHERE id = %s
+        """,
+        (token_hash, grace_s, session_id),
+    ).fetchone()
+    return row[0] if row else "over"
+
+
+def revoke(conn: Connection, session_id: UUID) -> None:
+    """End a session: neither its current token nor any other counts from now on."""
+    conn.execute("UPDATE refresh_tokens SET revoked_at = now() WHERE id = %s AND revoked_at IS NULL", (session_id,))
+
+
+def revoke_with_token(conn: Connection, *, session_id: UUID, token_hash: bytes) -> UUID | None:
+    """End the session whose current or previous token this is; its user, or None if there was nothing to end."""
+    row = conn.execute(
+        """
+        UPDATE refresh_tokens SET revoked_at = now()
+        WHERE id = %s AND (token_hash = %s OR previous_hash = %s) AND revoked_at IS NULL
+        RETURNING user_id
+        """,
+        (session_id, token_hash, token_hash),
+    ).fetchone()
+    return row[0] if row else None

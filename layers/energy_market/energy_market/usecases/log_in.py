@@ -1,0 +1,44 @@
+"""Begin a session."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from psycopg import Connection
+
+from energy_market.domain import sessions, tokens
+from energy_market.postgres import challenges, refresh_tokens, users
+from energy_market.usecases.answer_challenge import answer_challenge, not_signed_in
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """What a client holds: a token to ask with, and a token to get the next pair with."""
+
+    user_id: UUID
+    access_token: str
+    refresh_token: str
+
+
+def log_in(
+    conn: Connection, *, wallet_address: str, signature: bytes, nonce: str | None, keys: Mapping[str, str]
+) -> Session:
+    """A session for a registered wallet that signed an open challenge.
+
+    Raises `Unauthorized`, in the same words for an unknown wallet as for a wrong signature.
+    """
+    answer_challenge(conn, wallet_address=wallet_address, signature=signature, nonce=nonce)
+    user = users.by_wallet(conn, wallet_address)
+    if user is None:
+        raise not_signed_in()
+    secret = sessions.new_secret()
+    session_id = refresh_tokens.open_session(
+        conn, user_id=user.id, token_hash=sessions.hash_of(secret), life_s=sessions.LIFE_S
+    )
+    return Session(
+        user_id=user.id,
+        access_token=tokens.issue(
+            user_id=user.id, token_id=tokens.new_id(), keys=keys, now=challenges.database_time(conn)
+        ),
+        refresh_token=sessions.spell(session_id, secret),
+    )

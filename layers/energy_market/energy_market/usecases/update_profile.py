@@ -1,0 +1,17 @@
+"""Change what a user says of himself."""
+
+from uuid import UUID
+
+from psycopg import Connection
+
+from energy_market.domain.errors import Unauthorized
+from energy_market.domain.users import User
+from energy_market.postgres import users
+
+
+def update_profile(conn: Connection, *, user_id: UUID, location: str | None) -> User:
+    """Set a user's location (None removes it). Raises `Unauthorized` if the token's user is no more."""
+    user = users.relocate(conn, user_id, location)
+    if user is None:
+        raise Unauthorized("unknown_user", "The user of this access token does not exist.")
+    return user
