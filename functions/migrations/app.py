@@ -1,0 +1,78 @@
+"""The custom resource `Schema`: on every deploy that changes the migrations, the database follows.
+
+CloudFormation waits until its ResponseURL is answered, so every way through `handle` ends with an answer. A failure
+fails the deploy, which then rolls back.
+"""
+
+import json
+import urllib.request
+from pathlib import Path
+
+import psycopg
+
+from energy_market import config
+from energy_market.postgres.migrations import migrate, schema_version
+
+MIGRATIONS = Path(__file__).with_name("migrations")
+CONNECT_TIMEOUT_S = 15  # a paused serverless database needs some seconds to wake
+ANSWER_TIMEOUT_S = 20
+REASON_LIMIT = 1_000  # characters; CloudFormation cuts an answer at 4 KB
+
+
+
+def handle(event: dict[str, object], context: object) -> None:
+    """Serve one request of CloudFormation: Create and Update migrate, Delete leaves the data alone."""
+    del context
+    answer: dict[str, object] = {
+        "Status": "SUCCESS",
+        "PhysicalResourceId": "schema",
+        "StackId": event["StackId"],
+        "RequestId": event["RequestId"],
+        "LogicalResourceId": event["LogicalResourceId"],
+    }
+    try:
+        answer["Data"] = {"Version": serve(event)}
+    except psycopg.ProgrammingError as error:
+        # Of a connection string that cannot be read, libpq's message quotes parts.
+        sqlstate = error.sqlstate
+        reason = str(error) if sqlstate else "The database's URL is not one that PostgreSQL understands."
+        answer |= {"Status": "FAILED", "Reason": f"Migrations failed: {reason}"[:REASON_LIMIT]}
+    except Exception as error:  # noqa: BLE001 - unanswered, the deploy would hang
+        answer |= {"Status": "FAILED", "Reason": f"Migrations failed: {type(error).__name__}: {error}"[:REASON_LIMIT]}
+    print(json.dumps({"event": "schema", "request": event["RequestType"], **answer}))  # noqa: T201 - the log line
+    respond(str(event["ResponseURL"]), answer)
+
+
+def serve(event: dict[str, object]) -> int:
+    """Migrate if the request asks for it; return the schema's version."""
+    if event["RequestType"] == "Delete":
+        return 0
+    with psycopg.connect(config.database_url(), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as conn:
+        if not is_rollback(event):
+            migrate(conn, MIGRATIONS)
+        return schema_version(conn)
+
+
+def is_rollback(event: dict[str, object]) -> bool:
+    """Say whether CloudFormation is taking an update back: the function's version goes down.
+
+    The newer schema stays then, for migrations have no way back; refusing it, as a deploy of old software would be
+    refused, would only make the rollback fail too.
+    """
+    return published_version(event.get("ResourceProperties")) < published_version(event.get("OldResourceProperties"))
+
+
+def published_version(properties: object) -> int:
+    """Return the number at the end of the function version's ARN, the property `Code`; 0 if there is none."""
+    code = properties.get("Code") if isinstance(properties, dict) else None
+    number = str(code).rpartition(":")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def respond(url: str, answer: dict[str, object]) -> None:
+    """Put the answer where CloudFormation waits for it. Raises `OSError` if that fails."""
+    request = urllib.request.Request(  # noqa: S310 - CloudFormation's own URL
+        url, data=json.dumps(answer).encode(), method="PUT", headers={"Content-Type": ""}
+    )
+    with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S):  # noqa: S310
+        pass

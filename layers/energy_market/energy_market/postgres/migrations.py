@@ -1,0 +1,113 @@
+"""The schema's migrations: numbered SQL files, each applied once, in order, in a transaction of its own."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg import Connection
+
+FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+# The advisory lock that everybody who migrates takes; the number only has to be the same everywhere.
+LOCK = 0x656E6572
+
+
+class MigrationError(Exception):
+    """The files and the database do not fit each other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One file: its number is the schema's version once it is applied."""
+
+    version: int
+    name: str
+    sql: bytes
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the file."""
+        return hashlib.sha256(self.sql).hexdigest()
+
+
+def migrate(conn: Connection, folder: Path) -> list[int]:
+    """Apply what `folder` has and the database has not; return the versions that were applied.
+
+    `conn` must be in autocommit mode: every file gets its own transaction, with its row in schema_migrations,
+    so a file that fails leaves no trace and those before it stay. Any number of callers may do this at once.
+
+    Raises `MigrationError` for files that are misnamed or not numbered from 1 without gaps, for a database that a
+    newer version has migrated, and for an applied file that was changed since; `psycopg.Error` when a file fails.
+    """
+    migrations = read(folder)
+    if not conn.autocommit:
+        raise MigrationError("Migrations need a connection in autocommit mode.")
+    with conn.transaction():
+        _lock(conn)
+        conn.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations ("
+            " version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
+            " applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+        )
+    return [migration.version for migration in migrations if _apply(conn, migration, migrations)]
+
+
+def schema_version(conn: Connection) -> int:
+    """Return the number of the newest applied migration; 0 for a database that has none."""
+    known = conn.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
+    if known != (True,):
+        return 0
+    row = conn.execute("SELECT coalesce(max(version), 0) FROM schema_migrations").fetchone()
+    return int(row[0]) if row is not None else 0
+
+
+def read(folder: Path) -> list[Migration]:
+    """Read the migrations of a folder, in order. Raises `MigrationError` when they are not 1, 2, 3 and so on."""
+    migrations = []
+    for path in sorted(folder.glob("*.sql")):
+        match = FILE_NAME.fullmatch(path.name)
+        if match is None:
+            raise MigrationError(f"{path.name} is not named like 0001_what_it_does.sql.")
+        migrations.append(Migration(version=int(match[1]), name=match[2], sql=path.read_bytes()))
+    if not migrations:
+        raise MigrationError(f"There are no migrations in {folder}.")
+    for expected, migration in enumerate(migrations, start=1):
+        if migration.version != expected:
+            raise MigrationError(f"Migration {expected:04} is missing, or {migration.version:04} is there twice.")
+    return migrations
+
+
+def _apply(conn: Connection, migration: Migration, migrations: list[Migration]) -> bool:
+    """Apply one migration unless it was; say whether it was applied now.
+
+    The lock is the transaction's, not the session's: it holds behind a connection pool too, and what others applied
+    while we waited for it is seen.
+    """
+    with conn.transaction():
+        _lock(conn)
+        applied = dict(conn.execute("SELECT version, checksum FROM schema_migrations").fetchall())
+        _check(applied, migrations)
+        if migration.version in applied:
+            return False
+        conn.execute(migration.sql)
+        conn.execute(
+            "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
+            (migration.version, migration.name, migration.checksum),
+        )
+    return True
+
+
+def _check(applied: dict[int, str], migrations: list[Migration]) -> None:
+    """Refuse a database that these files did not make."""
+    newest = migrations[-1].version
+    if applied and max(applied) > newest:
+        raise MigrationError(
+            f"The database is at version {max(applied)}, newer than this version of the software, which knows {newest}."
+        )
+    for migration in migrations:
+        if applied.get(migration.version, migration.checksum) != migration.checksum:
+            raise MigrationError(f"Migration {migration.version:04}_{migration.name} was changed after it was applied.")
+
+
+def _lock(conn: Connection) -> None:
+    conn.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
