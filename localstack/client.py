@@ -1,0 +1,256 @@
+"""A client of the market's REST API, as a stranger would write it from the API's own description.
+
+It holds one session, retries what may be retried, and knows nothing of the backend but its address. Not for sharing
+between threads: each home has its own.
+"""
+
+import datetime as dt
+import http.client
+import json
+import random
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+from eth_account import Account
+from eth_account.messages import encode_defunct
+from eth_account.signers.local import LocalAccount
+
+ATTEMPTS: Final = 7
+FIRST_PAUSE_S: Final = 0.2
+LONGEST_PAUSE_S: Final = 8.0
+TIMEOUT_S: Final = 30.0
+OK_BELOW: Final = 300
+TOO_MANY: Final = 429
+UNAUTHORIZED: Final = 401
+CONFLICT: Final = 409
+SERVER_ERROR: Final = 500
+
+
+class ApiError(Exception):
+    """The API refused: its status, its code word and its sentence."""
+
+    def __init__(self, status: int, code: str, sentence: str) -> None:
+        super().__init__(f"{status} {code}: {sentence}")
+        self.status = status
+        self.code = code
+
+
+class UnreachableError(Exception):
+    """The API could not be reached, or kept failing, through all attempts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """Where the market settles, as `GET /api/v1/chain` tells."""
+
+    chain_id: int
+    settlement_contract: str
+    token_contract: str
+    token_decimals: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredDevice:
+    """What a device needs to connect: given once, when it is registered."""
+
+    device_id: str
+    certificate_pem: str
+    private_key: str
+    answer: Mapping[str, Any]
+
+
+def energy_wh(kwh: int | Decimal) -> int:
+    """Watt-hours from the kWh of an answer, which has at most three decimals."""
+    return int(Decimal(kwh) * 1000)
+
+
+def nano_tokens(tokens: int | Decimal) -> int:
+    """Nano-tokens from the tokens of an answer, which has at most nine decimals."""
+    return int(Decimal(tokens) * 10**9)
+
+
+def moment(text: str) -> dt.datetime:
+    """A time from an answer (RFC 3339)."""
+    return dt.datetime.fromisoformat(text)
+
+
+class MarketClient:
+    """One wallet's session with the API at `api_url`."""
+
+    def __init__(self, api_url: str, account: LocalAccount | None = None) -> None:
+        """`account`: the wallet; a fresh one if none is given."""
+        parts = urlsplit(api_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"not an address of an API: {api_url}")
+        self.account: LocalAccount = account if account is not None else Account.create()
+        self.requests = 0
+        self.retries = 0
+        self.user_id = ""
+        self._secure = parts.scheme == "https"
+        self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
+        self._connection: http.client.HTTPConnection | None = None
+        self._access_token = ""
+        self._refresh_token = ""
+
+    # Identity
+
+    def sign_up(self) -> None:
+        """Register the wallet and log in. A wallet that is registered already just logs in."""
+        try:
+            self.post("/api/v1/auth/signup", self._proof(), signed_in=False)
+        except ApiError as error:
+            if error.status != CONFLICT:
+                raise
+        self.log_in()
+
+    def log_in(self) -> None:
+        """Begin a session."""
+        answer = self.post("/api/v1/auth/login", self._proof(), signed_in=False)
+        self._access_token, self._refresh_token = answer["access_token"], answer["refresh_token"]
+        self.user_id = str(self.get("/api/v1/auth/me")["id"])
+
+    def _proof(self) -> dict[str, str]:
+        """The wallet's signature (EIP-191) of a fresh challenge (EIP-4361)."""
+        challenge = self.post("/api/v1/auth/challenge", {"wallet_address": self.account.address}, signed_in=False)
+        signature = self.account.sign_message(encode_defunct(text=challenge["message"])).signature
+        return {"wallet_address": self.account.address, "signature": "0x" + bytes(signature).hex()}
+
+    def _refresh(self) -> None:
+        try:
+            answer = self.post("/api/v1/auth/refresh", {"refresh_token": self._refresh_token}, signed_in=False)
+        except ApiError as error:
+            if error.status not in (UNAUTHORIZED, CONFLICT):
+                raise
+            self.log_in()
+            return
+        self._access_token = answer["access_token"]
+        self._refresh_token = answer.get("refresh_token", self._refresh_token)
+
+    # The market
+
+    def chain(self) -> Chain:
+        """The chain that the market settles on."""
+        answer = self.get("/api/v1/chain")
+        return Chain(
+            chain_id=answer["chain_id"],
+            settlement_contract=answer["settlement_contract"],
+            token_contract=answer["token_contract"],
+            token_decimals=answer["token_decimals"],
+        )
+
+    def register_device(self, *, side: str, device_type: str, location: str) -> RegisteredDevice:
+        """Register a device and get its certificate."""
+        answer = self.post(
+            "/api/v1/iot/device/register",
+            {"device_type": device_type, "location": location, "side": side},
+            key=str(uuid.uuid4()),
+        )
+        return RegisteredDevice(
+            device_id=answer["id"],
+            certificate_pem=answer["certificate_pem"],
+            private_key=answer["private_key"],
+            answer=answer,
+        )
+
+    def place(self, *, side: str, size_wh: int, price_micro: int, all_or_none: bool) -> Mapping[str, Any]:
+        """Place an order; sent twice, it is still one."""
+        # With at most 9 significant digits the shortest text of the float is the very number that is meant.
+        body: dict[str, object] = {"type": side, "kwh_amount": size_wh / 1000, "token_price": price_micro / 1_000_000}
+        if not all_or_none:
+            body["all_or_none"] = False
+        answer: Mapping[str, Any] = self.post("/api/v1/market/order/create", body, key=str(uuid.uuid4()))
+        return answer
+
+    def cancel(self, order_id: str) -> bool:
+        """Cancel what is open of an order; False if nothing was (it was matched meanwhile)."""
+        try:
+            self.post("/api/v1/market/order/cancel", {"order_id": order_id})
+        except ApiError as error:
+            if error.status == CONFLICT:
+                return False
+            raise
+        return True
+
+    def my_orders(self, *, limit: int = 100) -> Sequence[Mapping[str, Any]]:
+        """One's own orders, the latest first."""
+        answer: Sequence[Mapping[str, Any]] = self.get("/api/v1/market/orders/mine", limit=limit)
+        return answer
+
+    def my_trades(self, *, limit: int = 100) -> Sequence[Mapping[str, Any]]:
+        """One's own trades, the latest first."""
+        answer: Sequence[Mapping[str, Any]] = self.get("/api/v1/analytics/transactions", limit=limit)
+        return answer
+
+    # HTTP
+
+    def get(self, path: str, **query: object) -> Any:  # noqa: ANN401 - JSON is anything
+        """`GET`, with retries."""
+        return self._call("GET", path + (f"?{urlencode(query)}" if query else ""), None, {}, signed_in=True)
+
+    def post(self, path: str, body: Mapping[str, object], *, key: str | None = None, signed_in: bool = True) -> Any:  # noqa: ANN401
+        """`POST` a JSON body, with retries; `key` makes a repetition harmless."""
+        headers = {"Content-Type": "application/json"}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        return self._call("POST", path, json.dumps(body).encode(), headers, signed_in=signed_in)
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _call(self, method: str, path: str, body: bytes | None, headers: dict[str, str], *, signed_in: bool) -> Any:  # noqa: ANN401
+        pause_s = FIRST_PAUSE_S
+        trouble = ""
+        refreshed = False
+        for _ in range(ATTEMPTS):
+            if signed_in and self._access_token:
+                headers["Authorization"] = f"Bearer {self._access_token}"
+            try:
+                status, answer_headers, text = self._send(method, path, body, headers)
+            except (OSError, http.client.HTTPException) as error:
+                self.close()
+                trouble = f"{type(error).__name__}: {error}"
+            else:
+                if status < OK_BELOW:
+                    return json.loads(text, parse_float=Decimal) if text else None
+                refusal = _refusal(status, text)
+                if status == UNAUTHORIZED and signed_in and self._refresh_token and not refreshed:
+                    refreshed = True
+                    self._refresh()
+                    continue
+                if status != TOO_MANY and status < SERVER_ERROR:
+                    raise refusal
+                trouble = str(refusal)
+                retry_after = answer_headers.get("Retry-After", "")
+                pause_s = max(pause_s, float(retry_after)) if retry_after.isdigit() else pause_s
+            self.retries += 1
+            time.sleep(pause_s / 2 + random.uniform(0, pause_s / 2))  # noqa: S311 - to not retry in step with others
+            pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+        raise UnreachableError(f"{method} {path}: {trouble} (after {ATTEMPTS} attempts)")
+
+    def _send(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        if self._connection is None:
+            kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+            self._connection = kind(self._host, self._port, timeout=TIMEOUT_S)
+        self.requests += 1
+        self._connection.request(method, self._prefix + path, body=body, headers=dict(headers))
+        response = self._connection.getresponse()
+        return response.status, response.headers, response.read()
+
+
+def _refusal(status: int, text: bytes) -> ApiError:
+    """The error that an answer describes; a gateway's own answers have other bodies than the API's."""
+    try:
+        body = json.loads(text)
+        return ApiError(status, str(body["code"]), str(body["error"]))
+    except (ValueError, KeyError, TypeError):
+        return ApiError(status, "unreadable", text[:200].decode(errors="replace"))
