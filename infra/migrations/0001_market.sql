@@ -187,6 +187,15 @@ CREATE TABLE signed_transactions (
 );
 CREATE INDEX signed_transactions_by_batch ON signed_transactions (batch_id, created_at);
 
+-- Every trade that a batch ever carried. A trade whose batch reverted or was replaced goes into another, which
+-- `transactions.batch_id` then names; here it stands in both.
+CREATE TABLE settlement_batch_trades (
+    batch_id       uuid NOT NULL REFERENCES settlement_batches,
+    transaction_id uuid NOT NULL, -- REFERENCES transactions, below
+    PRIMARY KEY (batch_id, transaction_id)
+);
+CREATE INDEX settlement_batch_trades_by_trade ON settlement_batch_trades (transaction_id);
+
 -- Who may send to the chain now. Work under a lease ends with its expiry; safety does not rest on it (unique sender and nonce does).
 CREATE TABLE leases (
     name       text PRIMARY KEY,
@@ -233,6 +242,7 @@ CREATE TABLE transactions (
     CHECK (status NOT IN ('Submitted', 'Confirmed') OR batch_id IS NOT NULL),
     CHECK (status <> 'Confirmed' OR (confirmed_at IS NOT NULL AND blockchain_hash IS NOT NULL))
 );
+ALTER TABLE settlement_batch_trades ADD FOREIGN KEY (transaction_id) REFERENCES transactions;
 CREATE INDEX transactions_by_sell_order ON transactions (sell_order_id);
 CREATE INDEX transactions_by_buy_order ON transactions (buy_order_id);
 CREATE INDEX transactions_by_donor ON transactions (donor_id, seq DESC);
