@@ -1,0 +1,410 @@
+"""A device on the network: MQTT 5 over mutual TLS by the AWS IoT Device SDK, and the timers.
+
+    network = Network()
+    agent = DeviceAgent(config=config, source=battery, network=network)
+    agent.start()
+    ...
+    agent.stop()
+    network.close()
+
+Any number of agents share one Network, and with it a thread for the sockets and a thread on which every device works.
+The broker keeps the session of a device that is away, so that commands sent meanwhile arrive later. A command is
+acknowledged to the broker once its decision is on the device's disk.
+"""
+
+import asyncio
+import logging
+import random
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import Final, TypeVar
+
+from awscrt import mqtt5
+from awscrt.io import ClientBootstrap, DefaultHostResolver, EventLoopGroup
+from awsiot import mqtt5_client_builder
+
+from energy_device.config import DeviceConfig
+from energy_device.device import Device
+from energy_device.energy_source import EnergySource
+from energy_device.messages import Report
+from energy_device.reservations import State
+from energy_device.store import Store
+
+logger: Final = logging.getLogger("energy_device")
+
+T = TypeVar("T")
+
+_STATUS_DELAY_S: Final = 0.05
+"""A change is reported after this, so that a burst of commands makes one status message."""
+
+_RETRY_DISK_S: Final = 5.0
+_RECEIVE_MAXIMUM: Final = 32
+"""Commands the broker may send ahead of their acknowledgement: what a device that is behind has to hold."""
+
+_FAILURE: Final = 0x80
+"""MQTT 5 reason codes from here on are refusals."""
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+class Network:
+    """What the agents of one process share: a thread for the sockets, and a thread for their work."""
+
+    def __init__(self) -> None:
+        # One loop: an agent sends a few messages a minute, and every loop more is a thread more.
+        self._event_loops = EventLoopGroup(1)
+        self._bootstrap = ClientBootstrap(self._event_loops, DefaultHostResolver(self._event_loops))
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_log_failure)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="energy-devices", daemon=True)
+        self._thread.start()
+
+    @property
+    def bootstrap(self) -> ClientBootstrap:
+        """What the SDK's clients are made with."""
+        return self._bootstrap
+
+    def soon(self, work: Callable[..., None], *arguments: object) -> None:
+        """Have the working thread call this. From any thread, in order."""
+        self._loop.call_soon_threadsafe(work, *arguments)
+
+    def later(self, delay_s: float, work: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
+        """Call this after a while. From the working thread only."""
+        return self._loop.call_later(delay_s, work, *arguments)
+
+    def wait(self, work: Callable[[], T], *, timeout_s: float) -> T:
+        """Have the working thread call this, and wait for what it returns or raises. From any thread but that one."""
+        future: Future[T] = Future()
+
+        def call() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+                future.set_exception(error)
+
+        self.soon(call)
+        return future.result(timeout=timeout_s)
+
+    def close(self, *, timeout_s: float = 10.0) -> None:
+        """End both threads. The agents must have stopped. Raises TimeoutError if a thread is still there."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            raise TimeoutError("The devices' working thread does not end.")
+        self._loop.close()
+        ended = [self._bootstrap.shutdown_event, self._event_loops.shutdown_event]
+        # The SDK ends its threads when the last reference is gone.
+        del self._bootstrap, self._event_loops
+        for event in ended:
+            if not event.wait(timeout_s):
+                raise TimeoutError("The SDK's network thread does not end: is an agent not stopped?")
+
+
+def _log_failure(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    error = context.get("exception")
+    logger.error(
+        "device work failed: %s", context.get("message"), exc_info=error if isinstance(error, BaseException) else None
+    )
+
+
+class DeviceAgent:
+    """One device, connected. `start` and `stop` are for any thread but the working one; an agent is started once."""
+
+    def __init__(
+        self,
+        *,
+        config: DeviceConfig,
+        source: EnergySource,
+        network: Network,
+        now: Callable[[], datetime] = _wall_clock,
+    ) -> None:
+        self.config = config
+        self._source = source
+        self._network = network
+        self._now = now
+        self._device: Device | None = None
+        self._client: mqtt5.Client | None = None
+        self._ready = threading.Event()
+        self._stopping = False
+        self._stopped = threading.Event()
+        # All below belongs to the working thread.
+        self._online = False
+        self._subscribed = False
+        self._in_flight: set[tuple[str, State]] = set()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._reserved_wh = 0
+        self._locks: tuple[str, ...] = ()
+
+    @property
+    def device_id(self) -> str:
+        """Also the thing's name and the MQTT client id."""
+        return self.config.device_id
+
+    @property
+    def reserved_wh(self) -> int:
+        """Energy promised and not yet delivered: what the home must leave in the battery. From any thread."""
+        return self._reserved_wh
+
+    @property
+    def locks(self) -> tuple[str, ...]:
+        """The ids that hold energy. From any thread."""
+        return self._locks
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is connected and subscribed. From any thread."""
+        return self._ready.is_set()
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until it is connected and subscribed."""
+        return self._ready.wait(timeout_s)
+
+    def report_soon(self) -> None:
+        """Send a status message now: the home's energy has changed by much. From any thread."""
+        self._network.soon(self._status_soon)
+
+    def start(self) -> None:
+        """Open the state file and connect, again and again until `stop`.
+
+        Raises StateError or `sqlite3.Error` if the state file cannot be used. That there is no broker raises nothing.
+        """
+        if self._client is not None or self._stopped.is_set():
+            raise RuntimeError("An agent is started once.")
+        config = self.config
+        store = Store.open(config.state_path, device_id=config.device_id)
+        self._device = Device(
+            device_id=config.device_id, side=config.side, store=store, source=self._source, now=self._now
+        )
+        self._client = mqtt5_client_builder.mtls_from_bytes(
+            endpoint=config.host,
+            port=config.port,
+            cert_bytes=config.certificate,
+            pri_key_bytes=config.private_key,
+            ca_bytes=config.ca,
+            client_id=config.device_id,
+            client_bootstrap=self._network.bootstrap,
+            # From the first connection of a process on: a command sent while the device restarted must not be lost.
+            session_behavior=mqtt5.ClientSessionBehaviorType.REJOIN_ALWAYS,
+            session_expiry_interval_sec=config.session_expiry_s,
+            # What must arrive is repeated from the disk; the rest of what the SDK would keep is soon out of date.
+            offline_queue_behavior=mqtt5.ClientOperationQueueBehaviorType.FAIL_ALL_ON_DISCONNECT,
+            retry_jitter_mode=mqtt5.ExponentialBackoffJitterMode.FULL,
+            min_reconnect_delay_ms=int(config.min_reconnect_s * 1000),
+            max_reconnect_delay_ms=int(config.max_reconnect_s * 1000),
+            min_connected_time_to_reset_reconnect_delay_ms=5_000,
+            keep_alive_interval_sec=config.keep_alive_s,
+            ping_timeout_ms=10_000,
+            connack_timeout_ms=10_000,
+            ack_timeout_sec=30,
+            receive_maximum=_RECEIVE_MAXIMUM,
+            enable_metrics_collection=False,
+            on_publish_received=self._on_publish_received,
+            on_lifecycle_connection_success=self._on_connected,
+            on_lifecycle_connection_failure=self._on_connection_failed,
+            on_lifecycle_disconnection=self._on_disconnected,
+            on_lifecycle_stopped=self._on_stopped,
+        )
+        self._network.soon(self._began)
+        self._client.start()
+
+    def stop(self, *, timeout_s: float = 10.0) -> None:
+        """Say goodbye to the broker, which keeps the session, and give the state file free. Raises TimeoutError."""
+        client, device = self._client, self._device
+        if client is None or device is None:
+            return
+        self._stopping = True
+        client.stop(mqtt5.DisconnectPacket(reason_code=mqtt5.DisconnectReasonCode.NORMAL_DISCONNECTION))
+        if not self._stopped.wait(timeout_s):
+            raise TimeoutError(f"The connection of device {self.device_id} does not end.")
+        self._network.wait(self._ended, timeout_s=timeout_s)
+
+    # Called by the SDK's thread, which must not wait: everything goes on to the working thread.
+
+    def _on_publish_received(self, data: mqtt5.PublishReceivedData) -> None:
+        packet = data.publish_packet
+        acquire = data.acquire_publish_acknowledgement_control
+        self._network.soon(self._received, packet.topic, bytes(packet.payload or b""), acquire() if acquire else None)
+
+    def _on_connected(self, data: mqtt5.LifecycleConnectSuccessData) -> None:
+        self._network.soon(self._connected, bool(data.connack_packet.session_present))
+
+    def _on_connection_failed(self, data: mqtt5.LifecycleConnectFailureData) -> None:
+        logger.warning("connection failed: device=%s: %s", self.device_id, data.exception)
+
+    def _on_disconnected(self, data: mqtt5.LifecycleDisconnectData) -> None:
+        self._ready.clear()
+        self._network.soon(self._disconnected, str(data.exception))
+
+    def _on_stopped(self, _data: mqtt5.LifecycleStoppedData) -> None:
+        self._stopped.set()
+
+    # Called by the working thread.
+
+    def _began(self) -> None:
+        self._publish_state()
+        self._advance_soon(0)
+        # Devices of one process, or one that lost power with its whole street, do not report in step.
+        self._timers["tick"] = self._network.later(self.config.status_period_s * random.random(), self._tick)  # noqa: S311
+
+    def _ended(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        device, self._device = self._device, None
+        # The SDK's client refers to this agent and this agent to it: cut, or neither is ever freed.
+        self._client = None
+        if device is not None:
+            device.close()
+
+    def _publish_state(self) -> None:
+        """Show other threads what is reserved now."""
+        if self._device is not None:
+            self._locks, self._reserved_wh = tuple(self._device.locks), self._device.reserved_wh
+
+    def _connected(self, session_present: bool) -> None:  # noqa: FBT001 - a callback's argument
+        logger.info("connected: device=%s session_present=%s", self.device_id, session_present)
+        self._online = True
+        # Once a process, whatever the broker says: a session may stem from a device that died before it had subscribed.
+        self._subscribed = self._subscribed and session_present
+        self._subscribe()
+        self._report()
+
+    def _disconnected(self, why: str) -> None:
+        level = logging.INFO if self._stopping else logging.WARNING
+        logger.log(level, "disconnected: device=%s: %s", self.device_id, why)
+        self._online = False
+
+    def _subscribe(self) -> None:
+        device, client = self._device, self._client
+        if device is None or client is None or not self._online:
+            return
+        if self._subscribed or not device.command_topics:
+            self._subscribed = True
+            self._ready.set()
+            return
+        subscriptions = [
+            mqtt5.Subscription(topic_filter=topic, qos=mqtt5.QoS.AT_LEAST_ONCE) for topic in device.command_topics
+        ]
+        future = client.subscribe(mqtt5.SubscribePacket(subscriptions=subscriptions))
+        future.add_done_callback(lambda done: self._network.soon(self._suback, done))
+
+    def _suback(self, done: "Future[mqtt5.SubackPacket]") -> None:
+        error = done.exception()
+        refused = [code for code in done.result().reason_codes if code >= _FAILURE] if error is None else []
+        if error is not None or refused:
+            # The next tick tries again.
+            logger.warning("subscription failed: device=%s: %s", self.device_id, error or refused)
+            return
+        self._subscribed = True
+        if self._online:
+            self._ready.set()
+
+    def _received(self, topic: str, payload: bytes, control: mqtt5.PublishAcknowledgementControlHandle | None) -> None:
+        if self._device is None:
+            return
+        try:
+            reports = self._device.receive(topic, payload)
+        except sqlite3.Error as error:
+            self._disk_failed(error)
+            self._network.later(_RETRY_DISK_S, self._received, topic, payload, control)
+            return
+        if control is not None and self._client is not None:
+            self._acknowledge(control)
+        self._publish(reports)
+        self._advance_soon(0)
+        self._status_soon()
+
+    def _acknowledge(self, control: mqtt5.PublishAcknowledgementControlHandle) -> None:
+        if self._client is None:
+            return
+        try:
+            self._client.invoke_publish_acknowledgement(control)
+        except Exception as error:  # noqa: BLE001 - the SDK raises many kinds; unacknowledged, the command comes again
+            logger.info("not acknowledged: device=%s: %s", self.device_id, error)
+
+    def _disk_failed(self, error: sqlite3.Error) -> None:
+        logger.error("state file failed: device=%s: %s", self.device_id, error)
+        if self._device is not None:
+            self._device.alert("critical", "storage_failed", f"The state file cannot be written: {error}")
+
+    def _status_soon(self) -> None:
+        self._publish_state()
+        if self._online and "status" not in self._timers:
+            self._timers["status"] = self._network.later(_STATUS_DELAY_S, self._report)
+
+    def _tick(self) -> None:
+        self._timers["tick"] = self._network.later(self.config.status_period_s, self._tick)
+        if self._online:
+            if not self._subscribed:
+                self._subscribe()
+            self._report()
+        self._advance_soon(0)
+
+    def _report(self) -> None:
+        """Say how things stand, and again what the broker has not acknowledged."""
+        timer = self._timers.pop("status", None)
+        if timer is not None:
+            timer.cancel()
+        if self._device is None or not self._online:
+            return
+        try:
+            owed = [report for report in self._device.owed() if not self._is_in_flight(report)]
+            self._publish([*owed, *self._device.status()])
+        except sqlite3.Error as error:
+            self._disk_failed(error)
+        self._publish(self._device.take_alerts())
+
+    def _advance_soon(self, delay_s: float) -> None:
+        if self._device is not None and self._device.is_delivering and "advance" not in self._timers:
+            self._timers["advance"] = self._network.later(delay_s, self._advance)
+
+    def _advance(self) -> None:
+        """Carry on with the delivery, connected or not."""
+        self._timers.pop("advance", None)
+        if self._device is None:
+            return
+        held = self._device.locks
+        try:
+            self._publish(self._device.advance())
+        except sqlite3.Error as error:
+            self._disk_failed(error)
+        self._publish_state()
+        if self._device.locks != held:
+            self._status_soon()
+            self._advance_soon(0)
+        else:
+            self._advance_soon(self.config.transfer_period_s)
+
+    def _is_in_flight(self, report: Report) -> bool:
+        return report.of is not None and (report.of.id, report.of.state) in self._in_flight
+
+    def _publish(self, reports: Sequence[Report]) -> None:
+        """Publish, if connected. Otherwise nothing is lost: what must arrive is owed, the rest would be out of date."""
+        if not self._online or self._client is None:
+            return
+        for report in reports:
+            if report.of is not None:
+                self._in_flight.add((report.of.id, report.of.state))
+            future = self._client.publish(
+                mqtt5.PublishPacket(topic=report.topic, payload=report.payload, qos=mqtt5.QoS.AT_LEAST_ONCE)
+            )
+            future.add_done_callback(lambda done, report=report: self._network.soon(self._puback, report, done))
+
+    def _puback(self, report: Report, done: "Future[mqtt5.PublishCompletionData]") -> None:
+        if report.of is not None:
+            self._in_flight.discard((report.of.id, report.of.state))
+        error = done.exception()
+        if error is not None:
+            logger.info("not published: device=%s topic=%s: %s", self.device_id, report.topic, error)
+            return
+        reason_code = done.result().puback.reason_code
+        if reason_code is not None and reason_code >= _FAILURE:
+            logger.warning("publication refused: device=%s topic=%s code=%s", self.device_id, report.topic, reason_code)
+            return
+        if self._device is not None:
+            self._device.settle(report)

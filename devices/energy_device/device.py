@@ -1,0 +1,251 @@
+"""What a device does with each command, and what it reports. No network: the agent carries the messages.
+
+The order is always the same: decide, write to disk, then answer. Whoever runs this acknowledges a command to the broker
+only after `receive` has returned, so that a crash in between brings the command again.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from energy_device import messages
+from energy_device.energy_source import EnergySource
+from energy_device.messages import Report, UnreadableError
+from energy_device.reservations import RefusedError, Reservation, Reservations, State
+from energy_device.store import Store
+
+logger: Final = logging.getLogger("energy_device")
+
+ALERT_PAUSE_S: Final = 60.0
+"""The same alert is raised once in this time, however often its cause recurs."""
+
+STALLED_AFTER_S: Final = 60.0
+"""A delivery that has not moved for so long raises an alert. It goes on: what was paid for stays owed."""
+
+_MAX_ALERTS_WAITING: Final = 20
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+class Device:
+    """One device: its reservations, its hardware, and the messages between them and the market.
+
+    Used by one thread at a time. `now` is the wall clock, which deadlines are compared with; `elapsed` counts seconds.
+    Methods that write raise `sqlite3.Error` when the disk fails, and have then changed nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        device_id: str,
+        side: Literal["donor", "recipient"],
+        store: Store,
+        source: EnergySource,
+        now: Callable[[], datetime] = _wall_clock,
+        elapsed: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._device_id = device_id
+        self._side = side
+        self._store = store
+        self._source = source
+        self._now = now
+        self._elapsed = elapsed
+        self._reservations = Reservations(store.load())
+        # What the hardware last said of deliveries under way. It keeps count itself, so this may be lost.
+        self._fed_wh: dict[str, int] = {}
+        self._moved_at: dict[str, float] = {}
+        self._alerts: list[Report] = []
+        self._alerted_at: dict[str, float] = {}
+        topic = f"energy/donor/{device_id}"
+        self._commands: dict[str, Callable[[bytes], list[Report]]] = (
+            {f"{topic}/lock": self._lock, f"{topic}/unlock": self._unlock, f"{topic}/transfer": self._transfer}
+            if side == "donor"
+            else {}
+        )
+
+    @property
+    def command_topics(self) -> list[str]:
+        """The topics to subscribe to."""
+        return list(self._commands)
+
+    @property
+    def locks(self) -> list[str]:
+        """The ids that hold energy, the latest change last."""
+        return [reservation.id for reservation in self._reservations.holding()]
+
+    @property
+    def reserved_wh(self) -> int:
+        """Energy promised and not yet delivered."""
+        return self._reservations.reserved_wh() - sum(self._fed_wh.values())
+
+    @property
+    def is_delivering(self) -> bool:
+        """Whether `advance` has anything to do."""
+        return any(reservation.state is State.DELIVERING for reservation in self._reservations.holding())
+
+    def receive(self, topic: str, payload: bytes) -> list[Report]:
+        """Carry out a command; the reports to publish. What is no command is dropped with a log line and an alert."""
+        command = self._commands.get(topic)
+        if command is None:
+            logger.warning("message dropped: device=%s topic=%s is not one of its commands", self._device_id, topic)
+            return []
+        try:
+            return command(payload)
+        except UnreadableError as error:
+            logger.warning(
+                "command dropped: device=%s topic=%s bytes=%d: %s", self._device_id, topic, len(payload), error
+            )
+            self.alert("warning", "unreadable_command", f"A message on {topic} was dropped: {error}")
+        except RefusedError as error:
+            logger.warning("command refused: device=%s code=%s: %s", self._device_id, error.code, error.sentence)
+            self.alert("critical", error.code, error.sentence)
+        return []
+
+    def _lock(self, payload: bytes) -> list[Report]:
+        command = messages.read_lock(payload)
+        decision = self._reservations.lock(command, free_wh=self._available_wh() - self.reserved_wh, now=self._now())
+        if decision is not self._reservations.find(command.id):
+            self._record(decision, owed=True)
+        return [messages.lock_response(self._device_id, command, decision)]
+
+    def _unlock(self, payload: bytes) -> list[Report]:
+        decision = self._reservations.unlock(messages.read_unlock(payload))
+        if decision is not self._reservations.find(decision.id):
+            self._record(decision, owed=False)
+        return []
+
+    def _transfer(self, payload: bytes) -> list[Report]:
+        command = messages.read_transfer(payload)
+        decision = self._reservations.transfer(command.id, energy_wh=command.energy_wh)
+        if decision is self._reservations.find(decision.id):
+            return [self._progress(decision, "delivered" if decision.state is State.DELIVERED else "delivering")]
+        self._record(decision, owed=False)
+        return [self._progress(decision, "started")]
+
+    def _available_wh(self) -> int:
+        """What the hardware has; nothing if it does not answer, so that nothing is promised blindly."""
+        try:
+            return self._source.available_wh()
+        except OSError as error:
+            self._hardware_failed(error)
+            return 0
+
+    def _record(self, decision: Reservation, *, owed: bool) -> None:
+        """Write a decision, then take it as made. In this order: if the disk fails, it was not made."""
+        self._store.save(decision, owed=owed, forgotten=self._reservations.forgotten_by(decision))
+        self._reservations.record(decision)
+        logger.info(
+            "%s: device=%s id=%s energy_wh=%d reason=%s",
+            decision.state,
+            self._device_id,
+            decision.id,
+            decision.energy_wh,
+            decision.reason,
+        )
+
+    def advance(self) -> list[Report]:
+        """Carry on with the oldest delivery; its report. To be called every few seconds while `is_delivering`."""
+        for reservation in self._reservations.holding():
+            if reservation.state is State.DELIVERING:
+                return self._carry_on(reservation)
+        return []
+
+    def _carry_on(self, reservation: Reservation) -> list[Report]:
+        try:
+            fed_wh = self._source.deliver(reservation.id, reservation.energy_wh)
+        except OSError as error:
+            self._hardware_failed(error)
+            return []
+        if fed_wh >= reservation.energy_wh:
+            decision = self._reservations.delivered(reservation.id)
+            self._record(decision, owed=True)
+            self._fed_wh.pop(decision.id, None)
+            self._moved_at.pop(decision.id, None)
+            return [self._progress(decision, "delivered")]
+        now = self._elapsed()
+        if self._fed_wh.get(reservation.id) != fed_wh:
+            self._fed_wh[reservation.id] = fed_wh
+            self._moved_at[reservation.id] = now
+        elif now - self._moved_at[reservation.id] >= STALLED_AFTER_S:
+            self.alert(
+                "warning",
+                "delivery_stalled",
+                f"Delivery {reservation.id} stands at {fed_wh} of {reservation.energy_wh} Wh.",
+            )
+        return [self._progress(reservation, "delivering")]
+
+    def _progress(self, reservation: Reservation, status: Literal["started", "delivering", "delivered"]) -> Report:
+        return messages.transfer_status(
+            self._device_id,
+            reservation,
+            status=status,
+            delivered_wh=(reservation.energy_wh if status == "delivered" else self._fed_wh.get(reservation.id, 0)),
+            seq=self._store.next_seq(),
+        )
+
+    def status(self) -> list[Report]:
+        """What it has and has promised, or has consumed. Nothing if its hardware is silent: then it is silent too."""
+        try:
+            if self._side == "recipient":
+                return [
+                    messages.recipient_status(
+                        self._device_id,
+                        consumption_wh=self._source.consumption_wh(),
+                        power_w=self._source.power_w(),
+                        seq=self._store.next_seq(),
+                    )
+                ]
+            available_wh, battery_level = self._source.available_wh(), self._source.battery_level()
+        except OSError as error:
+            self._hardware_failed(error)
+            return []
+        if available_wh < self.reserved_wh:
+            self.alert("critical", "over_reserved", f"{self.reserved_wh} Wh are promised, {available_wh} Wh are there.")
+        return [
+            messages.donor_status(
+                self._device_id,
+                available_wh=available_wh,
+                battery_level=battery_level,
+                locks=self.locks,
+                seq=self._store.next_seq(),
+            )
+        ]
+
+    def owed(self) -> list[Report]:
+        """The answers and final reports that the broker has not acknowledged, to be published again."""
+        return [
+            self._progress(reservation, "delivered")
+            if reservation.state is State.DELIVERED
+            else messages.lock_response(self._device_id, reservation, reservation)
+            for reservation in self._store.owed()
+        ]
+
+    def settle(self, report: Report) -> None:
+        """The broker has acknowledged this report."""
+        if report.of is not None:
+            self._store.settle(report.of)
+
+    def alert(self, severity: Literal["info", "warning", "critical"], code: str, message: str) -> None:
+        """Raise an alert, to be fetched with `take_alerts`; one a minute for each code."""
+        now = self._elapsed()
+        if now - self._alerted_at.get(code, -ALERT_PAUSE_S) < ALERT_PAUSE_S or len(self._alerts) >= _MAX_ALERTS_WAITING:
+            return
+        self._alerted_at[code] = now
+        self._alerts.append(messages.alert(self._device_id, severity=severity, code=code, message=message))
+
+    def take_alerts(self) -> list[Report]:
+        """The alerts raised since the last call."""
+        alerts, self._alerts = self._alerts, []
+        return alerts
+
+    def _hardware_failed(self, error: OSError) -> None:
+        logger.error("hardware failed: device=%s: %s", self._device_id, error)
+        self.alert("critical", "hardware_failed", f"The hardware does not answer: {error}")
+
+    def close(self) -> None:
+        """Give the state file free."""
+        self._store.close()

@@ -1,0 +1,191 @@
+"""Which energy is promised to whom.
+
+A reservation is made by a lock, and ended by an unlock or by delivery, never by the clock: energy that was promised
+stays promised until the market says otherwise. Whatever was decided about an id is remembered, so that a repeated, late
+or reordered command meets the same decision again.
+
+    lock -> LOCKED -> transfer -> DELIVERING -> DELIVERED
+    lock -> REJECTED                (no energy, too late)
+    unlock -> RELEASED              (from LOCKED, or of an id never seen: its lock is refused when it arrives)
+
+Energy is in whole watt-hours. Nothing here reads a clock, a file or a network.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+MAX_LOCKS: Final = 256
+"""Reservations held at one time; a status message lists them all."""
+
+MAX_HISTORY: Final = 2_000
+"""Decisions remembered after a reservation has ended; the oldest is forgotten first."""
+
+
+class State(StrEnum):
+    """Where a reservation stands."""
+
+    LOCKED = "locked"
+    DELIVERING = "delivering"
+    DELIVERED = "delivered"
+    RELEASED = "released"
+    REJECTED = "rejected"
+
+
+HOLDING: Final = frozenset({State.LOCKED, State.DELIVERING})
+"""The states in which energy is held back."""
+
+
+class RefusedError(Exception):
+    """A command that contradicts what was decided about its id: nothing changes, and somebody should look at it."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+        self.sentence = sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lock:
+    """A lock command. The specification's two-field form has no id of its own: its `id` is the order's."""
+
+    id: str
+    order_id: str
+    energy_wh: int
+    expires_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.energy_wh <= 0:
+            raise ValueError("A lock is for a positive amount of energy.")
+        if self.expires_at is not None and self.expires_at.tzinfo is None:
+            raise ValueError("A deadline needs a time zone.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """What was decided about one id."""
+
+    id: str
+    order_id: str
+    """Empty where an unlock came first and no lock ever did."""
+    energy_wh: int
+    state: State
+    reason: str | None = None
+    """Why it was rejected."""
+
+    @property
+    def held_wh(self) -> int:
+        """The energy held back for it, before anything of it was delivered."""
+        return self.energy_wh if self.state in HOLDING else 0
+
+
+class Reservations:
+    """All reservations of one device, in the order of their last change.
+
+    `lock`, `unlock`, `transfer` and `delivered` decide and change nothing: they return the reservation as it ought to
+    be, which is the very object known already if the command brings nothing new. The caller writes it to disk and then
+    calls `record`. So a decision that could not be written was never made.
+    """
+
+    def __init__(
+        self, known: Iterable[Reservation] = (), *, max_locks: int = MAX_LOCKS, max_history: int = MAX_HISTORY
+    ) -> None:
+        self._known = {reservation.id: reservation for reservation in known}
+        self._max_locks = max_locks
+        self._max_history = max_history
+
+    def find(self, reservation_id: str) -> Reservation | None:
+        """What was decided about this id; None if nothing ever was, or it was forgotten."""
+        return self._known.get(reservation_id)
+
+    def holding(self) -> list[Reservation]:
+        """The reservations for which energy is held back."""
+        return [reservation for reservation in self._known.values() if reservation.state in HOLDING]
+
+    def reserved_wh(self) -> int:
+        """The energy held back for all of them, before anything of it was delivered."""
+        return sum(reservation.held_wh for reservation in self._known.values())
+
+    def lock(self, command: Lock, *, free_wh: int, now: datetime) -> Reservation:
+        """Decide on a lock: hold the energy back if it is free.
+
+        `free_wh` is what is available and not reserved. A lock that was decided before is not decided again, whatever
+        the time and the battery say now. Raises RefusedError for a known id with another order or amount: of
+        one id there is one answer.
+        """
+        known = self._known.get(command.id)
+        if known is not None:
+            is_placeholder = known.state is State.RELEASED and not known.order_id
+            if not is_placeholder and (known.order_id, known.energy_wh) != (command.order_id, command.energy_wh):
+                raise RefusedError("lock_conflict", f"Lock {command.id} came again with another order or amount.")
+            return known
+        reason = self._reason_against(command, free_wh=free_wh, now=now)
+        return Reservation(
+            id=command.id,
+            order_id=command.order_id,
+            energy_wh=command.energy_wh,
+            state=State.LOCKED if reason is None else State.REJECTED,
+            reason=reason,
+        )
+
+    def _reason_against(self, command: Lock, *, free_wh: int, now: datetime) -> str | None:
+        if command.expires_at is not None and now >= command.expires_at:
+            return "expired"
+        if len(self.holding()) >= self._max_locks:
+            return "too_many_locks"
+        if command.energy_wh > free_wh:
+            return "insufficient_energy"
+        return None
+
+    def unlock(self, reservation_id: str) -> Reservation:
+        """Decide on an unlock: give the energy free again, and remember the id even if no lock for it has come yet.
+
+        Raises RefusedError once its delivery has begun: an unlock is for a failed trade, a transfer for a paid one.
+        """
+        known = self._known.get(reservation_id)
+        if known is None:
+            return Reservation(id=reservation_id, order_id="", energy_wh=0, state=State.RELEASED)
+        if known.state in (State.DELIVERING, State.DELIVERED):
+            raise RefusedError("unlock_refused", f"Lock {reservation_id} is {known.state} and cannot be released.")
+        if known.state is State.LOCKED:
+            return replace(known, state=State.RELEASED)
+        return known
+
+    def transfer(self, reservation_id: str, *, energy_wh: int) -> Reservation:
+        """Decide on a transfer: begin the delivery, once. Raises RefusedError if that energy is not reserved for it."""
+        known = self._known.get(reservation_id)
+        if known is None:
+            raise RefusedError("unknown_transfer", f"Transfer {reservation_id} has no lock here.")
+        if known.state in (State.RELEASED, State.REJECTED):
+            raise RefusedError("transfer_refused", f"Transfer {reservation_id} is of a lock that is {known.state}.")
+        if known.energy_wh != energy_wh:
+            raise RefusedError("transfer_mismatch", f"Transfer {reservation_id} is of another amount than its lock.")
+        if known.state is State.LOCKED:
+            return replace(known, state=State.DELIVERING)
+        return known
+
+    def delivered(self, reservation_id: str) -> Reservation:
+        """The reservation with its delivery done. Raises KeyError if it is not being delivered."""
+        known = self._known[reservation_id]
+        if known.state is not State.DELIVERING:
+            raise KeyError(reservation_id)
+        return replace(known, state=State.DELIVERED)
+
+    def forgotten_by(self, reservation: Reservation) -> list[str]:
+        """The ids that recording this one will push out: ended ones, oldest first, never one that holds energy."""
+        ended = [
+            known.id for known in self._known.values() if known.state not in HOLDING and known.id != reservation.id
+        ]
+        if reservation.state not in HOLDING:
+            ended.append(reservation.id)
+        return ended[: max(0, len(ended) - self._max_history)]
+
+    def record(self, reservation: Reservation) -> None:
+        """Take a decision as made."""
+        forgotten = self.forgotten_by(reservation)
+        self._known.pop(reservation.id, None)
+        self._known[reservation.id] = reservation
+        for reservation_id in forgotten:
+            del self._known[reservation_id]

@@ -1,0 +1,167 @@
+"""A device's memory: what it decided, on disk before anybody is told.
+
+One SQLite file. A change is one transaction, synced to the disk when `save` returns, so that the device may lose power
+at any line: either the decision is on disk, or it was never made and the broker delivers the command again.
+"""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from energy_device.reservations import Reservation, State
+
+SCHEMA_VERSION: Final = 1
+
+SEQ_BLOCK: Final = 1_000
+"""Numbers taken from the disk at a time. A restart skips the rest of its block: increasing, with gaps."""
+
+_SCHEMA: Final = """
+CREATE TABLE device (
+    one         INTEGER PRIMARY KEY CHECK (one = 1),
+    device_id   TEXT NOT NULL,
+    seq_ceiling INTEGER NOT NULL -- no seq above this was ever sent
+) STRICT;
+CREATE TABLE reservations (
+    position  INTEGER PRIMARY KEY, -- of the last change
+    id        TEXT NOT NULL UNIQUE,
+    order_id  TEXT NOT NULL,
+    energy_wh INTEGER NOT NULL,
+    state     TEXT NOT NULL,
+    reason    TEXT,
+    owed      INTEGER NOT NULL -- 1 until the broker has acknowledged the report of this state
+) STRICT;
+"""
+
+_SELECT: Final = "SELECT id, order_id, energy_wh, state, reason FROM reservations"
+
+
+class StateError(Exception):
+    """The state file is another device's, or of a newer version of this program."""
+
+
+class Store:
+    """The state file of one device, held by one process at a time.
+
+    Used by one thread at a time. Methods raise `sqlite3.Error` when the disk fails; what they were to write is then not
+    written.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, *, device_id: str) -> None:
+        """Take the connection, which belongs to the store from here on. Most callers want `open`."""
+        self._connection = connection
+        self._settled: list[Reservation] = []
+        self._prepare(device_id)
+        (ceiling,) = connection.execute("SELECT seq_ceiling FROM device").fetchone()
+        self._seq: int = ceiling
+        self._seq_ceiling: int = ceiling
+
+    @classmethod
+    def open(cls, path: Path, *, device_id: str) -> Self:
+        """Open the state file, or begin one. Raises StateError, or `sqlite3.Error` when another process holds it."""
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
+        try:
+            return cls(connection, device_id=device_id)
+        except BaseException:
+            connection.close()
+            raise
+
+    def _prepare(self, device_id: str) -> None:
+        execute = self._connection.execute
+        # Exclusive first: with it the write-ahead log needs no shared memory, and a second process is refused.
+        execute("PRAGMA locking_mode = EXCLUSIVE")
+        execute("PRAGMA journal_mode = WAL")
+        execute("PRAGMA synchronous = FULL")
+        execute("PRAGMA cache_size = -256")
+        execute("BEGIN IMMEDIATE")
+        try:
+            (version,) = execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                for statement in _SCHEMA.split(";")[:-1]:
+                    execute(statement)
+                # From the clock, so that a device whose file was lost goes on above what it sent before.
+                execute("INSERT INTO device VALUES (1, ?, ?)", (device_id, time.time_ns() // 1_000_000))
+                execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+        if version > SCHEMA_VERSION:
+            raise StateError(f"The state file has version {version}; this program knows {SCHEMA_VERSION}.")
+        (owner,) = execute("SELECT device_id FROM device").fetchone()
+        if owner != device_id:
+            raise StateError(f"The state file belongs to device {owner}, not to {device_id}.")
+
+    def _rollback(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def close(self) -> None:
+        """Write what is left and give the file free."""
+        try:
+            if self._settled:
+                self._write([], forgotten=[])
+        finally:
+            self._connection.close()
+
+    def next_seq(self) -> int:
+        """A number above every one before it, restarts included."""
+        if self._seq >= self._seq_ceiling:
+            ceiling = self._seq + SEQ_BLOCK
+            self._connection.execute("UPDATE device SET seq_ceiling = ?", (ceiling,))
+            self._seq_ceiling = ceiling
+        self._seq += 1
+        return self._seq
+
+    def load(self) -> list[Reservation]:
+        """Everything remembered, the latest change last."""
+        return [_reservation(row) for row in self._connection.execute(f"{_SELECT} ORDER BY position")]
+
+    def owed(self) -> list[Reservation]:
+        """The reservations whose report the broker has not acknowledged, oldest first."""
+        # Those settled since the last write are still owed on disk.
+        settled = {(reservation.id, reservation.state) for reservation in self._settled}
+        owed = map(_reservation, self._connection.execute(f"{_SELECT} WHERE owed ORDER BY position"))
+        return [reservation for reservation in owed if (reservation.id, reservation.state) not in settled]
+
+    def save(self, reservation: Reservation, *, owed: bool, forgotten: Sequence[str] = ()) -> None:
+        """Write a decision; it is on the disk when this returns. `owed`: a report of it is to reach the broker."""
+        self._write([(reservation, owed)], forgotten=forgotten)
+
+    def settle(self, reservation: Reservation) -> None:
+        """The broker has the report of this state. Written with the next decision; if lost, it is sent again."""
+        self._settled.append(reservation)
+
+    def _write(self, changed: list[tuple[Reservation, bool]], *, forgotten: Sequence[str]) -> None:
+        execute = self._connection.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            for settled in self._settled:
+                # Only of the state that was reported: by now another may be owed.
+                execute("UPDATE reservations SET owed = 0 WHERE id = ? AND state = ?", (settled.id, settled.state))
+            for reservation, owed in changed:
+                execute(
+                    "REPLACE INTO reservations (id, order_id, energy_wh, state, reason, owed)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (
+                        reservation.id,
+                        reservation.order_id,
+                        reservation.energy_wh,
+                        reservation.state,
+                        reservation.reason,
+                        owed,
+                    ),
+                )
+            for reservation_id in forgotten:
+                execute("DELETE FROM reservations WHERE id = ?", (reservation_id,))
+            execute("COMMIT")
+        except BaseException:
+            self._rollback()
+            raise
+        self._settled.clear()
+
+
+def _reservation(row: tuple[str, str, int, str, str | None]) -> Reservation:
+    reservation_id, order_id, energy_wh, state, reason = row
+    return Reservation(id=reservation_id, order_id=order_id, energy_wh=energy_wh, state=State(state), reason=reason)
