@@ -54,7 +54,13 @@ test: set-up
 	@$(VENV)/python -m pytest $(TESTS)
 
 check: set-up
-	@$(VENV)/python localstack/check.py
+	ruff check .
+	ruff format --check .
+	mypy
+	cfn-lint template.yaml
+	SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-1 sam validate --lint
+	node infra/contracts/compile.mjs --check
+	python -m pytest -q tests/unit/test_dependencies.py
 
 format: set-up
 	@$(VENV)/ruff check --fix-only --quiet .

@@ -35,7 +35,7 @@ class Started:
     """A process that this checkout started.
 
     began and owner_began are what `began_at` gave; an owner of 0 means that the process is to outlive its starter
-    (`make up`). folder, if any, is removed when the process is found without its owner.
+    (`make up`). The folders are removed when the process is found without its owner.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Started:
     owner: int
     owner_began: str
     stop_signal: int
-    folder: str | None
+    folders: list[str]
 
     def __post_init__(self) -> None:
         if self.pid <= 1:
@@ -94,12 +94,12 @@ def start(
     working_folder: Path | None = None,
     user: tuple[int, int] | None = None,
     stop_signal: int = signal.SIGTERM,
-    folder: Path | None = None,
+    folders: Sequence[Path] = (),
     outlives_us: bool = False,
 ) -> Started:
     """Start a program in a session of its own and record it.
 
-    Its output goes to the end of the log. user is the (user, group) id to run as, for root only. folder is what to
+    Its output goes to the end of the log. user is the (user, group) id to run as, for root only. folders are what to
     remove should the process be found without its owner.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def start(
         owner=0 if outlives_us else os.getpid(),
         owner_began="" if outlives_us else (began_at(os.getpid()) or ""),
         stop_signal=stop_signal,
-        folder=None if folder is None else str(folder),
+        folders=[] if outlives_us else [str(folder) for folder in folders],
     )
     unfinished = started.record.with_suffix(".new")
     unfinished.write_text(json.dumps(asdict(started)), encoding="utf-8")
@@ -240,8 +240,8 @@ def stop_orphans() -> list[str]:
             if process.is_running():
                 stopped.append(process.name)
             stop(process)
-            if process.folder is not None:
-                shutil.rmtree(process.folder, ignore_errors=True)
+            for folder in process.folders:
+                shutil.rmtree(folder, ignore_errors=True)
         elif process.owner == 0 and not process.is_running():
             stop(process)
     return stopped

@@ -214,7 +214,7 @@ def _postgres_on(
         user=user,
         # A fast shutdown. SIGTERM would wait for every client to leave.
         stop_signal=signal.SIGINT,
-        folder=home if outlives_us is False and not home.is_relative_to(folder) else None,
+        folders=[folder, home],
         outlives_us=outlives_us,
     )
     password = (home / "password").read_text(encoding="ascii")
@@ -437,6 +437,7 @@ def _anvil_on(port: int, *, folder: Path, block_time_s: int | None, outlives_us:
         # Its home, because it keeps old states under ~/.foundry.
         environment={**_plain_environment(), "HOME": str(home), "TMPDIR": str(home)},
         working_folder=home,
+        folders=[folder],
         outlives_us=outlives_us,
     )
     rpc_url = f"http://127.0.0.1:{port}"
@@ -461,15 +462,21 @@ def existing_chain(rpc_url: str) -> Chain:
 
 def _chain_id(rpc_url: str) -> int | None:
     """Ask a node for its chain's id; None if it does not answer."""
-    question = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []}
+    try:
+        return int(call_chain(rpc_url, "eth_chainId", []), 16)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def call_chain(rpc_url: str, method: str, parameters: list[str]) -> str:
+    """Call a node; KeyError if it answers with an error."""
+    question = {"jsonrpc": "2.0", "id": 1, "method": method, "params": parameters}
     request = urllib.request.Request(  # noqa: S310
         rpc_url, data=json.dumps(question).encode(), headers={"Content-Type": "application/json"}
     )
-    try:
-        with _open(request) as answer:
-            return int(json.load(answer)["result"], 16)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    with _open(request) as answer:
+        result: str = json.load(answer)["result"]
+    return result
 
 
 def _open(request: urllib.request.Request | str) -> HTTPResponse:
@@ -562,6 +569,7 @@ def _ministack_on(
             "LAMBDA_EXECUTOR": "local",
         },
         working_folder=home,
+        folders=[folder],
         outlives_us=outlives_us,
     )
     endpoint_url = f"http://127.0.0.1:{port}"
@@ -609,6 +617,9 @@ class Stack:
 
 def start_stack(folder: Path, *, keep_state: bool = False, outlives_us: bool = False) -> Stack:
     """Start PostgreSQL, Anvil and MiniStack, or use those that the environment names; all or none.
+
+    A stack that does not outlive us is a temporary one: killed before it could stop, its folder is removed with it by
+    whoever next calls `stop_orphans`.
 
     Environment: DATABASE_URL, RPC_URL; POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT.
     """

@@ -1,0 +1,99 @@
+"""What tests of every kind share: a PostgreSQL server for the session, a database of its own for each test, a chain."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from services import LOCAL, remove_state, start_anvil, start_postgres, stop_orphans
+
+from energy_market.postgres.migrations import migrate
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+TEMPLATE = "energy_market_template"
+_databases = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_account_of_the_persons() -> Iterator[None]:
+    """Keep AWS clients in tests from ever finding a real account, and settings of the shell from leaking in."""
+    kept = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    yield
+    os.environ.clear()
+    os.environ |= kept
+
+
+@pytest.fixture(scope="session")
+def state_folder() -> Iterator[Path]:
+    """Give the session a folder for servers' state; removed at the end, or by the next session if this one is killed.
+
+    In the checkout rather than the system's temporary folder: who runs PostgreSQL for root cannot enter that one.
+    """
+    stop_orphans()
+    folder = LOCAL / "tests" / str(os.getpid())
+    folder.mkdir(parents=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(state_folder: Path) -> Iterator[str]:
+    """Start PostgreSQL with a template that has the schema; the URL of the server's own database."""
+    folder = state_folder / "database"
+    server = start_postgres(folder)
+    try:
+        with psycopg.connect(server.url, autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
+        with psycopg.connect(make_conninfo(server.url, dbname=TEMPLATE), autocommit=True) as connection:
+            migrate(connection, CHECKOUT / "infra" / "migrations")
+        yield server.url
+    finally:
+        server.stop()
+        remove_state(folder)
+
+
+@pytest.fixture
+def database_url(postgres: str) -> Iterator[str]:
+    """Make a database with the schema and nothing in it, for this test alone; its URL."""
+    name = f"test_{next(_databases)}"
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
+        )
+        server, _, _ = postgres.rpartition("/")
+        yield f"{server}/{name}"
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[psycopg.Connection]:
+    """Open a connection to this test's database, in autocommit mode as the product's own."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def anvil(state_folder: Path) -> Iterator[str]:
+    """Start a chain (id 31337) that makes a block for each transaction at once; its RPC URL."""
+    folder = state_folder / "chain"
+    chain = start_anvil(folder, block_time_s=None)
+    try:
+        yield chain.rpc_url
+    finally:
+        chain.stop()
+        remove_state(folder)
