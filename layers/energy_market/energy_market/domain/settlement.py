@@ -1,0 +1,23 @@
+"""How trades are settled on the chain."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementRules:
+    """Depths count the block itself: a transaction in the newest block has one confirmation."""
+
+    max_batch: int
+    confirmations: int  # a paid trade is Confirmed at this depth
+    finality_blocks: int  # nothing changes any more at this depth; only here a trade fails
+    margin_s: int = 30  # a trade with less time left is not sent any more: it would likely only burn gas
+    stuck_after_s: float = 30.0  # a transaction that waits longer is replaced by one with higher fees
+    resend_after_s: float = 4.0  # one that waits longer is sent again as it is
+    max_under_way: int = 8  # batches waiting to be mined; common nodes queue 16 of one account
+    max_forms: int = 20  # each pays 12.5 % more: the last about ten times the first
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.confirmations <= self.finality_blocks:
+            raise ValueError("finality takes at least as many blocks as a confirmation, and that at least one")
+        if self.max_batch < 1:
+            raise ValueError("a batch holds at least one trade")

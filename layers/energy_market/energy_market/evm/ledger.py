@@ -1,0 +1,403 @@
+"""The settlement contract as the operator uses it: build, sign, send, and see what became of it.
+
+Nothing here remembers anything: what was signed is the caller's to store, before it is sent.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum, IntEnum
+from typing import Any, Final
+from uuid import UUID
+
+from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
+from eth_account import Account
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
+from hexbytes import HexBytes
+
+from energy_market.evm.rpc import ChainError, Refused, Rpc, Unreachable
+
+SETTLE: Final = "settle((bytes32,address,address,uint256,uint256,uint64)[])"
+ARE_SETTLED: Final = "areSettled(bytes32[])"
+TRADE_SETTLED: Final = "TradeSettled(bytes32,address,address,uint256,uint256)"
+TRADE_SKIPPED: Final = "TradeSkipped(bytes32,uint8)"
+
+AMOUNT_DECIMALS: Final = 9  # amounts are nano-tokens
+# An upper bound of what a trade can cost: three storage slots, its event and its call data. Measured: 51,000 when both
+# the id's and the seller's slots are new. The estimate alone would not do: it is taken before the trades under way are
+# paid, and a trade that is skipped in the estimate may be paid in the block.
+GAS_PER_BATCH: Final = 60_000
+GAS_PER_TRADE: Final = 75_000
+# A replacement must pay at least a tenth more, both fees (the rule of the common nodes); we pay an eighth more.
+REPLACEMENT_NUMERATOR, REPLACEMENT_DENOMINATOR = 9, 8
+LOG_BLOCKS_PER_QUERY: Final = 1000
+CLOCK_SKEW_S: Final = 600  # between the database's clock and the chain's
+REVERT_CODE: Final = 3
+
+
+class WrongChain(ChainError):
+    """The node is on another chain, or the settlement contract is not there."""
+
+
+class Reverts(ChainError):
+    """The contract would undo this batch. `data` is what it said, as 0x-hex."""
+
+    def __init__(self, message: str, data: str | None) -> None:
+        super().__init__(message)
+        self.data = data
+
+
+class Skip(IntEnum):
+    """Why the contract did not pay a trade (`EnergySettlement.sol`)."""
+
+    ALREADY_SETTLED = 1
+    INSUFFICIENT_ESCROW = 2
+    EXPIRED = 3
+
+
+class Sent(Enum):
+    """What the node said to a transaction. Only the chain says whether it is mined."""
+
+    ACCEPTED = "accepted"  # in its pool, now or before
+    NONCE_USED = "nonce_used"  # a transaction with this nonce is mined: this one, or another
+    UNDERPRICED = "underpriced"  # fees below what the pool asks, or another with this nonce pays more
+    NO_FUNDS = "no_funds"  # the operator cannot pay the gas
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payment:
+    """A trade as the contract is asked to pay it. Amount in nano-tokens, energy in Wh."""
+
+    id: UUID
+    buyer: str
+    seller: str
+    amount_nano: int
+    energy_wh: int
+    valid_until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fees:
+    """In wei for each gas."""
+
+    max_fee_per_gas: int
+    max_priority_fee_per_gas: int
+
+    def replacing(self, old: "Fees") -> "Fees":
+        """These fees, or as much as it takes for the pool to drop a transaction with the old ones for this."""
+        return Fees(
+            max_fee_per_gas=max(self.max_fee_per_gas, _raised(old.max_fee_per_gas)),
+            max_priority_fee_per_gas=max(self.max_priority_fee_per_gas, _raised(old.max_priority_fee_per_gas)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signed:
+    """A signed transaction."""
+
+    hash: str
+    raw: bytes
+    nonce: int
+    fees: Fees
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A block's header, as far as it concerns us. `time_s`: Unix seconds."""
+
+    number: int
+    hash: str
+    time_s: int
+    base_fee: int
+    gas_limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The chain at one moment.
+
+    A nonce is how many transactions of the operator's were mined, so it is also the next one to be. `nonce_pending`
+    adds those that wait in the node's pool without a gap.
+    """
+
+    head: Block
+    final: Block | None  # the newest block that is deep enough to stay; None while the chain is young
+    nonce: int
+    nonce_confirmed: int
+    nonce_final: int
+    nonce_pending: int
+    balance_wei: int
+    fees: Fees
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """A mined transaction and what it did with each trade."""
+
+    hash: str
+    block_number: int
+    block_hash: str
+    succeeded: bool
+    gas_used: int
+    paid: frozenset[UUID]
+    skipped: Mapping[UUID, int]
+
+
+class Ledger:
+    """The settlement contract on one node, and the operator's key."""
+
+    def __init__(self, rpc: Rpc, *, chain_id: int, contract: str, token_decimals: int, operator_key: str) -> None:
+        """Asks nothing yet. Raises ValueError for a token that cannot express a nano-token."""
+        if token_decimals < AMOUNT_DECIMALS:
+            raise ValueError("the token must have at least 9 decimals")
+        self._rpc = rpc
+        self.chain_id = chain_id
+        self.contract = to_checksum_address(contract)
+        self._unit = 10 ** (token_decimals - AMOUNT_DECIMALS)
+        self._operator = Account.from_key(operator_key)
+        self.operator: str = self._operator.address
+        self._checked = False
+
+    def start_budget(self, budget_s: float) -> None:
+        """From now on, all questions together may take this long."""
+        self._rpc.start_budget(budget_s)
+
+    def remaining_s(self) -> float:
+        """What is left of the budget, in seconds."""
+        return self._rpc.remaining_s()
+
+    # ------------------------------------------------------------------------------------------------ what is
+
+    def look(self, *, confirmations: int, finality_blocks: int) -> View:
+        """The chain now. Raises WrongChain, Refused, Unreachable."""
+        self._check()
+        head = _block(self._rpc.call("eth_getBlockByNumber", "latest", False))  # noqa: FBT003 -- JSON
+        confirmed, final = head.number - confirmations + 1, head.number - finality_blocks + 1
+        count = "eth_getTransactionCount"
+        answers = self._all(
+            [
+                (count, [self.operator, hex(head.number)]),
+                (count, [self.operator, "pending"]),
+                (count, [self.operator, hex(max(0, confirmed))]),
+                (count, [self.operator, hex(max(0, final))]),
+                ("eth_getBalance", [self.operator, hex(head.number)]),
+                ("eth_maxPriorityFeePerGas", []),
+                ("eth_getBlockByNumber", [hex(max(0, final)), False]),
+            ]
+        )
+        nonce, pending, nonce_confirmed, nonce_final, balance, tip = (_number(answer) for answer in answers[:6])
+        return View(
+            head=head,
+            final=_block(answers[6]) if final >= 0 else None,
+            nonce=nonce,
+            nonce_confirmed=nonce_confirmed if confirmed >= 0 else 0,
+            nonce_final=nonce_final if final >= 0 else 0,
+            nonce_pending=max(nonce, pending),
+            balance_wei=balance,
+            # Twice the base fee lasts for six full blocks in a row.
+            fees=Fees(max_fee_per_gas=2 * head.base_fee + tip, max_priority_fee_per_gas=tip),
+        )
+
+    def block_hashes(self, numbers: Sequence[int]) -> list[str | None]:
+        """The hash of the block that now has each number; None above the head."""
+        blocks = self._all([("eth_getBlockByNumber", [hex(number), False]) for number in numbers])
+        return [None if block is None else _block(block).hash for block in blocks]
+
+    def receipts(self, hashes: Sequence[str]) -> dict[str, Receipt]:
+        """The receipts of those of the transactions that are mined."""
+        answers = self._all([("eth_getTransactionReceipt", [one]) for one in hashes])
+        return {one: self._receipt(answer) for one, answer in zip(hashes, answers, strict=True) if answer is not None}
+
+    def paid(self, ids: Collection[UUID], *, at: Block) -> set[UUID]:
+        """Those of the trades that were paid, by whatever transaction, up to that block."""
+        asked = list(ids)
+        if not asked:
+            return set()
+        data = _selector(ARE_SETTLED) + encode(["bytes32[]"], [[_word(one) for one in asked]])
+        answer = self._rpc.call("eth_call", {"to": self.contract, "data": "0x" + data.hex()}, hex(at.number))
+        try:
+            (paid,) = decode(["bool[]"], bytes.fromhex(str(answer).removeprefix("0x")))
+        except (DecodingError, ValueError) as error:
+            raise WrongChain(f"there is no settlement contract at {self.contract}") from error
+        return {one for one, is_paid in zip(asked, paid, strict=True) if is_paid}
+
+    def payment_of(self, trade: UUID, *, since: datetime, head: Block) -> tuple[str, int] | None:
+        """(hash, block number) of the transaction that paid a trade after `since`; None if none did.
+
+        Walks back from the head in steps that every node answers.
+        """
+        newest = head.number
+        since_s = int(since.timestamp()) - CLOCK_SKEW_S
+        while newest >= 0:
+            oldest = max(0, newest - LOG_BLOCKS_PER_QUERY + 1)
+            logs, block = self._all(
+                [
+                    (
+                        "eth_getLogs",
+                        [
+                            {
+                                "address": self.contract,
+                                "fromBlock": hex(oldest),
+                                "toBlock": hex(newest),
+                                "topics": [_topic(TRADE_SETTLED), "0x" + _word(trade).hex()],
+                            }
+                        ],
+                    ),
+                    ("eth_getBlockByNumber", [hex(oldest), False]),
+                ]
+            )
+            if logs:
+                return str(logs[0]["transactionHash"]), _number(logs[0]["blockNumber"])
+            if _block(block).time_s < since_s:
+                return None
+            newest = oldest - 1
+        return None
+
+    # ------------------------------------------------------------------------------------------------ what is to be
+
+    def gas_for(self, payments: Sequence[Payment]) -> int:
+        """The gas limit for a batch, after trying it on the latest state. Raises Reverts, Refused, Unreachable."""
+        call = {"from": self.operator, "to": self.contract, "data": "0x" + self._settle(payments).hex()}
+        try:
+            estimate = _number(self._rpc.call("eth_estimateGas", call))
+        except Refused as error:
+            if error.code == REVERT_CODE or "revert" in error.message.lower():
+                raise Reverts(error.message, error.data) from error
+            raise
+        return max(estimate * 5 // 4, GAS_PER_BATCH + GAS_PER_TRADE * len(payments))
+
+    def sign(self, payments: Sequence[Payment], *, nonce: int, gas: int, fees: Fees) -> Signed:
+        """A batch under a nonce."""
+        return self._sign({"to": self.contract, "data": self._settle(payments), "gas": gas}, nonce, fees)
+
+    def sign_again(self, raw: bytes, fees: Fees) -> Signed:
+        """The same call under the same nonce, with other fees."""
+        old = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+        return self._sign(
+            {"to": to_checksum_address(old["to"]), "data": old["data"], "gas": old["gas"]}, old["nonce"], fees
+        )
+
+    def send(self, raw: bytes) -> tuple[Sent, str]:
+        """Hand a signed transaction to the node; what it said, and in its own words. Raises Unreachable."""
+        try:
+            self._rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
+        except Refused as error:
+            return _verdict(error.message), error.message
+        return Sent.ACCEPTED, ""
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _check(self) -> None:
+        if self._checked:
+            return
+        chain, code = self._all([("eth_chainId", []), ("eth_getCode", [self.contract, "latest"])])
+        if _number(chain) != self.chain_id:
+            raise WrongChain(f"the node is on chain {_number(chain)}, not on {self.chain_id}")
+        if code == "0x":
+            raise WrongChain(f"there is no settlement contract at {self.contract}")
+        self._checked = True
+
+    def _all(self, calls: Sequence[tuple[str, list[object]]]) -> list[Any]:
+        answers = self._rpc.call_many(calls)
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise answer
+        return answers
+
+    def _settle(self, payments: Sequence[Payment]) -> bytes:
+        trades = [
+            (_word(p.id), p.buyer, p.seller, p.amount_nano * self._unit, p.energy_wh, int(p.valid_until.timestamp()))
+            for p in payments
+        ]
+        return _selector(SETTLE) + encode(["(bytes32,address,address,uint256,uint256,uint64)[]"], [trades])
+
+    def _sign(self, fields: dict[str, Any], nonce: int, fees: Fees) -> Signed:
+        signed = self._operator.sign_transaction(
+            {
+                "type": 2,
+                "chainId": self.chain_id,
+                "nonce": nonce,
+                "value": 0,
+                "maxFeePerGas": fees.max_fee_per_gas,
+                "maxPriorityFeePerGas": fees.max_priority_fee_per_gas,
+                **fields,
+            }
+        )
+        return Signed(hash="0x" + signed.hash.hex(), raw=bytes(signed.raw_transaction), nonce=nonce, fees=fees)
+
+    def _receipt(self, answer: Any) -> Receipt:  # noqa: ANN401 -- JSON
+        try:
+            paid, skipped = set(), {}
+            for entry in answer["logs"]:
+                if to_checksum_address(entry["address"]) != self.contract:
+                    continue
+                trade = UUID(int=int(entry["topics"][1], 16)) if len(entry["topics"]) > 1 else None
+                if entry["topics"][0] == _topic(TRADE_SETTLED) and trade is not None:
+                    paid.add(trade)
+                elif entry["topics"][0] == _topic(TRADE_SKIPPED) and trade is not None:
+                    skipped[trade] = int(entry["data"], 16)
+            return Receipt(
+                hash=answer["transactionHash"],
+                block_number=_number(answer["blockNumber"]),
+                block_hash=answer["blockHash"],
+                succeeded=_number(answer["status"]) == 1,
+                gas_used=_number(answer["gasUsed"]),
+                paid=frozenset(paid),
+                skipped=skipped,
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise Unreachable("the node's receipt is not one") from error
+
+
+def _verdict(message: str) -> Sent:
+    """Nodes agree on no codes here, only roughly on words (geth, Erigon, Nethermind, Besu, Anvil)."""
+    words = message.lower()
+    if any(part in words for part in ("already known", "already imported", "known transaction", "already in mempool")):
+        return Sent.ACCEPTED
+    if any(part in words for part in ("nonce too low", "nonce is too low", "oldnonce", "nonce already used")):
+        return Sent.NONCE_USED
+    if any(part in words for part in ("underpriced", "less than block base fee", "fee too low", "gas price too low")):
+        return Sent.UNDERPRICED
+    if "insufficient funds" in words or "insufficient balance" in words or "upfront cost" in words:
+        return Sent.NO_FUNDS
+    return Sent.REFUSED
+
+
+def _raised(fee: int) -> int:
+    return -(-fee * REPLACEMENT_NUMERATOR // REPLACEMENT_DENOMINATOR) + 1
+
+
+def _word(trade: UUID) -> bytes:
+    return trade.int.to_bytes(32, "big")
+
+
+def _selector(signature: str) -> bytes:
+    return keccak(text=signature)[:4]
+
+
+def _topic(event: str) -> str:
+    return "0x" + keccak(text=event).hex()
+
+
+def _number(answer: Any) -> int:  # noqa: ANN401 -- JSON
+    try:
+        return int(answer, 16)
+    except (TypeError, ValueError) as error:
+        raise Unreachable("the node's answer is no number") from error
+
+
+def _block(answer: Any) -> Block:  # noqa: ANN401 -- JSON
+    try:
+        return Block(
+            number=_number(answer["number"]),
+            hash=answer["hash"],
+            time_s=_number(answer["timestamp"]),
+            base_fee=_number(answer["baseFeePerGas"]),
+            gas_limit=_number(answer["gasLimit"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise Unreachable("the node's answer is no block") from error

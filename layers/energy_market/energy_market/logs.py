@@ -1,0 +1,36 @@
+"""One JSON line an outcome. Lambda sends what is printed to CloudWatch Logs."""
+
+import json
+import sys
+import time
+from typing import Final, Literal
+
+NAMESPACE: Final = "EnergyMarket"
+Level = Literal["info", "warning", "error"]
+Unit = Literal["Count", "Milliseconds", "Seconds", "None"]
+
+
+def log(event: str, *, level: Level = "info", **fields: object) -> None:
+    """Print one line about what happened. `event` is a dotted word; never pass a body, a token or a key."""
+    _print({"event": event, "level": level, **fields})
+
+
+def metric(name: str, value: float, unit: Unit = "Count") -> None:
+    """Print one line that CloudWatch takes for a metric (embedded metric format)."""
+    _print(
+        {
+            "_aws": {
+                "Timestamp": time.time_ns() // 1_000_000,
+                "CloudWatchMetrics": [
+                    {"Namespace": NAMESPACE, "Dimensions": [[]], "Metrics": [{"Name": name, "Unit": unit}]}
+                ],
+            },
+            name: value,
+        }
+    )
+
+
+def _print(line: dict[str, object]) -> None:
+    # One write, so that lines of concurrent threads do not mix.
+    sys.stdout.write(json.dumps(line, default=str, separators=(",", ":")) + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,35 @@
+"""Leases: who may do now what only one should do at a time."""
+
+from uuid import UUID
+
+from psycopg import Connection
+
+
+def acquire(conn: Connection, name: str, *, holder: UUID, lease_s: float) -> bool:
+    """Take the lease for so many seconds, unless somebody else's is still running."""
+    return (
+        conn.execute(
+            """
+            INSERT INTO leases (name, holder, expires_at)
+            VALUES (%s, %s, clock_timestamp() + make_interval(secs => %s))
+            ON CONFLICT (name) DO UPDATE SET holder = EXCLUDED.holder, expires_at = EXCLUDED.expires_at
+            WHERE leases.expires_at <= clock_timestamp() OR leases.holder = EXCLUDED.holder
+            """,
+            (name, holder, lease_s),
+        ).rowcount
+        == 1
+    )
+
+
+def holds(conn: Connection, name: str, *, holder: UUID) -> bool:
+    """Whether the lease is still the holder's; if so, nobody can take it before this transaction ends."""
+    row = conn.execute(
+        "SELECT FROM leases WHERE name = %s AND holder = %s AND expires_at > clock_timestamp() FOR SHARE",
+        (name, holder),
+    ).fetchone()
+    return row is not None
+
+
+def release(conn: Connection, name: str, *, holder: UUID) -> None:
+    """Give the lease back before it runs out."""
+    conn.execute("DELETE FROM leases WHERE name = %s AND holder = %s", (name, holder))

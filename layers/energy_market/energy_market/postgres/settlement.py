@@ -1,0 +1,370 @@
+"""What was signed for the chain, and what became of it (`settlement_batches`, `signed_transactions`, their trades).
+
+A batch: Stored (signed; sent or not) -> Mined (in a block that may yet go) -> Final, or Reverted (mined, but undone),
+or Replaced (another transaction was mined under its nonce). All may go back to Stored while a reorganisation can free
+their nonce. Its trades are Submitted; what the chain did with each is the caller's to say.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import class_row
+
+BatchStatus = Literal["Stored", "Mined", "Final", "Reverted", "Replaced"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Whose nonces these are."""
+
+    chain_id: int
+    sender: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A batch and its signed forms: those with higher fees replace those before them."""
+
+    id: UUID
+    nonce: int
+    status: BatchStatus
+    block_number: int | None
+    block_hash: str | None
+    mined_hash: str | None
+    open_trades: int  # of those it carries, how many still wait for the chain's word
+    hashes: list[str]  # newest first
+    newest_raw: bytes
+    newest_max_fee: int
+    newest_priority_fee: int
+    newest_age_s: float
+    newest_sends: int
+    since_sent_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settleable:
+    """A locked trade that may be put into a batch. Amount in nano-tokens, energy in Wh."""
+
+    id: UUID
+    buyer: str
+    seller: str
+    amount_nano: int
+    energy_wh: int
+    locked_at: datetime
+    valid_until: datetime
+    stored_before: bool
+    last_batch_id: UUID | None
+    smallest_reverted: int | None  # the smallest batch that carried it and was undone
+    lone_reverts: int  # how often it was undone alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overdue:
+    """A trade that was stored, and whose time on the chain is over for good."""
+
+    id: UUID
+    status: Literal["Locked", "Submitted"]
+    locked_at: datetime
+
+
+_BATCHES: Final = """
+    SELECT b.id, b.nonce, b.status, b.block_number, b.block_hash, b.mined_hash,
+           (SELECT count(*) FROM transactions t WHERE t.batch_id = b.id AND t.status = 'Submitted') AS open_trades,
+           (SELECT array_agg(f.hash ORDER BY f.created_at DESC) FROM signed_transactions f
+            WHERE f.batch_id = b.id) AS hashes,
+           newest.raw AS newest_raw,
+           newest.max_fee_per_gas::bigint AS newest_max_fee,
+           newest.max_priority_fee_per_gas::bigint AS newest_priority_fee,
+           extract(epoch FROM clock_timestamp() - newest.created_at)::float8 AS newest_age_s,
+           newest.sends AS newest_sends,
+           extract(epoch FROM clock_timestamp() - newest.sent_at)::float8 AS since_sent_s
+    FROM settlement_batches b
+    CROSS JOIN LATERAL (
+        SELECT * FROM signed_transactions f WHERE f.batch_id = b.id ORDER BY f.created_at DESC LIMIT 1
+    ) newest
+"""
+
+
+def under_way(conn: Connection, account: Account, *, limit: int) -> list[Batch]:
+    """Batches whose end is not final, by nonce."""
+    return _batches(conn, account, "b.status IN ('Stored', 'Mined')", "ORDER BY b.nonce LIMIT %(limit)s", limit=limit)
+
+
+def ended_with_free_nonce(conn: Connection, account: Account, *, nonce: int, limit: int) -> list[Batch]:
+    """Batches whose end a reorganisation undid: no transaction has their nonce any more. `nonce`: the chain's next."""
+    return _batches(
+        conn,
+        account,
+        "b.status IN ('Final', 'Reverted', 'Replaced') AND b.nonce >= %(nonce)s",
+        "ORDER BY b.nonce LIMIT %(limit)s",
+        nonce=nonce,
+        limit=limit,
+    )
+
+
+def newest_final(conn: Connection, account: Account) -> Batch | None:
+    """The last batch that was taken for final."""
+    found = _batches(conn, account, "b.status = 'Final'", "ORDER BY b.nonce DESC LIMIT 1")
+    return found[0] if found else None
+
+
+def _batches(conn: Connection, account: Account, condition: str, order: str, **parameters: object) -> list[Batch]:
+    with conn.cursor(row_factory=class_row(Batch)) as cursor:
+        return cursor.execute(
+            f"{_BATCHES} WHERE b.chain_id = %(chain_id)s AND b.sender = %(sender)s AND {condition} {order}",
+            {"chain_id": account.chain_id, "sender": account.sender, **parameters},
+        ).fetchall()
+
+
+def used_nonces(conn: Connection, account: Account, *, at_least: int) -> set[int]:
+    """The nonces from `at_least` on for which something was signed, whatever became of it."""
+    rows = conn.execute(
+        "SELECT nonce FROM settlement_batches WHERE chain_id = %s AND sender = %s AND nonce >= %s",
+        (account.chain_id, account.sender, at_least),
+    ).fetchall()
+    return {row[0] for row in rows}
+
+
+def settleable(conn: Connection, *, chain_time: datetime, margin_s: int, limit: int) -> list[Settleable]:
+    """Locked trades, oldest first, that the chain can still pay: `margin_s` seconds are left by both clocks."""
+    with conn.cursor(row_factory=class_row(Settleable)) as cursor:
+        return cursor.execute(
+            """
+            SELECT t.id, buyer.wallet_address AS buyer, seller.wallet_address AS seller, t.amount_nano, t.energy_wh,
+                   t.locked_at, t.valid_until, t.batch_id IS NOT NULL AS stored_before, t.batch_id AS last_batch_id,
+                   reverts.smallest_reverted, reverts.lone_reverts
+            FROM transactions t
+            JOIN users buyer ON buyer.id = t.recipient_id
+            JOIN users seller ON seller.id = t.donor_id
+            CROSS JOIN LATERAL (
+                SELECT min(size) AS smallest_reverted, count(*) FILTER (WHERE size = 1) AS lone_reverts
+                FROM (SELECT (SELECT count(*) FROM settlement_batch_trades other WHERE other.batch_id = b.id) AS size
+                      FROM settlement_batch_trades m JOIN settlement_batches b ON b.id = m.batch_id
+                      WHERE m.transaction_id = t.id AND b.status = 'Reverted') reverted
+            ) reverts
+            WHERE t.status = 'Locked'
+              AND t.valid_until > greatest(clock_timestamp(), %s) + make_interval(secs => %s)
+            ORDER BY t.seq LIMIT %s
+            """,
+            (chain_time, margin_s, limit),
+        ).fetchall()
+
+
+def store(
+    conn: Connection,
+    account: Account,
+    *,
+    contract: str,
+    nonce: int,
+    tx_hash: str,
+    raw: bytes,
+    max_fee: int,
+    priority_fee: int,
+    trades: Sequence[UUID],
+) -> UUID | None:
+    """Keep a signed batch, its trades now Submitted; None if one of them was no longer Locked: then roll back.
+
+    Raises UniqueViolation when the nonce is another batch's.
+    """
+    (batch_id,) = conn.execute(
+        "INSERT INTO settlement_batches (chain_id, contract, sender, nonce) VALUES (%s, %s, %s, %s) RETURNING id",
+        (account.chain_id, contract, account.sender, nonce),
+    ).fetchone() or (None,)
+    add_form(conn, batch_id, tx_hash=tx_hash, raw=raw, max_fee=max_fee, priority_fee=priority_fee)
+    conn.execute(
+        "INSERT INTO settlement_batch_trades (batch_id, transaction_id) SELECT %s, unnest(%s::uuid[])",
+        (batch_id, list(trades)),
+    )
+    submitted = conn.execute(
+        """
+        UPDATE transactions SET status = 'Submitted', batch_id = %s, submitted_at = clock_timestamp()
+        WHERE id = ANY (%s) AND status = 'Locked'
+        """,
+        (batch_id, list(trades)),
+    ).rowcount
+    return batch_id if submitted == len(trades) else None
+
+
+def add_form(
+    conn: Connection, batch_id: UUID | None, *, tx_hash: str, raw: bytes, max_fee: int, priority_fee: int
+) -> bool:
+    """Keep another signed form of a batch; False if the batch is no longer waiting to be mined."""
+    return (
+        conn.execute(
+            """
+            INSERT INTO signed_transactions (hash, batch_id, raw, max_fee_per_gas, max_priority_fee_per_gas, created_at)
+            SELECT %s, id, %s, %s, %s, clock_timestamp() FROM settlement_batches WHERE id = %s AND status = 'Stored'
+            ON CONFLICT (hash) DO NOTHING
+            """,
+            (tx_hash, raw, max_fee, priority_fee, batch_id),
+        ).rowcount
+        == 1
+    )
+
+
+def mark_sent(conn: Connection, tx_hash: str) -> None:
+    """The node was handed these bytes."""
+    conn.execute(
+        "UPDATE signed_transactions SET sent_at = clock_timestamp(), sends = sends + 1 WHERE hash = %s", (tx_hash,)
+    )
+
+
+def mark_mined(conn: Connection, batch_id: UUID, *, tx_hash: str, block_number: int, block_hash: str) -> bool:
+    """One of the batch's forms is in a block."""
+    return (
+        conn.execute(
+            """
+            UPDATE settlement_batches SET status = 'Mined', mined_hash = %s, block_number = %s, block_hash = %s
+            WHERE id = %s AND status = 'Stored'
+            """,
+            (tx_hash, block_number, block_hash, batch_id),
+        ).rowcount
+        == 1
+    )
+
+
+def put_back(conn: Connection, batch_id: UUID) -> int:
+    """A reorganisation took the block of a batch: the batch waits again, and so do the trades it had paid.
+
+    Returns how many trades went from Confirmed back to Submitted. A delivery that the device has begun stays begun.
+    """
+    row = conn.execute(
+        """
+        WITH batch AS (SELECT id, mined_hash FROM settlement_batches WHERE id = %s AND status = 'Mined' FOR UPDATE),
+        waiting AS (
+            UPDATE settlement_batches b
+            SET status = 'Stored', mined_hash = NULL, block_number = NULL, block_hash = NULL
+            FROM batch WHERE b.id = batch.id
+        ), unpaid AS (
+            UPDATE transactions t
+            SET status = 'Submitted', blockchain_hash = NULL, confirmed_at = NULL, batch_id = batch.id,
+                delivery = nullif(t.delivery, 'Owed')
+            FROM batch WHERE t.blockchain_hash = batch.mined_hash AND t.status = 'Confirmed'
+            RETURNING t.id
+        )
+        SELECT count(*) FROM unpaid
+        """,
+        (batch_id,),
+    ).fetchone()
+    return 0 if row is None else row[0]
+
+
+def reopen(conn: Connection, batch_id: UUID) -> bool:
+    """The end of a batch without effect (Reverted, Replaced) was undone: it may be mined after all."""
+    return (
+        conn.execute(
+            """
+            UPDATE settlement_batches
+            SET status = 'Stored', mined_hash = NULL, block_number = NULL, block_hash = NULL, reason = NULL
+            WHERE id = %s AND status IN ('Reverted', 'Replaced')
+            """,
+            (batch_id,),
+        ).rowcount
+        == 1
+    )
+
+
+def mark_final(conn: Connection, batch_id: UUID) -> bool:
+    """The block of a batch is deep enough to stay."""
+    return (
+        conn.execute(
+            "UPDATE settlement_batches SET status = 'Final' WHERE id = %s AND status = 'Mined'", (batch_id,)
+        ).rowcount
+        == 1
+    )
+
+
+def end_without_effect(
+    conn: Connection, batch_id: UUID, status: Literal["Reverted", "Replaced"], *, reason: str
+) -> int:
+    """A batch that pays nothing: its trades are Locked again, to go into another. Returns how many."""
+    row = conn.execute(
+        """
+        WITH ended AS (
+            UPDATE settlement_batches SET status = %s, reason = %s WHERE id = %s AND status IN ('Stored', 'Mined')
+            RETURNING id
+        ), freed AS (
+            UPDATE transactions t SET status = 'Locked', submitted_at = NULL
+            FROM ended WHERE t.batch_id = ended.id AND t.status = 'Submitted'
+            RETURNING t.id
+        )
+        SELECT count(*) FROM freed
+        """,
+        (status, reason, batch_id),
+    ).fetchone()
+    return 0 if row is None else row[0]
+
+
+def confirm(conn: Connection, trades: Collection[UUID], *, tx_hash: str) -> list[UUID]:
+    """These trades were paid by that transaction; those that were not yet Confirmed. Their delivery may begin."""
+    rows = conn.execute(
+        """
+        UPDATE transactions
+        SET status = 'Confirmed', blockchain_hash = %s, confirmed_at = clock_timestamp(),
+            delivery = coalesce(delivery, 'Owed'), command_sent_at = NULL
+        WHERE id = ANY (%s) AND status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL
+        RETURNING id
+        """,
+        (tx_hash, list(trades)),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def failed_among(conn: Connection, trades: Collection[UUID]) -> list[UUID]:
+    """Those of the trades that were given up."""
+    rows = conn.execute(
+        "SELECT id FROM transactions WHERE id = ANY (%s) AND status = 'Failed'", (list(trades),)
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def waiting_trades(conn: Connection, batch_id: UUID) -> dict[UUID, datetime]:
+    """The trades of a batch that wait for the chain's word, and when each was locked."""
+    return dict(
+        conn.execute(
+            "SELECT id, locked_at FROM transactions WHERE batch_id = %s AND status = 'Submitted' ORDER BY seq",
+            (batch_id,),
+        ).fetchall()
+    )
+
+
+def overdue_unstored(conn: Connection, *, limit: int) -> list[UUID]:
+    """Locked trades that were never signed for and whose time is over: no bytes exist that could pay them."""
+    rows = conn.execute(
+        """
+        SELECT id FROM transactions
+        WHERE status = 'Locked' AND batch_id IS NULL AND valid_until < clock_timestamp()
+        ORDER BY seq LIMIT %s FOR UPDATE SKIP LOCKED
+        """,
+        (limit,),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def overdue_stored(conn: Connection, *, final_time: datetime, limit: int) -> list[Overdue]:
+    """Trades that were signed for and that no block after `final_time`, the time of a final block, can pay any more."""
+    with conn.cursor(row_factory=class_row(Overdue)) as cursor:
+        return cursor.execute(
+            """
+            SELECT id, status, locked_at FROM transactions
+            WHERE status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL AND valid_until < %s
+            ORDER BY seq LIMIT %s
+            """,
+            (final_time, limit),
+        ).fetchall()
+
+
+def payable_by_old_bytes(conn: Connection, trade: UUID, account: Account, *, final_nonce: int) -> bool:
+    """Whether something was signed that may yet pay this trade: a batch whose nonce is not used up for good."""
+    row = conn.execute(
+        """
+        SELECT FROM settlement_batch_trades m JOIN settlement_batches b ON b.id = m.batch_id
+        WHERE m.transaction_id = %s AND (b.nonce >= %s OR b.chain_id <> %s OR b.sender <> %s) LIMIT 1
+        """,
+        (trade, final_nonce, account.chain_id, account.sender),
+    ).fetchone()
+    return row is not None

@@ -1,0 +1,61 @@
+"""Give up trades that can no longer be paid, and open both of their orders again: nobody in the trade is at fault."""
+
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+from energy_market.database import Database
+from energy_market.evm.ledger import Ledger, View
+from energy_market.logs import log, metric
+from energy_market.postgres import settlement, trades
+from energy_market.usecases.confirm_trades import confirm_paid_elsewhere
+
+MAX_TRADES: Final = 500  # a sweep
+
+
+def expire_unstored(database: Database) -> None:
+    """Fail locked trades that were never signed for and are out of time. The chain knows nothing of them."""
+    with database.transaction() as conn:
+        overdue = settlement.overdue_unstored(conn, limit=MAX_TRADES)
+        failed = (
+            trades.fail(conn, overdue, reason="settlement_expired", expected="Locked", reject=None) if overdue else []
+        )
+    _report(failed)
+
+
+def expire_stored(database: Database, ledger: Ledger, view: View) -> None:
+    """Fail trades that were signed for when the chain says so: a final block is past their time and they are unpaid.
+
+    Every later block is past it too, so no transaction can pay them any more, whatever is still about.
+    """
+    if view.final is None:
+        return
+    with database.transaction() as conn:
+        overdue = settlement.overdue_stored(
+            conn, final_time=datetime.fromtimestamp(view.final.time_s, UTC), limit=MAX_TRADES
+        )
+    paid = ledger.paid([t.id for t in overdue], at=view.head)
+    confirm_paid_elsewhere(database, ledger, view, {t.id: t.locked_at for t in overdue if t.id in paid})
+    unpaid = [t for t in overdue if t.id not in paid]
+    if unpaid:
+        with database.transaction() as conn:
+            failed = [
+                one
+                for status in ("Locked", "Submitted")
+                for one in trades.fail(
+                    conn,
+                    [t.id for t in unpaid if t.status == status],
+                    reason="settlement_expired",
+                    expected=status,
+                    reject=None,
+                )
+            ]
+        _report(failed)
+
+
+def _report(failed: Collection[UUID]) -> None:
+    for trade in failed:
+        log("trade.failed", level="warning", transaction_id=trade, reason="settlement_expired")
+    if failed:
+        metric("TradesFailed", len(failed))

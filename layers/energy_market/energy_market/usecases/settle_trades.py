@@ -1,0 +1,242 @@
+"""One sweep of the settlement: learn what the chain did, give up what it cannot do any more, send what is locked.
+
+The order of side effects is what makes a crash anywhere harmless: a transaction is stored before it is sent, its trades
+become Submitted in the statement block that stores it, and the contract pays a trade id once, ever. A sweep that
+finds bytes stored but not mined sends those very bytes again.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Final
+from uuid import UUID, uuid4
+
+from psycopg.errors import UniqueViolation
+
+from energy_market.database import Database
+from energy_market.domain.settlement import SettlementRules
+from energy_market.evm.ledger import Ledger, Payment, Reverts, View
+from energy_market.logs import log, metric
+from energy_market.postgres import leases, settlement, trades
+from energy_market.postgres.settlement import Settleable
+from energy_market.usecases.confirm_trades import confirm_paid_elsewhere, confirm_trades
+from energy_market.usecases.expire_trades import expire_stored, expire_unstored
+from energy_market.usecases.resend_batches import resend_batches, send
+
+LEASE: Final = "settlement"
+LEASE_BEYOND_BUDGET_S: Final = 5.0
+LEASE_POLL_S: Final = 0.05
+RESERVE_S: Final = 0.5  # no new batch is begun with less time left than this
+MAX_LONE_REVERTS: Final = 3
+
+
+class LeaseLost(Exception):
+    """The sweep took longer than its lease: another may be at work."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    payments: list[Payment]
+    gas: int
+
+
+def settle_trades(
+    database: Database,
+    ledger: Ledger,
+    *,
+    rules: SettlementRules,
+    budget_s: float,
+    wait_s: float = 0.0,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Run a sweep that takes about `budget_s` seconds at most; False if another one is at work after `wait_s`.
+
+    Raises `evm.rpc.ChainError` when the chain cannot be asked, psycopg's errors when the database cannot: what was
+    done until then stands, and the next sweep goes on from there.
+    """
+    holder = uuid4()
+    give_up = monotonic() + wait_s
+    while not _lease(database, holder, budget_s):
+        if monotonic() >= give_up:
+            return False
+        sleep(LEASE_POLL_S * (1 + random.random()))  # noqa: S311 -- not cryptography
+    try:
+        expire_unstored(database)
+        ledger.start_budget(budget_s)
+        view = ledger.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
+        confirm_trades(database, ledger, view, rules)
+        expire_stored(database, ledger, view)
+        resend_batches(database, ledger, view, rules)
+        _settle_locked(database, ledger, view, rules, holder)
+    except LeaseLost:
+        log("settlement.lease_lost", level="warning")
+        return False
+    finally:
+        with database.transaction() as conn:
+            leases.release(conn, LEASE, holder=holder)
+    return True
+
+
+def _lease(database: Database, holder: UUID, budget_s: float) -> bool:
+    with database.transaction() as conn:
+        return leases.acquire(conn, LEASE, holder=holder, lease_s=budget_s + LEASE_BEYOND_BUDGET_S)
+
+
+def _settle_locked(database: Database, ledger: Ledger, view: View, rules: SettlementRules, holder: UUID) -> None:
+    """Put locked trades into batches, store and send them; fill a nonce that nothing will ever use."""
+    account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
+    with database.transaction() as conn:
+        waiting = [b for b in settlement.under_way(conn, account, limit=1000) if b.status == "Stored"]
+        room = rules.max_under_way - len(waiting)
+        locked = settlement.settleable(
+            conn,
+            chain_time=datetime.fromtimestamp(view.head.time_s, UTC),
+            margin_s=rules.margin_s,
+            limit=max(0, room) * rules.max_batch,
+        )
+        used = settlement.used_nonces(conn, account, at_least=view.nonce_pending)
+    locked = _without_paid(database, ledger, view, locked)
+    nonces = _free_nonces(view.nonce_pending, used)
+    balance_wei = view.balance_wei
+    for batch in _batches(database, ledger, view, locked, rules):
+        if room <= 0 or ledger.remaining_s() < RESERVE_S:
+            return
+        cost_wei = batch.gas * view.fees.max_fee_per_gas
+        if cost_wei > balance_wei:
+            log("settlement.operator_out_of_gas", level="error", balance_wei=balance_wei, needed_wei=cost_wei)
+            metric("OperatorOutOfGas", 1)
+            return
+        balance_wei -= cost_wei
+        room -= 1
+        _store_and_send(database, ledger, view, batch, nonce=next(nonces), holder=holder)
+    # Something of ours waits behind a nonce that nobody fills: somebody else used the key, and the pool dropped that.
+    next_nonce = next(nonces)
+    if next_nonce == view.nonce_pending and any(b.nonce > next_nonce for b in waiting):
+        log("settlement.nonce_gap", level="warning", nonce=next_nonce)
+        _store_and_send(
+            database, ledger, view, _Batch(payments=[], gas=ledger.gas_for([])), nonce=next_nonce, holder=holder
+        )
+
+
+def _free_nonces(start: int, used: set[int]) -> Iterator[int]:
+    nonce = start
+    while True:
+        if nonce not in used:
+            yield nonce
+        nonce += 1
+
+
+def _without_paid(database: Database, ledger: Ledger, view: View, locked: Sequence[Settleable]) -> list[Settleable]:
+    """Those that are still to be paid: bytes of an earlier batch may have paid a trade after all."""
+    paid = ledger.paid([t.id for t in locked if t.stored_before], at=view.head)
+    confirm_paid_elsewhere(database, ledger, view, {t.id: t.locked_at for t in locked if t.id in paid})
+    return [t for t in locked if t.id not in paid]
+
+
+def _batches(
+    database: Database, ledger: Ledger, view: View, locked: Sequence[Settleable], rules: SettlementRules
+) -> Iterator[_Batch]:
+    """Batches that the contract takes. Trades of a batch that was undone go into two of half its size."""
+
+    def limit(trade: Settleable) -> int:
+        if trade.smallest_reverted is None:
+            return rules.max_batch
+        return min(rules.max_batch, (trade.smallest_reverted + 1) // 2)
+
+    def companions(trade: Settleable) -> tuple[int, str]:
+        return limit(trade), str(trade.last_batch_id) if trade.smallest_reverted is not None else ""
+
+    # Those that never went wrong come first (no last batch, the highest limit): a bad trade must not hold them up.
+    for (size, _), group in groupby(
+        sorted(locked, key=lambda t: (-companions(t)[0], companions(t)[1])), key=companions
+    ):
+        members = list(group)
+        for start in range(0, len(members), size):
+            yield from _accepted(database, ledger, view, members[start : start + size])
+
+
+def _accepted(database: Database, ledger: Ledger, view: View, members: Sequence[Settleable]) -> Iterator[_Batch]:
+    """These trades in as few batches as the contract takes; halved until the culprit stands alone, and fails."""
+    payments = [
+        Payment(
+            id=t.id,
+            buyer=t.buyer,
+            seller=t.seller,
+            amount_nano=t.amount_nano,
+            energy_wh=t.energy_wh,
+            valid_until=t.valid_until,
+        )
+        for t in members
+    ]
+    alone = len(members) == 1
+    try:
+        gas = ledger.gas_for(payments)
+    except Reverts as refusal:
+        if _halted(ledger):
+            return
+        if alone:
+            _give_up(database, ledger, view, members[0], reason=str(refusal))
+            return
+    else:
+        if alone and members[0].lone_reverts >= MAX_LONE_REVERTS:
+            _give_up(database, ledger, view, members[0], reason="reverted on the chain, again and again")
+            return
+        if alone or gas <= view.head.gas_limit:
+            yield _Batch(payments=payments, gas=min(gas, view.head.gas_limit))
+            return
+    middle = (len(members) + 1) // 2
+    yield from _accepted(database, ledger, view, members[:middle])
+    yield from _accepted(database, ledger, view, members[middle:])
+
+
+def _halted(ledger: Ledger) -> bool:
+    """Whether the contract refuses even a batch of nothing: it is paused, or has another operator. No trade's fault."""
+    try:
+        ledger.gas_for([])
+    except Reverts as refusal:
+        log("settlement.halted", level="error", reason=str(refusal), data=refusal.data)
+        metric("SettlementHalted", 1)
+        return True
+    return False
+
+
+def _give_up(database: Database, ledger: Ledger, view: View, trade: Settleable, *, reason: str) -> None:
+    """Fail a trade that the contract refuses, unless bytes are still about that could pay it: those are waited for."""
+    account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
+    with database.transaction() as conn:
+        if settlement.payable_by_old_bytes(conn, trade.id, account, final_nonce=view.nonce_final):
+            return
+        failed = trades.fail(conn, [trade.id], reason="chain_refused", expected="Locked", reject=None)
+    if failed:
+        log("trade.failed", level="error", transaction_id=trade.id, reason="chain_refused", detail=reason)
+        metric("TradesFailed", 1)
+
+
+def _store_and_send(database: Database, ledger: Ledger, view: View, batch: _Batch, *, nonce: int, holder: UUID) -> None:
+    """Sign, store, and only then send. Raises LeaseLost, Unreachable."""
+    signed = ledger.sign(batch.payments, nonce=nonce, gas=batch.gas, fees=view.fees)
+    try:
+        with database.transaction() as conn:
+            if not leases.holds(conn, LEASE, holder=holder):
+                raise LeaseLost
+            batch_id = settlement.store(
+                conn,
+                settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator),
+                contract=ledger.contract,
+                nonce=nonce,
+                tx_hash=signed.hash,
+                raw=signed.raw,
+                max_fee=signed.fees.max_fee_per_gas,
+                priority_fee=signed.fees.max_priority_fee_per_gas,
+                trades=[p.id for p in batch.payments],
+            )
+            if batch_id is None:
+                raise LeaseLost  # somebody else moved one of the trades
+    except UniqueViolation as error:
+        raise LeaseLost from error
+    log("settlement.stored", batch_id=batch_id, nonce=nonce, tx_hash=signed.hash, trades=len(batch.payments))
+    send(database, ledger, signed.hash, signed.raw)
