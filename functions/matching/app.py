@@ -30,9 +30,9 @@ def _publish() -> Publish:
 
 
 def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[str]]:
-    """The marks of the minute that begins with the schedule's time, or with the execution's start if nothing scheduled it.
+    """The marks of the minute that begins with the schedule's time, or the execution's start if nothing scheduled it.
 
-    The schedule's time, because executions start a little late, each by another little.
+    The schedule's time comes first, because executions start a little late, each by another little.
     """
     begin = event["schedule"].get("time", event["started_at"])
     ahead = marks_of_minute(datetime.fromisoformat(begin), now=datetime.now(UTC))

@@ -34,5 +34,5 @@ def handle(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[st
         except psycopg.Error as error:
             log("device.message.failed", level="error", error=type(error).__name__, message=record["messageId"])
             again.append({"itemIdentifier": record["messageId"]})
-    log("telemetry", **kinds)
+    log("telemetry", taken=kinds)
     return {"batchItemFailures": again}

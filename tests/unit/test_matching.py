@@ -202,7 +202,8 @@ _PRICES = st.integers(1, 6)
 def books(draw: st.DrawFn, *, partial: bool, one_side_each: bool) -> tuple[list[OpenOrder], list[OpenOrder]]:
     rows = draw(st.lists(st.tuples(st.booleans(), _SIZES, _PRICES, _PEOPLE, st.booleans()), max_size=40))
     arrivals = draw(st.permutations(range(1, len(rows) + 1)))
-    asks, bids = [], []
+    asks: list[OpenOrder] = []
+    bids: list[OpenOrder] = []
     for arrival, (is_ask, size, price, person, divisible) in zip(arrivals, rows, strict=True):
         make = an_ask if is_ask else a_bid
         user = (ANN if is_ask else BEN) if one_side_each else person

@@ -10,6 +10,9 @@ from psycopg.rows import class_row
 
 from energy_market.domain.devices import Device, DeviceSide, DeviceType
 
+REPORTS_KEPT_DAYS: Final = 7
+PRUNED_AT_ONCE: Final = 4
+
 ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
 
 # What a device has promised: its trades that neither failed nor were reported delivered.
@@ -177,19 +180,18 @@ def mark_silent(conn: Connection, device_ids: Sequence[UUID]) -> None:
 
 
 def keep_report(conn: Connection, device_id: UUID, kind: ReportKind, payload: str) -> None:
-    """Keep what a device said (a JSON object), for a bounded time."""
+    """Keep what a device said (a JSON object), and let go of a few reports older than a week.
+
+    Each new report takes more old ones with it than it adds, so that the table follows what arrives in a week.
+    """
     conn.execute(
-        "INSERT INTO device_reports (device_id, kind, payload) VALUES (%s, %s, %s::jsonb)", (device_id, kind, payload)
-    )
-
-
-def forget_old_reports(conn: Connection, *, older_than_s: int, limit: int) -> int:
-    """Delete what is older, at most so much at once; how many."""
-    return conn.execute(
         """
-        DELETE FROM device_reports WHERE id IN (
-            SELECT id FROM device_reports WHERE received_at < now() - make_interval(secs => %s)
-            ORDER BY received_at LIMIT %s)
+        WITH pruned AS (
+            DELETE FROM device_reports WHERE id IN (
+                SELECT id FROM device_reports WHERE received_at < now() - make_interval(days => %s)
+                ORDER BY received_at LIMIT %s FOR UPDATE SKIP LOCKED)
+        )
+        INSERT INTO device_reports (device_id, kind, payload) VALUES (%s, %s, %s::jsonb)
         """,
-        (older_than_s, limit),
-    ).rowcount
+        (REPORTS_KEPT_DAYS, PRUNED_AT_ONCE, device_id, kind, payload),
+    )

@@ -1,0 +1,39 @@
+"""The market as everybody sees it: depth, prices, candles. Energy in Wh, prices in micro-tokens per kWh."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """All open orders of one side at one price."""
+
+    price_micro: int
+    energy_wh: int
+    orders: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceSummary:
+    """Where the market stands. Volume counts trades confirmed in the last 24 hours, supply and demand open orders."""
+
+    last_micro: int | None
+    last_at: datetime | None
+    best_bid_micro: int | None
+    best_ask_micro: int | None
+    volume_24h_wh: int
+    supply_wh: int
+    demand_wh: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candle:
+    """The confirmed trades of one interval, by the time of their confirmation."""
+
+    start: datetime
+    open_micro: int
+    high_micro: int
+    low_micro: int
+    close_micro: int
+    volume_wh: int
+    trades: int

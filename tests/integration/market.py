@@ -1,0 +1,186 @@
+"""A small market to test with: people, devices and orders, made by the product's own use cases."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+from energy_market.config import MarketSettings
+from energy_market.database import Database
+from energy_market.devices import QueuedMessage
+from energy_market.domain.commands import Command
+from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
+from energy_market.domain.trades import Trade
+from energy_market.postgres import commands, devices, orders, trades
+from energy_market.usecases.cancel_order import cancel_order
+from energy_market.usecases.place_order import place_order
+from energy_market.usecases.publish_commands import Published, publish_commands
+from energy_market.usecases.record_lock_response import Outcome, record_lock_response
+from energy_market.usecases.record_telemetry import record_telemetry
+from energy_market.usecases.run_tick import Tick, run_tick
+
+SETTINGS = MarketSettings(lock_timeout_s=30, device_online_s=120, settlement_window_s=600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """Somebody with a donor device."""
+
+    user: UUID
+    device: UUID
+
+
+class Market:
+    """The market of one test, on its own database."""
+
+    def __init__(self, url: str) -> None:
+        self.database = Database(url)
+        self.published: list[Command] = []
+        self._seq = 0
+
+    def close(self) -> None:
+        self.database.close()
+
+    # ------------------------------------------------------------------------------------------------ people
+
+    def user(self) -> UUID:
+        with self.database.transaction() as conn:
+            row = conn.execute(
+                "INSERT INTO users (wallet_address) VALUES ('0x' || %s) RETURNING id", (uuid4().hex + "00000000",)
+            ).fetchone()
+            assert row is not None
+            user: UUID = row[0]
+            return user
+
+    def device(self, owner: UUID) -> UUID:
+        with self.database.transaction() as conn:
+            device = devices.insert(
+                conn, owner_id=owner, device_type="esp32", side="donor", location="roof", zone="default"
+            )
+            assert devices.register(conn, device, certificate_arn="arn:aws:iot:::cert/test")
+        return device
+
+    def home(self, *, available_wh: int | None = 100_000) -> Home:
+        owner = self.user()
+        home = Home(user=owner, device=self.device(owner))
+        if available_wh is not None:
+            self.status(home.device, available_wh=available_wh)
+        return home
+
+    # ------------------------------------------------------------------------------------------------ orders
+
+    def order(
+        self,
+        user: UUID,
+        order_type: OrderType,
+        energy_wh: int,
+        price_micro: int,
+        *,
+        partial: bool = False,
+        device: UUID | None = None,
+        expires_at: datetime | None = None,
+    ) -> UUID:
+        terms = OrderTerms(
+            type=order_type,
+            energy_wh=energy_wh,
+            price_micro=price_micro,
+            all_or_none=not partial,
+            expires_at=expires_at,
+            device_id=device,
+        )
+        with self.database.transaction() as conn:
+            order = place_order(
+                conn, terms, user_id=user, now=datetime.now(UTC), device_online_s=SETTINGS.device_online_s
+            )
+        return order.id
+
+    def cancel(self, user: UUID, order: UUID) -> Order:
+        with self.database.transaction() as conn:
+            return cancel_order(conn, order, user_id=user, device_online_s=SETTINGS.device_online_s)
+
+    def get(self, order: UUID) -> Order:
+        with self.database.transaction() as conn:
+            found = orders.get(conn, order, device_online_s=SETTINGS.device_online_s)
+        assert found is not None
+        return found
+
+    def status_of(self, order: UUID) -> OrderStatus:
+        return self.get(order).status
+
+    def trades(self, user: UUID) -> list[Trade]:
+        with self.database.transaction() as conn:
+            return trades.of_user(conn, user, limit=100)
+
+    # -------------------------------------------------------------------------------------------- the system
+
+    def tick(self) -> Tick:
+        return run_tick(self.database, zone="default", settings=SETTINGS)
+
+    def publish(self) -> Published:
+        def keep(claimed: object) -> list[tuple[Command, Exception]]:
+            assert isinstance(claimed, list)
+            self.published += claimed
+            return []
+
+        return publish_commands(self.database, keep, settings=SETTINGS)
+
+    def claim_locks(self) -> list[Command]:
+        with self.database.transaction() as conn:
+            return commands.claim_locks(conn, lock_timeout_s=SETTINGS.lock_timeout_s, limit=100)
+
+    def matched(self, *, energy_wh: int = 500, price_micro: int = 200_000) -> tuple[Home, UUID, UUID, UUID, Trade]:
+        """(donor's home, recipient, ask, bid, trade) of one trade whose lock has been published."""
+        home, buyer = self.home(), self.user()
+        ask = self.order(home.user, "sell", energy_wh, price_micro)
+        bid = self.order(buyer, "buy", energy_wh, price_micro)
+        assert len(self.tick().trade_ids) == 1
+        self.publish()
+        (trade,) = self.trades(buyer)
+        return home, buyer, ask, bid, trade
+
+    def sql(self, statement: str, *values: object) -> list[tuple[object, ...]]:
+        with self.database.transaction() as conn:
+            cursor = conn.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    # --------------------------------------------------------------------------------------------- messages
+
+    def say(self, topic: str, payload: object, *, client_id: str | None = None) -> QueuedMessage:
+        raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        sender = topic.split("/")[2] if client_id is None else client_id
+        return QueuedMessage(topic=topic, client_id=sender, payload=raw, received_at_ms=0)
+
+    def status(self, device: UUID, *, available_wh: int, locks: tuple[UUID, ...] = (), seq: int | None = None) -> None:
+        self._seq = self._seq + 1 if seq is None else seq
+        message = self.say(
+            f"energy/donor/{device}/status",
+            {
+                "available_kwh": available_wh / 1000,
+                "battery_level": 50,
+                "locks": [str(lock) for lock in locks],
+                "seq": self._seq,
+            },
+        )
+        with self.database.transaction() as conn:
+            record_telemetry(conn, message)
+
+    def report(self, topic: str, payload: object, *, client_id: str | None = None) -> None:
+        with self.database.transaction() as conn:
+            record_telemetry(conn, self.say(topic, payload, client_id=client_id))
+
+    def answer(
+        self,
+        device: UUID,
+        order: UUID,
+        status: str,
+        *,
+        trade: UUID | None = None,
+        client_id: str | None = None,
+    ) -> Outcome:
+        payload = {"order_id": str(order), "status": status}
+        if trade is not None:
+            payload["transaction_id"] = str(trade)
+        message = self.say(f"energy/donor/{device}/lock/response", payload, client_id=client_id)
+        with self.database.transaction() as conn:
+            outcome, _ = record_lock_response(conn, message, settlement_window_s=SETTINGS.settlement_window_s)
+        return outcome
