@@ -41,7 +41,9 @@ def pack_layer(destination: Path) -> None:
     compile_modules(python / "energy_market", "/opt/python/energy_market")
     size = sum(file.stat().st_size for file in python.rglob("*") if file.is_file())
     if size > LAYER_LIMIT_BYTES:
-        raise SystemExit(f"The layer has {size / 1e6:.1f} MB unzipped, over its limit of {LAYER_LIMIT_BYTES / 1e6:.0f}.")
+        raise SystemExit(
+            f"The layer has {size / 1e6:.1f} MB unzipped, over its limit of {LAYER_LIMIT_BYTES / 1e6:.0f}."
+        )
 
 
 def pack_function(name: str, destination: Path) -> None:

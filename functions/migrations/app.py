@@ -19,7 +19,6 @@ ANSWER_TIMEOUT_S = 20
 REASON_LIMIT = 1_000  # characters; CloudFormation cuts an answer at 4 KB
 
 
-
 def handle(event: dict[str, object], context: object) -> None:
     """Serve one request of CloudFormation: Create and Update migrate, Delete leaves the data alone."""
     del context

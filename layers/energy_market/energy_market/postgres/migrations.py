@@ -85,7 +85,7 @@ def _apply(conn: Connection, migration: Migration, migrations: list[Migration]) 
     """
     with conn.transaction():
         _lock(conn)
-        applied = dict(conn.execute("SELECT version, checksum FROM schema_migrations").fetchall())
+        applied: dict[int, str] = dict(conn.execute("SELECT version, checksum FROM schema_migrations").fetchall())
         _check(applied, migrations)
         if migration.version in applied:
             return False

@@ -1,0 +1,219 @@
+"""Deploys template.yaml to the local AWS with the real SAM CLI: secrets, build, deploy, the first minute of the loop."""
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import boto3
+from processes import CHECKOUT, LOCAL, ServiceError
+from services import AWS_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from types_boto3_cloudformation.type_defs import StackEventTypeDef
+
+STACK = "energy-market"
+BUCKET = "energy-market-artifacts"
+STAGE = "live"
+API_READY_TIMEOUT_S = 60.0
+POLL_S = 0.2
+
+DATABASE_SECRET = "energy-market/database-url"  # noqa: S105 - these are names; the template has the same as defaults
+JWT_KEYS_SECRET = "energy-market/jwt-keys"  # noqa: S105
+OPERATOR_KEY_SECRET = "energy-market/operator-key"  # noqa: S105
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """What was deployed. `api_url` has no slash at its end; routes begin with /api/v1."""
+
+    api_url: str
+    state_machine_arn: str
+    outputs: dict[str, str]
+
+
+def build(folder: Path, *, sam: Path | None = None) -> Path:
+    """Build the functions and the layer with `sam build` into `folder`; return the built template.
+
+    They are built for the Python that runs this, which must be the one that runs the local AWS. Nothing is started,
+    so this may run while the stack's parts start. Raises `ServiceError` with SAM's words when the build fails.
+    """
+    built = folder / "build"
+    _sam(
+        sam,
+        ["build", "--config-env", "local", "--template-file", str(CHECKOUT / "template.yaml"),
+         "--build-dir", str(built), "--parameter-overrides", f"PythonRuntime=python{_python_version()}"],
+        folder=folder,
+        failure="sam build failed",
+    )  # fmt: skip
+    return built / "template.yaml"
+
+
+def deploy(
+    built_template: Path,
+    *,
+    endpoint_url: str,
+    database_url: str,
+    operator_key: str,
+    parameters: Mapping[str, str],
+    sam: Path | None = None,
+) -> Deployment:
+    """Deploy a built template, or update what is deployed; return when the API answers and the loop runs.
+
+    `parameters` are the template's, by its names. What it has no default for must be there: ChainId, RpcUrl,
+    SettlementContract, TokenContract, DeviceBroker; Platform, PythonRuntime and the sign-in names are set here.
+    Raises `ServiceError` with the reason of the resource that failed.
+    """
+    put_secrets(endpoint_url, database_url=database_url, operator_key=operator_key)
+    s3 = _session().client("s3", endpoint_url=endpoint_url)
+    if BUCKET not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
+        s3.create_bucket(Bucket=BUCKET)
+    given = {
+        "Platform": "local",
+        "PythonRuntime": f"python{_python_version()}",
+        "SignInDomain": "localhost",
+        "SignInUri": "http://localhost",
+        **parameters,
+    }
+    started = time.time()
+    try:
+        _sam(
+            sam,
+            ["deploy", "--config-env", "local", "--config-file", str(CHECKOUT / "samconfig.toml"),
+             "--template-file", str(built_template),
+             "--no-progressbar", "--parameter-overrides", *(f"{name}={value}" for name, value in given.items())],
+            folder=built_template.parent.parent,
+            failure="sam deploy failed",
+            endpoint_url=endpoint_url,
+        )  # fmt: skip
+    except ServiceError as error:
+        raise ServiceError(failure_report(endpoint_url, since=started) or str(error)) from error
+    outputs = read_outputs(endpoint_url)
+    deployment = Deployment(
+        api_url=f"{endpoint_url}/_aws/execute-api/{outputs['ApiId']}/{STAGE}",
+        state_machine_arn=outputs["StateMachineArn"],
+        outputs=outputs,
+    )
+    start_loop(endpoint_url, deployment.state_machine_arn)
+    wait_for_api(deployment.api_url)
+    return deployment
+
+
+def put_secrets(endpoint_url: str, *, database_url: str, operator_key: str) -> None:
+    """Create or update the secrets that the template reads. Keys of access tokens are made once and kept."""
+    client = _session().client("secretsmanager", endpoint_url=endpoint_url)
+    present = {
+        secret["Name"] for page in client.get_paginator("list_secrets").paginate() for secret in page["SecretList"]
+    }
+    for name, value in ((DATABASE_SECRET, database_url), (OPERATOR_KEY_SECRET, operator_key)):
+        if name in present:
+            client.put_secret_value(SecretId=name, SecretString=value)
+        else:
+            client.create_secret(Name=name, SecretString=value)
+    if JWT_KEYS_SECRET not in present:
+        client.create_secret(Name=JWT_KEYS_SECRET, SecretString=json.dumps({"local-1": secrets.token_hex(32)}))
+
+
+def read_outputs(endpoint_url: str) -> dict[str, str]:
+    """Read the outputs of the deployed stack."""
+    client = _session().client("cloudformation", endpoint_url=endpoint_url)
+    stack = client.describe_stacks(StackName=STACK)["Stacks"][0]
+    return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+
+
+def start_loop(endpoint_url: str, state_machine_arn: str) -> None:
+    """Start the loop's first minute: the schedule fires for the first time a minute after the deploy."""
+    client = _session().client("stepfunctions", endpoint_url=endpoint_url)
+    client.start_execution(stateMachineArn=state_machine_arn, input="{}")
+
+
+def wait_for_api(api_url: str) -> None:
+    """Wait until the API says that it is well. Raises `ServiceError` with what it said last."""
+    deadline = time.monotonic() + API_READY_TIMEOUT_S
+    said = "nothing"
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{api_url}/api/v1/health", timeout=10):  # noqa: S310 - our own address
+                return
+        except urllib.error.HTTPError as error:
+            said = f"{error.code} {error.read(500).decode(errors='replace')}"
+        except OSError as error:
+            said = str(error)
+        time.sleep(POLL_S)
+    message = f"The API did not become healthy in {API_READY_TIMEOUT_S:.0f} s. It last said: {said}"
+    raise ServiceError(message)
+
+
+def failure_report(endpoint_url: str, *, since: float) -> str | None:
+    """Say which resource failed first since a time (seconds since the epoch), and why; None if none did."""
+    client = _session().client("cloudformation", endpoint_url=endpoint_url)
+    try:
+        pages = list(client.get_paginator("describe_stack_events").paginate(StackName=STACK))
+    except client.exceptions.ClientError:
+        return None  # the stack was never made
+    events = [event for page in pages for event in page["StackEvents"] if event["Timestamp"].timestamp() >= since - 1]
+    failed = sorted(filter(_is_cause, events), key=lambda event: event["Timestamp"])
+    if not failed:
+        return None
+    lines = [f"  {event.get('LogicalResourceId', '?')} ({event.get('ResourceType', '?')}): "
+             f"{event.get('ResourceStatusReason', 'no reason given')}" for event in failed[:3]]  # fmt: skip
+    return "\n".join(["The deploy failed and was rolled back, because of", *lines])
+
+
+def _is_cause(event: "StackEventTypeDef") -> bool:
+    """Whether this is a failure of its own, not one that followed from another."""
+    return (
+        event.get("ResourceStatus", "").endswith("_FAILED")
+        and "cancelled" not in event.get("ResourceStatusReason", "").lower()
+        and event.get("ResourceType") != "AWS::CloudFormation::Stack"
+    )
+
+
+def _sam(
+    sam: Path | None, arguments: list[str], *, folder: Path, failure: str, endpoint_url: str | None = None
+) -> None:
+    """Run the SAM CLI, without its telemetry, its look for newer versions and its questions."""
+    program = sam or LOCAL / "sam" / "bin" / "sam"
+    settings = folder / "sam"
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "metadata.json").write_text(json.dumps({"telemetryEnabled": False, "lastVersionCheck": time.time()}))
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        **AWS_ENVIRONMENT,
+        **({"AWS_ENDPOINT_URL": endpoint_url} if endpoint_url else {}),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "SAM_CLI_TELEMETRY": "0",
+        "__SAM_CLI_APP_DIR": str(settings),
+        "PYTHON": sys.executable,
+        "UV": str(LOCAL / "bin" / "uv") if (LOCAL / "bin" / "uv").exists() else "",
+        "LAMBDA_PYTHON": _python_version(),
+        "LAMBDA_PLATFORM": "aws" if (sys.platform, platform.machine()) == ("linux", "x86_64") else "host",
+    }
+    result = subprocess.run(
+        [str(program), *arguments], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
+    )
+    if result.returncode != 0:
+        words = (result.stdout + result.stderr).strip()[-3000:]
+        message = f"{failure}:\n{words}"
+        raise ServiceError(message)
+
+
+def _session() -> boto3.Session:
+    return boto3.Session(
+        aws_access_key_id=AWS_ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=AWS_ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
+        region_name=AWS_ENVIRONMENT["AWS_DEFAULT_REGION"],
+    )
+
+
+def _python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
