@@ -6,6 +6,7 @@ that was killed left behind is recognised by these files, stopped and tidied; no
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -254,3 +255,18 @@ def stopping(process: Started) -> Iterator[Started]:
         yield process
     finally:
         stop(process)
+
+
+def plain_environment() -> dict[str, str]:
+    """What a part inherits: enough to run, nothing of the person's accounts, proxies or settings."""
+    kept = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "LD_LIBRARY_PATH")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock: of two processes in such blocks, one waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

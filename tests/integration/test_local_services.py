@@ -9,6 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import chain_node
+import ports
+import postgres_server
 import processes
 import psycopg
 import pytest
@@ -39,7 +42,7 @@ def test_a_database_keeps_its_data_through_a_crash_and_a_lock_file_of_another_pr
     assert server.process is not None
     os.kill(server.process.pid, signal.SIGKILL)
     server.stop()
-    pid_file = services.home_of_postgres(folder) / "data" / "postmaster.pid"
+    pid_file = postgres_server.home_of_postgres(folder) / "data" / "postmaster.pid"
     lines = pid_file.read_text().split("\n")
     pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]))
 
@@ -68,12 +71,12 @@ def test_a_chain_keeps_its_blocks(state_folder: Path) -> None:
     folder = state_folder / "kept-chain"
     address = "0x00000000000000000000000000000000000000ff"
     chain = start_anvil(folder, block_time_s=None)
-    services.call_chain(chain.rpc_url, "anvil_setBalance", [address, "0x1234"])
-    services.call_chain(chain.rpc_url, "evm_mine", [])
+    chain_node.call_chain(chain.rpc_url, "anvil_setBalance", [address, "0x1234"])
+    chain_node.call_chain(chain.rpc_url, "evm_mine", [])
     chain.stop()
     chain = start_anvil(folder, block_time_s=None)
     try:
-        assert services.call_chain(chain.rpc_url, "eth_getBalance", [address, "latest"]) == "0x1234"
+        assert chain_node.call_chain(chain.rpc_url, "eth_getBalance", [address, "latest"]) == "0x1234"
     finally:
         chain.stop()
         remove_state(folder)
@@ -86,19 +89,19 @@ def test_a_port_in_use_is_named_with_its_variable(monkeypatch: pytest.MonkeyPatc
         port = taken.getsockname()[1]
         monkeypatch.setenv("ANVIL_PORT", str(port))
         with pytest.raises(ServiceError, match=rf"^Port {port} is in use: name another one with ANVIL_PORT\.$"):
-            services.port_from("ANVIL_PORT")
+            ports.port_from("ANVIL_PORT")
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "-1", "eighty", "80.0"])
 def test_a_port_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("API_PORT", value)
     with pytest.raises(ServiceError, match=r"^API_PORT is .*, which is no port\.$"):
-        services.port_from("API_PORT")
+        ports.port_from("API_PORT")
 
 
 def test_a_chain_that_does_not_answer_is_named() -> None:
     with pytest.raises(ServiceError, match="RPC_URL"):
-        services.existing_chain(f"http://127.0.0.1:{services.free_port()}")
+        services.existing_chain(f"http://127.0.0.1:{ports.free_port()}")
 
 
 def test_a_part_that_cannot_start_says_its_last_words(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ SHIPPED = [
 LOCKS = [EVERYTHING, *SHIPPED, *sorted((CHECKOUT / "localstack" / "locks").glob("*.txt"))]
 
 PERMISSIVE = re.compile(
-    r"\b(MIT|MIT-0|BSD|Apache|ISC|MPL|Mozilla Public License|PSF|Python Software Foundation|CNRI|Unlicense|0BSD|Public Domain)\b",
+    r"\b(MIT|MIT-0|BSD|0BSD|Apache|ISC|MPL|Mozilla Public License|PSF|Python Software Foundation|CNRI|Public Domain)\b",
     re.IGNORECASE,
 )
 EXCEPTIONS = {

@@ -1,0 +1,120 @@
+"""MiniStack, the local AWS."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from chain_node import open_here
+from ports import answers, free_port, on_some_port
+from processes import CHECKOUT, LOCAL, ServiceError, Started, last_words, plain_environment, start, stop, wait_until
+
+AWS_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+"""What an AWS client of the local stack needs beside AWS_ENDPOINT_URL; MiniStack takes `test` for the root user."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniStack:
+    """The local AWS: its API at endpoint_url, its IoT broker at iot_host:iot_port with ca_file's authority."""
+
+    endpoint_url: str
+    iot_host: str
+    iot_port: int
+    ca_file: Path
+    process: Started
+
+    def stop(self) -> None:
+        """Stop it with all Lambda workers; it writes its state first, if it keeps one."""
+        stop(self.process)
+
+
+def start_ministack(
+    folder: Path,
+    *,
+    port: int | None = None,
+    iot_port: int | None = None,
+    authorize: bool = True,
+    keep_state: bool = False,
+    outlives_us: bool = False,
+) -> MiniStack:
+    """Start MiniStack with everything that it writes in the folder.
+
+    authorize: IAM and IoT policies are enforced. keep_state: what was deployed is there again at the next start.
+    """
+    return on_some_port(
+        port,
+        lambda chosen: _ministack_on(
+            chosen,
+            free_port() if iot_port is None else iot_port,
+            folder=folder,
+            authorize=authorize,
+            keep_state=keep_state,
+            outlives_us=outlives_us,
+        ),
+    )
+
+
+def _ministack_on(
+    port: int,
+    iot_port: int,
+    *,
+    folder: Path,
+    authorize: bool,
+    keep_state: bool,
+    outlives_us: bool,
+) -> MiniStack:
+    home = folder / "ministack"
+    for name in ("state", "s3", "tmp"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    python = LOCAL / "ministack" / "bin" / "python"
+    if not python.exists():
+        message = "MiniStack is not installed: run `make set-up`."
+        raise ServiceError(message)
+    log = folder / "logs" / "ministack.log"
+    process = start(
+        "ministack",
+        [python, "-P", CHECKOUT / "localstack" / "ministack_here.py"],
+        log=log,
+        environment={
+            **plain_environment(),
+            **AWS_ENVIRONMENT,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "BIND_HOST": "127.0.0.1",
+            "MINISTACK_HOST": "localhost",
+            "MINISTACK_REGION": AWS_ENVIRONMENT["AWS_DEFAULT_REGION"],
+            "GATEWAY_PORT": str(port),
+            "IOT_MTLS_PORT": str(iot_port),
+            "SFTP_ENABLED": "0",
+            "STATE_DIR": str(home / "state"),
+            "S3_DATA_DIR": str(home / "s3"),
+            "TMPDIR": str(home / "tmp"),
+            "PERSIST_STATE": "1" if keep_state else "0",
+            "S3_PERSIST": "1" if keep_state else "0",
+            "AUTH": "true" if authorize else "false",
+            "LAMBDA_EXECUTOR": "local",
+        },
+        working_folder=home,
+        folders=[folder],
+        outlives_us=outlives_us,
+    )
+    endpoint_url = f"http://127.0.0.1:{port}"
+
+    def is_ready() -> bool:
+        try:
+            with open_here(f"{endpoint_url}/_ministack/ready") as answer:
+                ready = json.load(answer)
+        except (OSError, ValueError):
+            return False
+        return bool(ready["iot_mtls"] != "starting")
+
+    wait_until(is_ready, process=process, log=log, timeout_s=60)
+    if not answers(iot_port):
+        stop(process)
+        message = f"MiniStack's IoT broker does not listen on port {iot_port} (IOT_PORT).{last_words(log)}"
+        raise ServiceError(message)
+    with open_here(f"{endpoint_url}/_ministack/iot/ca.pem") as answer:
+        authority = answer.read()
+    ca_file = folder / "iot-ca.pem"
+    ca_file.write_bytes(authority)
+    return MiniStack(
+        endpoint_url=endpoint_url, iot_host="localhost", iot_port=iot_port, ca_file=ca_file, process=process
+    )
