@@ -1,0 +1,81 @@
+"""Imports point one way: functions -> use cases -> postgres, evm, devices -> domain."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "layers" / "energy_market" / "energy_market"
+
+# What each part of the package may import of the others. Whoever is not named here is imported by functions only.
+MAY_IMPORT = {
+    "domain": {"domain"},
+    "postgres": {"postgres", "domain"},
+    "evm": {"evm", "domain"},
+    "devices": {"domain"},
+    "device_registry": {"domain"},
+    "config": {"domain"},
+    "database": set[str](),
+    "logs": set[str](),
+    "usecases": {
+        "usecases",
+        "postgres",
+        "evm",
+        "devices",
+        "device_registry",
+        "domain",
+        "database",
+        "config",
+        "logs",
+    },
+}
+# Third-party packages that are slow to import, or that the request path has no business with (see docs/decisions).
+OFF_THE_REQUEST_PATH = {"boto3", "botocore", "eth_account", "eth_abi", "eth_utils", "web3", "pydantic", "cryptography"}
+
+
+def _imports(source: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source} has a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _part(source: Path) -> str:
+    return source.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("source", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_package_imports_in_one_direction(source: Path) -> None:
+    part = _part(source)
+    allowed = MAY_IMPORT.get(part)
+    if allowed is None:
+        return  # the edge (http, wire, ...): imported by functions only, which the other cases prove
+    used = {name.split(".")[1] for name in _imports(source) if name.startswith("energy_market.")}
+    assert used <= allowed
+
+
+def test_the_domain_needs_nothing_but_the_standard_library() -> None:
+    for source in (PACKAGE / "domain").rglob("*.py"):
+        if source.name in {"wallets.py", "tokens.py"}:
+            continue  # signatures are checked by coincurve and pyjwt, not by us
+        outside = {name.split(".")[0] for name in _imports(source)} - set(sys.stdlib_module_names) - {"energy_market"}
+        assert not outside, f"{source.name} imports {outside}"
+
+
+def test_nothing_slow_is_imported_by_the_shared_package_but_by_the_chain() -> None:
+    for source in PACKAGE.rglob("*.py"):
+        if _part(source) in {"evm"}:
+            continue
+        top_level = {
+            name.split(".")[0]
+            for node in ast.parse(source.read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
+        }
+        assert not top_level & OFF_THE_REQUEST_PATH, source
