@@ -5,8 +5,9 @@ stays promised until the market says otherwise. Whatever was decided about an id
 or reordered command meets the same decision again.
 
     lock -> LOCKED -> transfer -> DELIVERING -> DELIVERED
-    lock -> REJECTED                (no energy, too late)
-    unlock -> RELEASED              (from LOCKED, or of an id never seen: its lock is refused when it arrives)
+    lock -> LOCKED -> unlock -> RELEASED
+    lock -> REJECTED                          (no energy, too late)
+    unlock -> RELEASED -> lock -> REJECTED    (the unlock overtook its lock)
 
 Energy is in whole watt-hours. Nothing here reads a clock, a file or a network.
 """
@@ -116,12 +117,11 @@ class Reservations:
         one id there is one answer.
         """
         known = self._known.get(command.id)
-        if known is not None:
-            is_placeholder = known.state is State.RELEASED and not known.order_id
-            if not is_placeholder and (known.order_id, known.energy_wh) != (command.order_id, command.energy_wh):
+        if known is not None and known.order_id:
+            if (known.order_id, known.energy_wh) != (command.order_id, command.energy_wh):
                 raise RefusedError("lock_conflict", f"Lock {command.id} came again with another order or amount.")
             return known
-        reason = self._reason_against(command, free_wh=free_wh, now=now)
+        reason = "released" if known is not None else self._reason_against(command, free_wh=free_wh, now=now)
         return Reservation(
             id=command.id,
             order_id=command.order_id,
