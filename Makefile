@@ -10,9 +10,11 @@ PYTHON ?= python3
 SHELL := /bin/bash
 LOCAL := $(CURDIR)/.local
 VENV := $(LOCAL)/venv/bin
-export PATH := $(LOCAL)/bin:$(VENV):$(PATH)
 # An active environment or a PYTHONPATH of the person's would leak into ours.
 unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+# SAM runs makefiles of its own, to which PYTHON means something else.
+unexport MAKEFLAGS MFLAGS MAKELEVEL PYTHON
+export SAM_CLI_TELEMETRY := 0
 
 # What came on make's command line goes on to the scripts as environment.
 PASSED := HOMES DURATION SPEED POSTGRES_PORT ANVIL_PORT API_PORT IOT_PORT DATABASE_URL RPC_URL ANVIL_BIN
@@ -47,27 +49,27 @@ down:
 	@if [ -x $(VENV)/python ]; then $(VENV)/python localstack/down.py; else echo "Nothing of this checkout runs."; fi
 
 deploy: set-up
-	@sam build
-	@sam deploy --guided
+	@PYTHON=$(VENV)/python UV=$(LOCAL)/bin/uv $(LOCAL)/bin/sam build
+	@$(LOCAL)/bin/sam deploy --guided
 
 test: set-up
 	@$(VENV)/python -m pytest $(TESTS)
 
 check: set-up
-	ruff check .
-	ruff format --check .
-	mypy
-	cfn-lint template.yaml
-	SAM_CLI_TELEMETRY=0 AWS_DEFAULT_REGION=us-east-1 sam validate --lint
-	node infra/contracts/compile.mjs --check
-	python -m pytest -q tests/unit/test_dependencies.py
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/cfn-lint template.yaml
+	AWS_DEFAULT_REGION=us-east-1 $(LOCAL)/bin/sam validate --lint
+	PATH="$(LOCAL)/bin:$$PATH" node infra/contracts/compile.mjs --check
+	$(VENV)/python -m pytest -q tests/unit/test_dependencies.py
 
 format: set-up
 	@$(VENV)/ruff check --fix-only --quiet .
 	@$(VENV)/ruff format .
 
 # Without an index's or a find-links address: each machine resolves from its own.
-COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+COMPILE = $(LOCAL)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --group
 lock:
 	@$(PYTHON) -B localstack/set_up.py uv

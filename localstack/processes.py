@@ -61,9 +61,14 @@ class Started:
         """Whether this very process still runs, not another one that was given its id."""
         return began_at(self.pid) == self.began
 
+    @property
+    def outlives_its_starter(self) -> bool:
+        """Whether it is to run until somebody stops it, not until who started it ends."""
+        return self.owner == 0
+
     def is_abandoned(self) -> bool:
         """Whether who started it, and was to stop it, is gone."""
-        return self.owner != 0 and began_at(self.owner) != self.owner_began
+        return not self.outlives_its_starter and began_at(self.owner) != self.owner_began
 
 
 def began_at(pid: int) -> str | None:
@@ -243,7 +248,7 @@ def stop_orphans() -> list[str]:
             stop(process)
             for folder in process.folders:
                 shutil.rmtree(folder, ignore_errors=True)
-        elif process.owner == 0 and not process.is_running():
+        elif process.outlives_its_starter and not process.is_running():
             stop(process)
     return stopped
 

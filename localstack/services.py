@@ -10,10 +10,11 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from chain_node import Chain, existing_chain, start_anvil
 from local_aws import AWS_ENVIRONMENT, MiniStack, start_ministack
-from ports import port_from
+from ports import is_free, port_from
 from postgres_server import Database, existing_database, home_of_postgres, start_postgres
 from processes import CHECKOUT, LOCAL, ServiceError, locked, stop_orphans
 
@@ -61,12 +62,17 @@ def start_stack(folder: Path, *, keep_state: bool = False, outlives_us: bool = F
     A stack that does not outlive us is a temporary one: killed before it could stop, its folder is removed with it by
     whoever next calls `stop_orphans`.
 
+    A stack that keeps its state keeps its ports too, as long as they are free and no others are given.
+
     Environment: DATABASE_URL, RPC_URL; POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT.
     """
     with contextlib.ExitStack() as undo:
         # All ports are looked at before anything is started.
-        postgres_port, anvil_port = port_from("POSTGRES_PORT"), port_from("ANVIL_PORT")
-        api_port, iot_port = port_from("API_PORT"), port_from("IOT_PORT")
+        known = read_stack(folder)
+        postgres_port = port_from("POSTGRES_PORT") or _former_port(known.get("database_url"))
+        anvil_port = port_from("ANVIL_PORT") or _former_port(known.get("rpc_url"))
+        api_port = port_from("API_PORT") or _former_port(known.get("aws_endpoint_url"))
+        iot_port = port_from("IOT_PORT") or _former_port(f"//localhost:{known.get('iot_port', '')}")
         database_url, rpc_url = os.environ.get("DATABASE_URL", ""), os.environ.get("RPC_URL", "")
         if database_url:
             database = existing_database(database_url)
@@ -94,6 +100,11 @@ def start_stack(folder: Path, *, keep_state: bool = False, outlives_us: bool = F
         )
         undo.pop_all()
     return Stack(folder=folder, database=database, chain=chain, aws=aws)
+
+
+def _former_port(address: str | int | None) -> int | None:
+    port = urlsplit(str(address)).port if address else None
+    return port if port is not None and is_free(port) else None
 
 
 def remove_state(folder: Path) -> None:

@@ -42,6 +42,13 @@ ENVIRONMENTS = {
 }
 """Folder under .local -> the lock that it is made from."""
 
+LAYOUT = "1"  # to be raised when what is made of the same locks changes
+
+# Not the environment that happens to be active: its own would be made from itself.
+INTERPRETER = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+
+OUR_PACKAGES = [CHECKOUT / "layers" / "energy_market", CHECKOUT / "devices"]
+
 
 class SetUpError(Exception):
     """What is missing, as a sentence for whoever typed `make`."""
@@ -84,19 +91,26 @@ def run(arguments: list[str], *, doing: str) -> None:
 
 
 def stamp_of(*inputs: Path) -> str:
-    """Name a result by what it was made from: the inputs' bytes, the interpreter, the place (scripts name it)."""
-    digest = hashlib.sha256()
-    for part in (sys.version, os.path.realpath(sys.executable), platform.machine(), str(CHECKOUT)):
-        digest.update(part.encode() + b"\0")
-    for path in inputs:
-        digest.update(path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    """Name a result by what it was made from: the interpreter and the place (scripts name it), the inputs' bytes."""
+    base = hashlib.sha256()
+    for part in (LAYOUT, sys.version, INTERPRETER, platform.machine(), str(CHECKOUT)):
+        base.update(part.encode() + b"\0")
+    content = hashlib.sha256(b"\0".join(path.read_bytes() for path in inputs))
+    return f"{base.hexdigest()}\n{content.hexdigest()}\n"
 
 
 def is_done(folder: Path, stamp: str) -> bool:
     """Whether the folder was made, to the end, from what the stamp names."""
     try:
         return (folder / STAMP).read_text() == stamp
+    except FileNotFoundError:
+        return False
+
+
+def is_same_base(folder: Path, stamp: str) -> bool:
+    """Whether the folder was made for this interpreter and place, from whatever inputs."""
+    try:
+        return (folder / STAMP).read_text().split("\n")[0] == stamp.split("\n", maxsplit=1)[0]
     except FileNotFoundError:
         return False
 
@@ -122,7 +136,7 @@ def virtual_environment(folder: Path) -> None:
             )
             raise SetUpError(message)
     shutil.rmtree(folder, ignore_errors=True)
-    run([sys.executable, "-m", "venv", str(folder)], doing="Making a virtual environment")
+    run([INTERPRETER, "-m", "venv", str(folder)], doing="Making a virtual environment")
 
 
 def by_pip(folder: Path, lock: Path) -> None:
@@ -174,10 +188,16 @@ def set_up_environment(uv: Path, name: str) -> None:
     if is_done(folder, stamp):
         return
     say(f"Making .local/{name} from {lock.relative_to(CHECKOUT)} ...")
-    shutil.rmtree(folder, ignore_errors=True)
-    run([str(uv), "venv", "--quiet", "--python", sys.executable, str(folder)], doing=f"Making .local/{name}")
+    if not is_same_base(folder, stamp):
+        shutil.rmtree(folder, ignore_errors=True)
+        run([str(uv), "venv", "--quiet", "--python", INTERPRETER, str(folder)], doing=f"Making .local/{name}")
+    (folder / STAMP).unlink(missing_ok=True)
     sync = [str(uv), "pip", "sync", "--quiet", "--python", str(folder / "bin" / "python"), "--require-hashes"]
     run([*sync, str(lock)], doing=f"Installing {lock.relative_to(CHECKOUT)}")
+    if name == "venv":
+        for packages in folder.glob("lib/python3*/site-packages"):
+            # Scripts and tests import our own packages as they are in the checkout.
+            (packages / "energy_market.pth").write_text("\n".join(map(str, OUR_PACKAGES)) + "\n")
     (folder / STAMP).write_text(stamp)
 
 

@@ -1,0 +1,109 @@
+"""The whole market on this machine: the parts, the contracts on the chain, the template on the local AWS."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy import Deployment, build, deploy
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+from processes import CHECKOUT
+from services import Chain, Stack, read_stack, start_stack, update_stack
+
+from energy_market.evm.contract import Artifact
+from energy_market.evm.contract import deploy as deploy_contract
+from energy_market.evm.rpc import Rpc
+
+ARTIFACTS = CHECKOUT / "infra" / "contracts" / "artifacts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Market:
+    """A running market: its parts, its contracts' addresses, and what was deployed."""
+
+    stack: Stack
+    token: str
+    settlement_contract: str
+    deployment: Deployment
+
+    @property
+    def api_url(self) -> str:
+        """The API's address, without a slash at its end; routes begin with /api/v1."""
+        return self.deployment.api_url
+
+
+def start_market(
+    folder: Path,
+    *,
+    parameters: Mapping[str, str] | None = None,
+    keep_state: bool = False,
+    outlives_us: bool = False,
+) -> Market:
+    """Start all parts with their state in the folder, deploy contracts and template; all or nothing.
+
+    parameters are the template's, over those that follow from the parts. Contracts that stand already on a kept
+    chain are used again. Raises `ServiceError`.
+    """
+    with contextlib.ExitStack() as undo, ThreadPoolExecutor(1) as builder:
+        built = builder.submit(build, folder)
+        stack = start_stack(folder, keep_state=keep_state, outlives_us=outlives_us)
+        undo.callback(stack.stop)
+        token, settlement_contract = deploy_contracts(stack.chain, known=read_stack(folder))
+        update_stack(folder, token=token, settlement_contract=settlement_contract)
+        deployment = deploy(
+            built.result(),
+            endpoint_url=stack.aws.endpoint_url,
+            database_url=stack.database.url,
+            operator_key=stack.chain.operator_key,
+            parameters={
+                "ChainId": str(stack.chain.chain_id),
+                "RpcUrl": stack.chain.rpc_url,
+                "SettlementContract": settlement_contract,
+                "TokenContract": token,
+                "DeviceBroker": f"{stack.aws.iot_host}:{stack.aws.iot_port}",
+                "DeviceCaUrl": f"{stack.aws.endpoint_url}/_ministack/iot/ca.pem",
+                **(parameters or {}),
+            },
+        )
+        update_stack(folder, api_url=deployment.api_url)
+        undo.pop_all()
+    return Market(stack=stack, token=token, settlement_contract=settlement_contract, deployment=deployment)
+
+
+@contextlib.contextmanager
+def market(folder: Path, *, parameters: Mapping[str, str] | None = None) -> Iterator[Market]:
+    """Run a market for the length of a block."""
+    started = start_market(folder, parameters=parameters)
+    try:
+        yield started
+    finally:
+        started.stack.stop()
+
+
+def deploy_contracts(chain: Chain, *, known: Mapping[str, str | int]) -> tuple[str, str]:
+    """Deploy the test token and the settlement contract, unless the known ones stand on this chain; their addresses.
+
+    The deployer owns both; only the operator may settle.
+    """
+    rpc = Rpc(chain.rpc_url, budget_s=60)
+    token, settlement_contract = str(known.get("token", "")), str(known.get("settlement_contract", ""))
+    if all(_stands(rpc, address) for address in (token, settlement_contract)):
+        return token, settlement_contract
+    deployer: LocalAccount = Account.from_key(chain.deployer_key)
+    operator: LocalAccount = Account.from_key(chain.operator_key)
+    token = deploy_contract(rpc, deployer, Artifact.load(ARTIFACTS / "EnergyToken.json"), deployer.address).address
+    settlement_contract = deploy_contract(
+        rpc,
+        deployer,
+        Artifact.load(ARTIFACTS / "EnergySettlement.json"),
+        token,
+        deployer.address,
+        operator.address,
+    ).address
+    return token, settlement_contract
+
+
+def _stands(rpc: Rpc, address: str) -> bool:
+    return bool(address) and rpc.call("eth_getCode", address, "latest") != "0x"

@@ -1,0 +1,42 @@
+"""`make up`: the running market without the simulated community. It keeps its state until `make clean`."""
+
+import sys
+import time
+
+from market import start_market
+from processes import LOCAL, ServiceError, locked, recorded, stop, stop_orphans
+from services import read_stack
+
+FOLDER = LOCAL / "up"
+
+
+def main() -> None:
+    """Start what does not run yet, and say where it is."""
+    stop_orphans()
+    with locked(LOCAL / "up.lock"):
+        lasting = [process for process in recorded() if process.outlives_its_starter]
+        known = read_stack(FOLDER)
+        if lasting and "api_url" in known and all(process.is_running() for process in lasting):
+            print("It runs already.")
+        else:
+            # What is left of a stack of which a part has died.
+            for process in lasting:
+                stop(process)
+            began = time.monotonic()
+            start_market(FOLDER, keep_state=True, outlives_us=True)
+            known = read_stack(FOLDER)
+            print(f"Started in {time.monotonic() - began:.0f} s.")
+    print(f"API        {known['api_url']}/api/v1/health")
+    print(f"AWS        AWS_ENDPOINT_URL={known['aws_endpoint_url']} (region us-east-1, credentials test/test)")
+    print(f"devices    {known['iot_host']}:{known['iot_port']} (authority: {known['iot_ca_file']})")
+    print(f"database   {known['database_url']}")
+    print(f"chain      {known['rpc_url']} (id {known['chain_id']})")
+    print(f"contracts  token {known['token']}, settlement {known['settlement_contract']}")
+    print(f"All of this is in {(FOLDER / 'stack.json').relative_to(LOCAL.parent)}; logs are beside it.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ServiceError as error:
+        sys.exit(str(error))
