@@ -1,7 +1,7 @@
 # Everything a newcomer types. `make` alone says what there is.
 #
 # PYTHON     the interpreter to use, 3.11 to 3.14 (default: python3)
-# HOMES, DURATION, SPEED                                 what `make run` plays
+# HOMES, DURATION, SPEED, SEED                           what `make run` plays
 # POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT          ports (default: free ones)
 # DATABASE_URL, RPC_URL, ANVIL_BIN                       existing parts to use in place of the embedded ones
 # TESTS      what `make test` gives to pytest (default: all tests)
@@ -15,10 +15,6 @@ unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
 # SAM runs makefiles of its own, to which PYTHON means something else.
 unexport MAKEFLAGS MFLAGS MAKELEVEL PYTHON
 export SAM_CLI_TELEMETRY := 0
-
-# What came on make's command line goes on to the scripts as environment.
-PASSED := HOMES DURATION SPEED POSTGRES_PORT ANVIL_PORT API_PORT IOT_PORT DATABASE_URL RPC_URL ANVIL_BIN
-$(foreach name,$(PASSED),$(if $($(name)),$(eval export $(name))))
 
 .DEFAULT_GOAL := help
 .PHONY: help set-up run up down deploy test check format lock clean

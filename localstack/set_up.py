@@ -76,7 +76,9 @@ def say(sentence: str) -> None:
 
 def run(arguments: list[str], *, doing: str) -> None:
     """Run a program quietly; its last words are shown only if it fails."""
-    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+    temporary = LOCAL / "tmp"
+    temporary.mkdir(exist_ok=True)
+    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1", "TMPDIR": str(temporary)}
     # An environment that the person has active is none of ours.
     environment.pop("VIRTUAL_ENV", None)
     done = subprocess.run(
@@ -242,6 +244,7 @@ def set_up() -> None:
         for part in parts:
             part.result()
     link("sam", LOCAL / "sam" / "bin" / "sam")
+    shutil.rmtree(LOCAL / "tmp", ignore_errors=True)
     took_s = time.monotonic() - began
     if took_s > 1:
         say(f"Set up in {took_s:.0f} s.")
