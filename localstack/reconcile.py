@@ -10,29 +10,26 @@ deadline ahead of it.
     python localstack/reconcile.py      the running stack of this checkout; exit status 0 only without a difference
 """
 
-import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-CHECKOUT: Final = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(CHECKOUT / "layers" / "energy_market"), str(CHECKOUT / "localstack")]
+import psycopg
+from eth_abi.abi import decode
+from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
+from psycopg.rows import dict_row
+from services import LOCAL, read_stack
+from wallet import read_uint
 
-import psycopg  # noqa: E402 - after the path of our own packages
-from eth_abi.abi import decode  # noqa: E402
-from eth_utils.address import to_checksum_address  # noqa: E402
-from eth_utils.crypto import keccak  # noqa: E402
-from psycopg.rows import dict_row  # noqa: E402
-from wallet import read_uint  # noqa: E402
-
-from energy_market.evm.rpc import ChainError, Rpc  # noqa: E402
+from energy_market.evm.rpc import ChainError, Rpc
 
 CHAIN_BUDGET_S: Final = 60.0
 NANO_DECIMALS: Final = 9
+TOKEN_DECIMALS: Final = 18  # of the local stack's test token
 
 # Each query lists violations: the first column is the sentence. %(at_rest)s: nothing may be under way any more.
 DATABASE_CHECKS: Final = (
@@ -316,19 +313,18 @@ def device_differences(conn: psycopg.Connection[Any], devices: Iterable[DeviceRe
 
 def main() -> int:
     """Reconcile the running stack of this checkout."""
-    try:
-        stack = json.loads((CHECKOUT / ".local" / "stack.json").read_text())
-    except FileNotFoundError:
+    stack = read_stack(LOCAL / "run") or read_stack(LOCAL / "up")
+    if "settlement_contract" not in stack:
         print("Nothing runs in this checkout: start it with `make up`.", file=sys.stderr)
         return 2
     ledger = Ledger(
-        rpc_url=stack["rpc_url"],
-        contract=stack["settlement_contract"],
-        token=stack["token"],
-        token_decimals=stack.get("token_decimals", 18),
+        rpc_url=str(stack["rpc_url"]),
+        contract=str(stack["settlement_contract"]),
+        token=str(stack["token"]),
+        token_decimals=TOKEN_DECIMALS,
     )
     try:
-        with psycopg.connect(stack["database_url"]) as conn:
+        with psycopg.connect(str(stack["database_url"])) as conn:
             found = reconcile(conn, ledger=ledger)
     except (psycopg.OperationalError, ChainError) as error:
         print(f"The stack cannot be asked: {error}", file=sys.stderr)

@@ -1,0 +1,325 @@
+"""`make run`: the whole system on this machine, and a simulated community that trades on it, live.
+
+Environment: HOMES (10), DURATION (seconds from the first order; without it until Ctrl-C), SPEED (simulated seconds in
+a second, 320), SEED (of the homes' sizes, 1); those of `services.start_stack`.
+
+The last line of standard output is one JSON object, the result; everything else goes to standard error. Exit status 0
+only if something was traded and database, chain and devices agree.
+"""
+
+import contextlib
+import datetime as dt
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import psycopg
+from client import ApiError, UnreachableError
+from deploy import STACK
+from display import Display, Moment, say
+from figures import Figures, FunctionLogs, is_at_rest, percentile, read_figures
+from homes import community
+from market import Market, start_market
+from reconcile import TOKEN_DECIMALS, Ledger, reconcile
+from services import CHECKOUT, LOCAL, ServiceError, remove_state, stop_orphans
+from street import SimulatedClock, Street, StreetError
+
+from energy_market.evm.rpc import ChainError
+
+FOLDER: Final = LOCAL / "run"
+LOGS: Final = LOCAL / "logs"
+START: Final = dt.datetime(2025, 5, 21, 12, 0)  # noqa: DTZ001 - the local clock of the place; a clear Wednesday in May
+DEFAULT_SPEED: Final = 320.0  # noon to evening in 90 seconds
+MOST_HOMES: Final = 100
+RATE_LIMIT_PER_MINUTE: Final = 1_000_000  # all homes ask from one address
+PERIOD_S: Final = 0.5
+FIRST_ORDER_TIMEOUT_S: Final = 60.0
+REST_TIMEOUT_S: Final = 120.0  # a lock's deadline is 30 s, a settlement takes about 10 s, and each may be repeated
+GROUPS: Final = (
+    "auth-api",
+    "market-api",
+    "iot-api",
+    "analytics-api",
+    "marks",
+    "match",
+    "settle",
+    "lock-responses",
+    "telemetry",
+)
+
+
+class RunError(Exception):
+    """What is wrong, as a sentence for whoever typed `make run`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment asks for."""
+
+    homes: int
+    duration_s: float | None
+    speed: float
+    seed: int
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Raises RunError for what makes no sense."""
+        homes = _number("HOMES", 10.0)
+        duration_s = _number("DURATION", 0.0)
+        speed = _number("SPEED", DEFAULT_SPEED)
+        if not 2 <= homes <= MOST_HOMES or homes != int(homes):  # noqa: PLR2004 - it takes two to trade
+            raise RunError(f"HOMES must be a whole number from 2 to {MOST_HOMES}.")
+        if duration_s < 0 or not 0 < speed <= 3600:  # noqa: PLR2004 - an hour a second leaves no time to trade
+            raise RunError("DURATION must be a number of seconds, SPEED above 0 and at most 3600.")
+        return cls(homes=int(homes), duration_s=duration_s or None, speed=speed, seed=int(_number("SEED", 1.0)))
+
+
+def _number(name: str, default: float) -> float:
+    text = os.environ.get(name, "")
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        raise RunError(f"{name} is {text!r}, which is no number.") from None
+    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN
+        raise RunError(f"{name} is {text!r}, which is no number.")
+    return value
+
+
+class Interrupts:
+    """What Ctrl-C, SIGTERM and SIGHUP do: break off the set-up; end the trading; skip the waiting; and then nothing."""
+
+    def __init__(self) -> None:
+        """From here on the signals are ours."""
+        self.ended = threading.Event()
+        self._breaks_off = True
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._received)
+
+    def _received(self, _number: int, _frame: object) -> None:
+        again = self.ended.is_set()
+        self.ended.set()
+        if self._breaks_off or again:
+            raise KeyboardInterrupt
+
+    def trading(self) -> None:
+        """From here on the first signal ends the trading in order; one more breaks off."""
+        self._breaks_off = False
+
+    def stopping(self) -> None:
+        """From here on nothing may be broken off: what runs is being stopped, which takes seconds at most."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+
+class Run:
+    """One run of the community on a system that has been launched."""
+
+    def __init__(self, settings: Settings, market: Market, interrupts: Interrupts, display: Display) -> None:
+        """Nothing is registered yet."""
+        self._settings = settings
+        self._market = market
+        self._interrupts = interrupts
+        self._display = display
+        self._api_url = market.api_url
+        self._logs = FunctionLogs(
+            market.stack.aws.endpoint_url,
+            groups=[f"/aws/lambda/{STACK}-{name}" for name in GROUPS],
+            ticks_in=f"/aws/lambda/{STACK}-match",
+        )
+        self._figures = Figures()
+        self._first_order_at: float | None = None
+        self._conn: psycopg.Connection[Any] = psycopg.connect(
+            market.stack.database.url, autocommit=True, connect_timeout=10
+        )
+        self.street = Street(
+            community(settings.homes, seed=settings.seed),
+            api_url=self._api_url,
+            clock=SimulatedClock(START, speed=settings.speed),
+        )
+
+    def prepare(self) -> None:
+        """Register the homes, fund their wallets, connect their devices. Raises StreetError."""
+        stack = self._market.stack
+        say(f"Registering {self._settings.homes} homes over the public API ...")
+        self.street.register()
+        say("Depositing test tokens into escrow ...")
+        self.street.fund(rpc_url=stack.chain.rpc_url, deployer_key=stack.chain.deployer_key)
+        say("Connecting the devices over mutual TLS ...")
+        self.street.connect(ca=stack.aws.ca_file.read_bytes(), folder=FOLDER / "devices")
+
+    def trade(self) -> None:
+        """Let the homes trade until the duration is over or a signal comes."""
+        self.street.start()
+        began = time.monotonic()
+        while not self._interrupts.ended.wait(PERIOD_S):
+            self._look("trading")
+            if self._first_order_at is None:
+                if self._figures.orders:
+                    self._first_order_at = time.monotonic()
+                elif time.monotonic() - began > FIRST_ORDER_TIMEOUT_S:
+                    raise RunError(f"No order came in for {FIRST_ORDER_TIMEOUT_S:.0f} s.{self._last_errors()}")
+            elif self._settings.duration_s and time.monotonic() - self._first_order_at >= self._settings.duration_s:
+                return
+
+    def wind_down(self) -> list[str]:
+        """Stop placing, cancel, let what is under way end, reconcile; every difference, one line each."""
+        self._look("cancelling open orders")
+        late = self.street.stop_trading()
+        until = time.monotonic() + REST_TIMEOUT_S
+        while not is_at_rest(self._conn) and time.monotonic() < until:
+            self._look("settling what is under way")
+            time.sleep(PERIOD_S)
+        with contextlib.suppress(ApiError, UnreachableError):  # what was not collected is a difference below
+            self.street.collect()
+        self._look("reconciling")
+        found = [f"{name} did not end its trading in time" for name in late]
+        found += self.street.disconnect()
+        ledger = Ledger(
+            rpc_url=self._market.stack.chain.rpc_url,
+            contract=self._market.settlement_contract,
+            token=self._market.token,
+            token_decimals=TOKEN_DECIMALS,
+        )
+        devices = [home.record() for home in self.street.homes]
+        found += reconcile(self._conn, ledger=ledger, devices=devices, at_rest=True)
+        found += self.street.differences()
+        self._look("done")
+        return found
+
+    def result(self, *, consistent: bool) -> dict[str, object]:
+        """The line for standard output."""
+        figures = self._figures
+        return {
+            "homes": self._settings.homes,
+            "orders": figures.orders,
+            "trades_confirmed": figures.trades.get("Confirmed", 0),
+            "trades_failed": figures.trades.get("Failed", 0),
+            "kwh_traded": figures.traded_wh / 1000,
+            "tokens_settled": figures.settled_nano / 1e9,
+            "match_to_confirmed_ms": {
+                "p50": percentile(figures.settle_ms, 50),
+                "p99": percentile(figures.settle_ms, 99),
+            },
+            "tick_ms": {"p50": percentile(self._logs.tick_ms, 50), "p99": percentile(self._logs.tick_ms, 99)},
+            "consistent": consistent,
+        }
+
+    def close(self) -> None:
+        """Let go of the devices, the connections and the terminal; safe to call twice."""
+        for sentence in self.street.disconnect():
+            say(sentence)
+        self._logs.close()
+        self._conn.close()
+
+    def _look(self, phase: str) -> None:
+        """Read the figures and show them."""
+        self._figures = read_figures(self._conn)
+        self._logs.read()
+        began = self._first_order_at
+        self._display.show(
+            Moment(
+                phase=phase,
+                elapsed_s=0.0 if began is None else time.monotonic() - began,
+                duration_s=self._settings.duration_s,
+                street_time=f"{self.street.clock.now():%H:%M}",
+                figures=self._figures,
+                tick_ms=self._logs.tick_ms,
+                ticks_missed=self._logs.ticks_missed,
+                api_url=self._api_url,
+                errors=self._logs.errors + self.street.errors,
+                recent_errors=[*self._logs.recent_errors, *self.street.recent_errors()],
+            )
+        )
+
+    def _last_errors(self) -> str:
+        return "".join(f"\n  {sentence}" for sentence in [*self._logs.recent_errors, *self.street.recent_errors()][-3:])
+
+
+def run(settings: Settings, interrupts: Interrupts) -> int:
+    """Launch, trade, wind down, stop; the exit status."""
+    market: Market | None = None
+    session: Run | None = None
+    try:
+        say("Building and starting: PostgreSQL, Anvil, MiniStack, contracts, functions ...")
+        market = start_market(FOLDER, parameters={"RateLimitPerMinute": str(RATE_LIMIT_PER_MINUTE)})
+        with Display() as display:
+            session = Run(settings, market, interrupts, display)
+            session.prepare()
+            say(f"The market is at {market.api_url}/api/v1, for example")
+            say(f"  curl -s '{market.api_url}/api/v1/market/book'")
+            interrupts.trading()
+            session.trade()
+            found = session.wind_down()
+    finally:
+        interrupts.stopping()
+        if session is not None:
+            session.close()
+        if market is not None:
+            say("Stopping everything ...")
+            market.stack.stop()
+    for difference in found:
+        say(f"DIFFERENCE: {difference}")
+    result = session.result(consistent=not found)
+    print(json.dumps(result), flush=True)
+    return 0 if not found and result["trades_confirmed"] else 1
+
+
+@contextlib.contextmanager
+def only_one() -> Iterator[None]:
+    """Refuse to run twice in one checkout at the same time. Raises RunError."""
+    LOCAL.mkdir(exist_ok=True)
+    with (LOCAL / "run.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError("`make run` is running in this checkout already.") from None
+        yield
+
+
+@contextlib.contextmanager
+def state() -> Iterator[None]:
+    """Begin with fresh state, without orphans; at the end nothing is left but the logs."""
+    for name in stop_orphans():
+        say(f"Stopped {name}, which an earlier run left behind.")
+    remove_state(FOLDER)
+    (FOLDER / "logs").mkdir(parents=True)
+    handler = logging.FileHandler(FOLDER / "logs" / "community.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        handler.close()
+        logging.getLogger().removeHandler(handler)
+        shutil.rmtree(LOGS, ignore_errors=True)
+        (FOLDER / "logs").rename(LOGS)
+        remove_state(FOLDER)
+
+
+def main() -> int:
+    """Run, and put what went wrong into one sentence."""
+    interrupts = Interrupts()
+    try:
+        settings = Settings.from_environment()
+        with only_one(), state():
+            return run(settings, interrupts)
+    except (RunError, ServiceError, StreetError, ChainError, psycopg.Error, ApiError, UnreachableError) as error:
+        say(f"make run: {error}\nLogs are in {LOGS.relative_to(CHECKOUT)}.")
+        return 1
+    except KeyboardInterrupt:
+        say("Broken off; nothing is left running.")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
