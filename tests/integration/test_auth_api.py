@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import psycopg
@@ -52,7 +53,12 @@ def test_signing_up_answers_with_the_user(auth: Client) -> None:
     user = answer.json
     assert set(user) == {"id", "wallet_address", "role", "roles", "zone", "location", "kyc_status", "created_at"}
     assert user["wallet_address"] == wallet.address
-    assert (user["role"], user["roles"], user["zone"], user["location"]) == ("Recipient", ["Recipient"], "default", None)
+    assert (user["role"], user["roles"], user["zone"], user["location"]) == (
+        "Recipient",
+        ["Recipient"],
+        "default",
+        None,
+    )
     assert user["kyc_status"] == "Unverified"
 
 
@@ -70,12 +76,11 @@ def test_a_signature_signs_in_once(auth: Client) -> None:
     assert auth.post("/api/v1/auth/login", body).refusal == (401, "invalid_signature")
 
 
-def test_of_two_logins_at_once_with_one_signature_one_succeeds(
-    auth: Client, load_api: Callable[[str], Client]
-) -> None:
+def test_of_two_logins_at_once_with_one_signature_one_succeeds(auth: Client, load_api: Callable[[str], Client]) -> None:
     signed = signed_in(auth)
     body = challenged(auth, signed.wallet)
-    answers = at_once([lambda client=load_api("auth_api"): client.post("/api/v1/auth/login", body) for _ in range(2)])  # type: ignore[misc]
+    sandboxes = [load_api("auth_api") for _ in range(2)]
+    answers = at_once([partial(sandbox.post, "/api/v1/auth/login", body) for sandbox in sandboxes])
     assert sorted(answer.status for answer in answers) == [200, 401]
 
 
@@ -203,7 +208,7 @@ def test_of_simultaneous_refreshes_one_gets_tokens_and_none_ends_the_session(
     signed = signed_in(auth)
     body = {"refresh_token": signed.refresh_token}
     tabs = [load_api("auth_api") for _ in range(4)]
-    answers = at_once([lambda tab=tab: tab.post("/api/v1/auth/refresh", body) for tab in tabs])  # type: ignore[misc]
+    answers = at_once([partial(tab.post, "/api/v1/auth/refresh", body) for tab in tabs])
     assert sorted(answer.status for answer in answers) == [200, 409, 409, 409]
     (winner,) = (answer for answer in answers if answer.status == 200)
     assert auth.post("/api/v1/auth/refresh", {"refresh_token": winner.json["refresh_token"]}).status == 200
