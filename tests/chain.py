@@ -1,0 +1,127 @@
+"""The contracts on a test's chain, and people with wallets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from eth_abi.abi import decode
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+from eth_utils.crypto import keccak
+
+from energy_market.evm.contract import Artifact, Contract, deploy
+from energy_market.evm.rpc import Rpc
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+CONTRACTS = CHECKOUT / "infra" / "contracts" / "artifacts"
+MOCKS = CHECKOUT / "tests" / "contracts" / "mocks" / "artifacts"
+SETTLEMENT = Artifact.load(CONTRACTS / "EnergySettlement.json")
+TOKEN = Artifact.load(CONTRACTS / "EnergyToken.json")
+ONE = 10**18  # a token, in its smallest unit
+FOR_EVER = 2**64 - 1
+ALREADY_SETTLED, INSUFFICIENT_ESCROW, EXPIRED = 1, 2, 3
+
+ChainTrade = tuple[bytes, str, str, int, int, int]
+
+
+def mock(name: str) -> Artifact:
+    return Artifact.load(MOCKS / f"{name}.json")
+
+
+def word(trade: UUID) -> bytes:
+    return trade.int.to_bytes(32, "big")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A log entry: its signature, its indexed values (as words), its other values."""
+
+    name: str
+    indexed: tuple[str, ...]
+    data: tuple[Any, ...]
+
+
+class Chain:
+    """A chain with a token and the settlement contract; a block for each transaction unless told otherwise."""
+
+    def __init__(self, rpc_url: str, *, token: Artifact = TOKEN) -> None:
+        self.rpc = Rpc(rpc_url)
+        self.owner = self.person()
+        self.operator = self.person()
+        self.token = deploy(self.rpc, self.owner, token, *([self.owner.address] if token is TOKEN else []))
+        self.settlement = self.deploy_settlement(self.token)
+
+    def person(self) -> LocalAccount:
+        """Somebody with a wallet, gas money and no tokens."""
+        account: LocalAccount = Account.create()
+        self.rpc.call("anvil_setBalance", account.address, hex(100 * ONE))
+        return account
+
+    def deploy_settlement(self, token: Contract) -> Contract:
+        return deploy(self.rpc, self.owner, SETTLEMENT, token.address, self.owner.address, self.operator.address)
+
+    def buyer(self, tokens: int) -> LocalAccount:
+        """Somebody with so many tokens (in the smallest unit) in escrow."""
+        account = self.person()
+        self.deposit(account, tokens)
+        return account
+
+    def deposit(self, account: LocalAccount, tokens: int) -> dict[str, Any]:
+        self.token.transact(self.owner, "mint", account.address, tokens)
+        self.token.transact(account, "approve", self.settlement.address, tokens)
+        return self.settlement.transact(account, "deposit", tokens)
+
+    def settle(self, trades: Sequence[ChainTrade], *, by: LocalAccount | None = None) -> dict[str, Any]:
+        return self.settlement.transact(by or self.operator, "settle", list(trades))
+
+    def escrow(self, account: LocalAccount) -> int:
+        return int(self.settlement.read("escrow", account.address))
+
+    def balance(self, account: LocalAccount) -> int:
+        return int(self.token.read("balanceOf", account.address))
+
+    def mine(self, blocks: int = 1) -> None:
+        self.rpc.call("anvil_mine", hex(blocks))
+
+    def time(self) -> int:
+        """The newest block's time, in Unix seconds."""
+        block = self.rpc.call_many([("eth_getBlockByNumber", ["latest", False])])[0]
+        return int(block["timestamp"], 16)
+
+    def height(self) -> int:
+        return int(self.rpc.call("eth_blockNumber"), 16)
+
+
+def trade(
+    buyer: LocalAccount,
+    seller: LocalAccount,
+    amount: int,
+    *,
+    id: UUID | None = None,  # noqa: A002
+    energy_wh: int = 1000,
+    valid_until: int = FOR_EVER,
+) -> ChainTrade:
+    return (word(id or uuid4()), buyer.address, seller.address, amount, energy_wh, valid_until)
+
+
+def events(receipt: dict[str, Any], contract: Contract) -> list[Event]:
+    """The events that this contract emitted in a transaction."""
+    known = {}
+    for entry in contract.artifact.abi:
+        if entry["type"] == "event":
+            known["0x" + keccak(text=f"{entry['name']}({','.join(i['type'] for i in entry['inputs'])})").hex()] = entry
+    found = []
+    for log in receipt["logs"]:
+        if log["address"].lower() == contract.address.lower():
+            entry = known[log["topics"][0]]
+            types = [i["type"] for i in entry["inputs"] if not i["indexed"]]
+            found.append(
+                Event(
+                    name=entry["name"],
+                    indexed=tuple(log["topics"][1:]),
+                    data=decode(types, bytes.fromhex(log["data"].removeprefix("0x"))),
+                )
+            )
+    return found
