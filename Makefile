@@ -31,7 +31,7 @@ help: ## Say what there is
 	@echo "make clean   stop what runs and remove all that was made"
 
 set-up:
-	@$(PYTHON) -c 'import sys' >/dev/null 2>&1 \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[0] != 3)' >/dev/null 2>&1 \
 		|| { echo "There is no working Python called '$(PYTHON)': name one, 3.11 to 3.14, as in \`make PYTHON=python3.13\`." >&2; exit 1; }
 	@$(PYTHON) -B localstack/set_up.py
 
