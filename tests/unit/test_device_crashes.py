@@ -1,7 +1,7 @@
 """A device that is killed at any line: what it promised is kept, and each command has one answer in the end.
 
 Not a sample. A child process works through a script of commands and is killed (SIGKILL) at its k-th line of the
-device's code, for every k. Its successor finds the files as they were left, and the commands that were not acknowledged.
+device's code, for every k. Its successor finds the files as they were left, and what was not acknowledged.
 """
 
 import json

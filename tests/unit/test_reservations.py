@@ -1,4 +1,4 @@
-"""Which energy is promised to whom: never more than there is, and one answer to each id, whatever comes twice or late."""
+"""Which energy is promised to whom: never more than there is, and one answer to each id, however often it comes."""
 
 from datetime import UTC, datetime, timedelta
 from uuid import UUID

@@ -1,0 +1,510 @@
+"""The device agent on a real broker: mutual TLS, the deployed policy, the deployed kind of rule, and cut lines."""
+
+import base64
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+from energy_device import agent as agent_module
+from energy_device.agent import DeviceAgent, Network
+from energy_device.config import DeviceConfig
+from energy_device.energy_source import SimulatedBattery
+from local_aws import AWS_ENVIRONMENT, MiniStack, start_ministack
+from ports import free_port
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+RULE = (
+    "SELECT encode(*, 'base64') AS payload, topic() AS topic, clientid() AS client_id,"
+    " timestamp() AS received_at_ms FROM '{}'"
+)
+FILTERS = [
+    "energy/donor/+/lock/response",
+    "energy/donor/+/status",
+    "energy/recipient/+/status",
+    "energy/device/+/alert",
+    "energy/transfer/+/status",
+]
+
+
+def device_policy() -> str:
+    """The policy that the template gives to devices."""
+
+    class Loader(yaml.SafeLoader):
+        """Reads CloudFormation's short forms as what stands behind them."""
+
+    def short_form(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:  # noqa: ANN401 - YAML's values
+        if isinstance(node, yaml.ScalarNode):
+            return loader.construct_scalar(node)
+        if isinstance(node, yaml.SequenceNode):
+            return loader.construct_sequence(node, deep=True)
+        assert isinstance(node, yaml.MappingNode)
+        return loader.construct_mapping(node, deep=True)
+
+    Loader.add_multi_constructor("!", short_form)
+    template = yaml.load((CHECKOUT / "template.yaml").read_text(), Loader)  # noqa: S506 - a SafeLoader
+    document = json.dumps(template["Resources"]["DevicePolicy"]["Properties"]["PolicyDocument"])
+    pseudo = {"AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::AccountId": "000000000000"}
+    for name, value in pseudo.items():
+        document = document.replace(f"${{{name}}}", value)
+    return document.replace("${!", "${")
+
+
+class Line:
+    """A TCP line to the broker that can be cut and joined again."""
+
+    def __init__(self, broker_port: int) -> None:
+        self._broker_port = broker_port
+        self._is_cut = False
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def cut(self) -> None:
+        self._is_cut = True
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def join(self) -> None:
+        self._is_cut = False
+
+    def close(self) -> None:
+        self.cut()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        for end in (self._listener, *self._open):
+            end.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                if self._is_cut:
+                    near.close()
+                    continue
+                far = socket.create_connection(("127.0.0.1", self._broker_port))
+                self._open += [near, far]
+                for ends in ((near, far), (far, near)):
+                    self._threads.append(threading.Thread(target=self._carry, args=ends))
+                    self._threads[-1].start()
+
+    @staticmethod
+    def _carry(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65_536):
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+class Broker:
+    """The local AWS as devices and the backend see it: things, commands, and a queue that rules fill."""
+
+    def __init__(self, aws: MiniStack) -> None:
+        self.aws = aws
+        self.ca = aws.ca_file.read_bytes()
+        session = boto3.Session(
+            aws_access_key_id=AWS_ENVIRONMENT["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=AWS_ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
+            region_name=AWS_ENVIRONMENT["AWS_DEFAULT_REGION"],
+        )
+        self.iot = session.client("iot", endpoint_url=aws.endpoint_url)
+        self.data = session.client("iot-data", endpoint_url=aws.endpoint_url)
+        self.sqs = session.client("sqs", endpoint_url=aws.endpoint_url)
+        self.received: list[dict[str, Any]] = []
+        self.queue = self.sqs.create_queue(QueueName="reports")["QueueUrl"]
+        role = self._role_of_rules(session.client("iam", endpoint_url=aws.endpoint_url))
+        self.iot.create_policy(policyName="device", policyDocument=device_policy())
+        for number, topic_filter in enumerate(FILTERS):
+            self.iot.create_topic_rule(
+                ruleName=f"rule{number}",
+                topicRulePayload={
+                    "sql": RULE.format(topic_filter),
+                    "awsIotSqlVersion": "2016-03-23",
+                    "actions": [{"sqs": {"roleArn": role, "queueUrl": self.queue, "useBase64": False}}],
+                },
+            )
+
+    @staticmethod
+    def _role_of_rules(iam: Any) -> str:  # noqa: ANN401 - a boto3 client
+        def policy(**statement: object) -> str:
+            return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement}]})
+
+        may_assume = policy(Action="sts:AssumeRole", Principal={"Service": "iot.amazonaws.com"})
+        role = iam.create_role(RoleName="rules", AssumeRolePolicyDocument=may_assume)["Role"]["Arn"]
+        may_send = policy(Action="sqs:SendMessage", Resource="*")
+        iam.put_role_policy(RoleName="rules", PolicyName="send", PolicyDocument=may_send)
+        iam.close()
+        return str(role)
+
+    def close(self) -> None:
+        for client in (self.iot, self.data, self.sqs):
+            client.close()
+
+    def register(self, folder: Path, *, side: str = "donor", port: int | None = None) -> DeviceConfig:
+        """A new thing with a certificate of its own."""
+        device_id = str(uuid.uuid4())
+        self.iot.create_thing(thingName=device_id)
+        made = self.iot.create_keys_and_certificate(setAsActive=True)
+        self.iot.attach_policy(policyName="device", target=made["certificateArn"])
+        self.iot.attach_thing_principal(thingName=device_id, principal=made["certificateArn"])
+        return DeviceConfig(
+            device_id=device_id,
+            side="donor" if side == "donor" else "recipient",
+            host=self.aws.iot_host,
+            port=port or self.aws.iot_port,
+            certificate=made["certificatePem"].encode(),
+            private_key=made["keyPair"]["PrivateKey"].encode(),
+            ca=self.ca,
+            state_path=folder / f"{device_id}.db",
+            status_period_s=1,
+            transfer_period_s=0.2,
+            min_reconnect_s=0.1,
+            max_reconnect_s=1,
+        )
+
+    def command(self, device_id: str, name: str, **fields: object) -> None:
+        topic = f"energy/donor/{device_id}/{name}"
+        self.data.publish(topic=topic, qos=1, payload=json.dumps(fields).encode())
+
+    def lock(self, device_id: str, trade: str, kwh: float = 1.5) -> None:
+        self.command(device_id, "lock", order_id=ORDER, transaction_id=trade, kwh_requested=kwh)
+
+    def reports(self, device_id: str, kind: str) -> list[dict[str, Any]]:
+        """What the rules have passed on so far of this device's messages of a kind."""
+        while messages := self.sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                passed = json.loads(message["Body"])
+                passed["fields"] = json.loads(base64.b64decode(passed["payload"]))
+                self.received.append(passed)
+                self.sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])
+        return [
+            passed["fields"] | {"client_id": passed["client_id"]}
+            for passed in self.received
+            if passed["topic"].split("/")[2] == device_id and passed["topic"].endswith(kind)
+        ]
+
+    def wait_for(self, device_id: str, kind: str, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first report that is the one; fails after 15 seconds."""
+        until = time.monotonic() + 15
+        while time.monotonic() < until:
+            for report in self.reports(device_id, kind):
+                if is_it(report):
+                    return report
+            time.sleep(0.05)
+        raise AssertionError(f"no such {kind} came: {self.reports(device_id, kind)}")
+
+    def answer(self, device_id: str, trade: str) -> dict[str, Any]:
+        return self.wait_for(device_id, "lock/response", lambda report: report["transaction_id"] == trade)
+
+
+ORDER = "0a000000-0000-4000-8000-000000000001"
+
+
+def holds(*trades: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda report: set(report.get("locks", ())) == set(trades)
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+@pytest.fixture(scope="module")
+def broker(state_folder: Path) -> Iterator[Broker]:
+    aws = start_ministack(state_folder / "devices")
+    broker = Broker(aws)
+    yield broker
+    broker.close()
+    aws.stop()
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    network = Network()
+    yield network
+    network.close()
+
+
+Switch = Callable[..., DeviceAgent]
+
+
+@pytest.fixture
+def switch_on(network: Network) -> Iterator[Switch]:
+    """Starts agents, and stops those that still run at the end."""
+    agents: list[DeviceAgent] = []
+
+    def start(config: DeviceConfig, battery: SimulatedBattery | None = None, *, wait: bool = True) -> DeviceAgent:
+        battery = battery or SimulatedBattery(capacity_wh=10_000, charge_wh=8_000, power_w=5_000, speed_up=3_600)
+        agents.append(DeviceAgent(config=config, source=battery, network=network))
+        agents[-1].start()
+        assert not wait or agents[-1].wait_ready(10)
+        return agents[-1]
+
+    yield start
+    for agent in agents:
+        agent.stop()
+
+
+@pytest.fixture
+def line(broker: Broker) -> Iterator[Line]:
+    line = Line(broker.aws.iot_port)
+    yield line
+    line.close()
+
+
+def test_two_devices_answer_each_under_its_own_name(broker: Broker, switch_on: Switch, tmp_path: Path) -> None:
+    configs = [broker.register(tmp_path) for _ in range(2)]
+    for config in configs:
+        switch_on(config)
+    trades = {config.device_id: new_id() for config in configs}
+    for device_id, trade in trades.items():
+        broker.lock(device_id, trade)
+    for device_id, trade in trades.items():
+        answer = broker.answer(device_id, trade)
+        assert (answer["status"], answer["client_id"]) == ("locked", device_id)
+        broker.wait_for(device_id, "status", holds(trade))
+
+
+def test_a_trade_is_locked_delivered_and_gone(broker: Broker, switch_on: Switch, tmp_path: Path) -> None:
+    config = broker.register(tmp_path)
+    agent = switch_on(config)
+    trade = new_id()
+    broker.lock(config.device_id, trade)
+    broker.answer(config.device_id, trade)
+    assert agent.reserved_wh == 1_500
+    broker.command(config.device_id, "transfer", transaction_id=trade, kwh=1.5)
+    topic = f"transfer/{config.device_id}/status"
+    done = broker.wait_for(config.device_id, topic, lambda report: report["status"] == "delivered")
+    assert done["kwh_delivered"] == 1.5
+    broker.wait_for(config.device_id, f"donor/{config.device_id}/status", lambda report: report["available_kwh"] == 6.5)
+    assert broker.reports(config.device_id, topic)[0]["status"] == "started"
+    assert agent.locks == ()
+
+
+def test_a_command_delivered_many_times_has_one_effect_and_one_answer(
+    broker: Broker, switch_on: Switch, tmp_path: Path
+) -> None:
+    config = broker.register(tmp_path)
+    agent = switch_on(config)
+    trade = new_id()
+    for _ in range(5):
+        broker.lock(config.device_id, trade)
+    broker.lock(config.device_id, last := new_id(), kwh=0.001)
+    broker.answer(config.device_id, last)
+    answers = [each for each in broker.reports(config.device_id, "response") if each["transaction_id"] == trade]
+    assert {each["status"] for each in answers} == {"locked"}
+    assert agent.reserved_wh == 1_501
+
+
+def test_commands_sent_while_a_device_is_off_arrive_when_it_is_on(
+    broker: Broker, switch_on: Switch, tmp_path: Path
+) -> None:
+    config = broker.register(tmp_path)
+    switch_on(config).stop()
+    trade = new_id()
+    broker.lock(config.device_id, trade)
+    switch_on(config)
+    assert broker.answer(config.device_id, trade)["status"] == "locked"
+
+
+def test_a_device_whose_line_was_cut_comes_back_by_itself(
+    broker: Broker, switch_on: Switch, line: Line, tmp_path: Path
+) -> None:
+    config = broker.register(tmp_path, port=line.port)
+    agent = switch_on(config)
+    before, meanwhile, after = new_id(), new_id(), new_id()
+    broker.lock(config.device_id, before)
+    broker.answer(config.device_id, before)
+    line.cut()
+    until = time.monotonic() + 5
+    while agent.is_ready and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not agent.is_ready
+    broker.lock(config.device_id, meanwhile)
+    line.join()
+    assert agent.wait_ready(10)
+    broker.answer(config.device_id, meanwhile)
+    broker.lock(config.device_id, after)
+    broker.answer(config.device_id, after)
+    assert set(agent.locks) == {before, meanwhile, after}
+
+
+def test_a_delivery_goes_on_while_the_line_is_cut_and_is_reported_afterwards(
+    broker: Broker, switch_on: Switch, line: Line, tmp_path: Path
+) -> None:
+    config = broker.register(tmp_path, port=line.port)
+    battery = SimulatedBattery(capacity_wh=10_000, charge_wh=8_000, power_w=5_000, speed_up=1_000)
+    agent = switch_on(config, battery)
+    trade = new_id()
+    broker.lock(config.device_id, trade)
+    broker.command(config.device_id, "transfer", transaction_id=trade, kwh=1.5)
+    topic = f"transfer/{config.device_id}/status"
+    broker.wait_for(config.device_id, topic, lambda report: report["status"] == "started")
+    line.cut()
+    until = time.monotonic() + 10
+    while agent.locks and time.monotonic() < until:
+        time.sleep(0.05)
+    assert battery.charge_wh == 6_500
+    line.join()
+    broker.wait_for(config.device_id, topic, lambda report: report["status"] == "delivered")
+
+
+def test_a_broker_that_lost_every_session_gets_the_subscriptions_again(
+    state_folder: Path, switch_on: Switch, tmp_path: Path
+) -> None:
+    folder, port, iot_port = state_folder / "restarted", free_port(), free_port()
+    aws = start_ministack(folder, port=port, iot_port=iot_port, keep_state=True)
+    broker = Broker(aws)
+    config = broker.register(tmp_path)
+    agent = switch_on(config)
+    broker.lock(config.device_id, before := new_id())
+    broker.answer(config.device_id, before)
+    aws.stop()
+    aws = start_ministack(folder, port=port, iot_port=iot_port, keep_state=True)
+    try:
+        assert agent.wait_ready(15)
+        broker.lock(config.device_id, after := new_id())
+        broker.answer(config.device_id, after)
+        assert agent.locks == (before, after)
+        agent.stop()
+    finally:
+        broker.close()
+        aws.stop()
+
+
+def test_a_recipient_reports_its_meter(broker: Broker, switch_on: Switch, tmp_path: Path) -> None:
+    config = broker.register(tmp_path, side="recipient")
+    battery = SimulatedBattery(capacity_wh=1_000, charge_wh=1_000)
+    battery.draw(250)
+    switch_on(config, battery)
+    report = broker.wait_for(config.device_id, "status", lambda report: "consumption_kwh" in report)
+    assert (report["consumption_kwh"], report["power_w"]) == (0.25, 0)
+
+
+def test_nonsense_is_dropped_with_an_alert_and_the_device_goes_on(
+    broker: Broker, switch_on: Switch, tmp_path: Path
+) -> None:
+    config = broker.register(tmp_path)
+    switch_on(config)
+    broker.data.publish(topic=f"energy/donor/{config.device_id}/lock", qos=1, payload=b"\xff{")
+    alert = broker.wait_for(config.device_id, "alert", lambda _: True)
+    assert (alert["severity"], alert["code"]) == ("warning", "unreadable_command")
+    broker.lock(config.device_id, trade := new_id())
+    broker.answer(config.device_id, trade)
+
+
+def test_a_certificate_does_not_open_another_devices_session(broker: Broker, switch_on: Switch, tmp_path: Path) -> None:
+    mine, other = broker.register(tmp_path), broker.register(tmp_path)
+    stolen = DeviceConfig(
+        device_id=other.device_id,
+        side="donor",
+        host=mine.host,
+        port=mine.port,
+        certificate=mine.certificate,
+        private_key=mine.private_key,
+        ca=mine.ca,
+        state_path=tmp_path / "stolen.db",
+    )
+    assert not switch_on(stolen, wait=False).wait_ready(1.5)
+
+
+def test_many_devices_share_two_threads_and_leave_none(broker: Broker, tmp_path: Path) -> None:
+    def threads() -> int:
+        # Where the system tells, also those of the SDK.
+        tasks = Path("/proc/self/task")
+        return len(list(tasks.iterdir())) if tasks.is_dir() else threading.active_count()
+
+    before = threads()
+    network = Network()
+    agents = [
+        DeviceAgent(
+            config=broker.register(tmp_path),
+            source=SimulatedBattery(capacity_wh=1_000, charge_wh=1_000),
+            network=network,
+        )
+        for _ in range(10)
+    ]
+    for agent in agents:
+        agent.start()
+    assert all(agent.wait_ready(15) for agent in agents)
+    # The SDK's socket thread and its name resolver's threads, which end after a while, and the working thread.
+    assert threads() - before <= 4
+    for agent in agents:
+        agent.stop()
+    network.close()
+    until = time.monotonic() + 10
+    while threads() > before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert threads() == before
+
+
+@contextlib.contextmanager
+def program(config: DeviceConfig, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """The agent as a Raspberry Pi runs it."""
+    for name, content in (("cert.pem", config.certificate), ("key.pem", config.private_key), ("ca.pem", config.ca)):
+        (folder / name).write_bytes(content)
+    (folder / "device.json").write_text(
+        json.dumps(
+            {
+                "device_id": config.device_id,
+                "side": config.side,
+                "broker": f"{config.host}:{config.port}",
+                "certificate_file": "cert.pem",
+                "private_key_file": "key.pem",
+                "ca_file": "ca.pem",
+                "status_period_s": 1,
+                "hardware_options": {"file": str(folder / "battery.json")},
+            }
+        )
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(agent_module.__file__).parent.parent)}
+    command = [sys.executable, "-m", "energy_device", "--config", str(folder / "device.json")]
+    process = subprocess.Popen(command, env=environment)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_device_that_was_killed_comes_back_with_its_promises(broker: Broker, tmp_path: Path) -> None:
+    config = broker.register(tmp_path)
+    trade, meanwhile = new_id(), new_id()
+    with program(config, tmp_path) as process:
+        broker.wait_for(config.device_id, "status", lambda _: True)
+        broker.lock(config.device_id, trade)
+        broker.answer(config.device_id, trade)
+        process.send_signal(signal.SIGKILL)
+    broker.lock(config.device_id, meanwhile)
+    with program(config, tmp_path) as process:
+        broker.answer(config.device_id, meanwhile)
+        broker.wait_for(config.device_id, "status", holds(trade, meanwhile))
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_a_device_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    (tmp_path / "device.json").write_text("{}")
+    environment = os.environ | {"PYTHONPATH": str(Path(agent_module.__file__).parent.parent)}
+    command = [sys.executable, "-m", "energy_device", "--config", str(tmp_path / "device.json")]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
+    assert run.returncode == 2
+    assert "missing" in run.stderr
