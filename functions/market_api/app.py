@@ -1,0 +1,288 @@
+"""The market: orders, the book, prices, trades."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Final, Literal
+from uuid import UUID
+
+from chalice.app import Response
+from msgspec import Struct
+
+from energy_market import answers, config
+from energy_market.database import Database
+from energy_market.domain.errors import InvalidRequest, NotFound
+from energy_market.domain.orders import OrderStatus, OrderTerms, OrderType
+from energy_market.http import Api
+from energy_market.postgres import market, orders, trades, users
+from energy_market.usecases.answer_once import Answer, answer_once
+from energy_market.usecases.cancel_order import cancel_order
+from energy_market.usecases.place_order import place_order
+from energy_market.wire import Cursor, EnergyWh, PageLimit, PriceMicro, PriceParameter
+
+DEFAULT_PAGE: Final = PageLimit(100)
+DEFAULT_DEPTH: Final = PageLimit(20)
+MAX_CANDLES: Final = 1_000
+INTERVALS: Final = {
+    "5m": timedelta(minutes=5),
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "1d": timedelta(days=1),
+}
+
+settings = config.market_settings()
+database = Database(config.database_url())
+app = Api("market_api", settings=config.http_settings(), database=database)
+
+
+class OrderRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The specification's three fields, and what we add to them."""
+
+    type: OrderType
+    kwh_amount: EnergyWh
+    token_price: PriceMicro
+    all_or_none: bool = True
+    expires_at: datetime | None = None
+    device_id: UUID | None = None
+
+
+class CancelRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which order to take back."""
+
+    order_id: UUID
+
+
+class OrdersQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which open orders are wanted."""
+
+    type: OrderType | None = None
+    min_price: PriceParameter | None = None
+    max_price: PriceParameter | None = None
+    limit: PageLimit = DEFAULT_PAGE
+    cursor: Cursor | None = None
+
+
+class MineQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which of one's own orders are wanted."""
+
+    status: OrderStatus | None = None
+    limit: PageLimit = DEFAULT_PAGE
+    cursor: Cursor | None = None
+
+
+class BookQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """How many price levels of each side are wanted."""
+
+    depth: PageLimit = DEFAULT_DEPTH
+
+
+class HistoryQuery(Struct, forbid_unknown_fields=True, kw_only=True, rename={"since": "from", "until": "to"}):
+    """Which candles are wanted; without `from`, as many as an answer holds, up to `to` or now."""
+
+    interval: Literal["5m", "15m", "1h", "1d"] = "1h"
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class TradesQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which page of the trades is wanted."""
+
+    limit: PageLimit = DEFAULT_PAGE
+    cursor: Cursor | None = None
+
+
+@app.route("/api/v1/market/order/create", methods=["POST"])
+def create_order() -> Response:
+    """Put an order into the book, once for each Idempotency-Key."""
+    caller = app.caller()
+    request = app.read(OrderRequest)
+    terms = _terms(request)
+    with database.transaction() as conn:
+
+        def place() -> Answer:
+            order = place_order(
+                conn,
+                terms,
+                user_id=caller.user_id,
+                now=datetime.now(UTC),
+                device_online_s=settings.device_online_s,
+            )
+            answer = app.present(answers.order(order, viewer=caller.user_id), status=201)
+            return Answer(status=answer.status_code, body=answer.body)
+
+        answer = answer_once(
+            conn,
+            user_id=caller.user_id,
+            route="order/create",
+            key=app.idempotency_key(),
+            body_hash=app.body_hash(),
+            answer=place,
+        )
+    return app.present_text(answer.body, status=answer.status)
+
+
+@app.route("/api/v1/market/order/cancel", methods=["POST"])
+def cancel() -> Response:
+    """Take back what remains of one's order."""
+    caller = app.caller()
+    request = app.read(CancelRequest)
+    with database.transaction() as conn:
+        order = cancel_order(conn, request.order_id, user_id=caller.user_id, device_online_s=settings.device_online_s)
+    return app.present(answers.order(order, viewer=caller.user_id))
+
+
+@app.route("/api/v1/market/order/{id}", methods=["GET"])
+def order(id: str) -> Response:  # noqa: A002 -- the path's name for it
+    """One order."""
+    caller = app.caller()
+    order_id = app.path_id(id)
+    with database.transaction() as conn:
+        found = orders.get(conn, order_id, device_online_s=settings.device_online_s)
+    if found is None:
+        raise NotFound("unknown_order", "There is no order with this id.")
+    return app.present(answers.order(found, viewer=caller.user_id))
+
+
+@app.route("/api/v1/market/orders", methods=["GET"], takes_query=True)
+def open_orders() -> Response:
+    """The open orders of the caller's zone, oldest first."""
+    caller = app.caller()
+    query = app.query(OrdersQuery)
+    (after,) = query.cursor.integers(1) if query.cursor is not None else (0,)
+    with database.transaction() as conn:
+        page = orders.open_page(
+            conn,
+            users.zone_of(conn, caller.user_id, share_lock=False),
+            device_online_s=settings.device_online_s,
+            order_type=query.type,
+            min_price_micro=query.min_price,
+            max_price_micro=query.max_price,
+            after_arrival=after,
+            limit=query.limit,
+        )
+    return app.present(
+        [answers.order(found, viewer=caller.user_id) for found in page],
+        next_cursor=Cursor.spell(str(page[-1].arrival)) if len(page) == query.limit else None,
+    )
+
+
+@app.route("/api/v1/market/orders/mine", methods=["GET"], takes_query=True)
+def my_orders() -> Response:
+    """The caller's orders, latest first."""
+    caller = app.caller()
+    query = app.query(MineQuery)
+    (before,) = query.cursor.integers(1) if query.cursor is not None else (None,)
+    with database.transaction() as conn:
+        page = orders.of_user(
+            conn,
+            caller.user_id,
+            device_online_s=settings.device_online_s,
+            status=query.status,
+            before_arrival=before,
+            limit=query.limit,
+        )
+    return app.present(
+        [answers.order(found, viewer=caller.user_id) for found in page],
+        next_cursor=Cursor.spell(str(page[-1].arrival)) if len(page) == query.limit else None,
+    )
+
+
+@app.route("/api/v1/market/book", methods=["GET"], takes_query=True)
+def book() -> Response:
+    """The depth of the book of the caller's zone, by price."""
+    caller = app.caller()
+    query = app.query(BookQuery)
+    with database.transaction() as conn:
+        zone = users.zone_of(conn, caller.user_id, share_lock=False)
+        bids = market.depth(conn, zone, "buy", levels=query.depth)
+        asks = market.depth(conn, zone, "sell", levels=query.depth)
+    return app.present({"bids": [answers.level(one) for one in bids], "asks": [answers.level(one) for one in asks]})
+
+
+@app.route("/api/v1/market/price", methods=["GET"])
+def price() -> Response:
+    """Where the market of the caller's zone stands."""
+    caller = app.caller()
+    with database.transaction() as conn:
+        summary = market.price_summary(conn, users.zone_of(conn, caller.user_id, share_lock=False))
+    return app.present(answers.price_summary(summary))
+
+
+@app.route("/api/v1/market/history", methods=["GET"], takes_query=True)
+def history() -> Response:
+    """Candles of the caller's zone; intervals without a trade have none."""
+    caller = app.caller()
+    query = app.query(HistoryQuery)
+    interval = INTERVALS[query.interval]
+    until = _instant(query.until, "to") or datetime.now(UTC)
+    since = _instant(query.since, "from") or until - MAX_CANDLES * interval
+    if not since < until:
+        raise InvalidRequest("invalid_query", "from must be before to.")
+    if until - since > MAX_CANDLES * interval:
+        raise InvalidRequest("invalid_query", f"from and to are more than {MAX_CANDLES} intervals apart.")
+    with database.transaction() as conn:
+        found = market.candles(
+            conn,
+            users.zone_of(conn, caller.user_id, share_lock=False),
+            interval=interval,
+            since=since,
+            until=until,
+            limit=MAX_CANDLES + 1,
+        )
+    return app.present([answers.candle(one) for one in found])
+
+
+@app.route("/api/v1/market/trades", methods=["GET"], takes_query=True)
+def recent_trades() -> Response:
+    """The confirmed trades of the caller's zone, latest first."""
+    caller = app.caller()
+    query = app.query(TradesQuery)
+    with database.transaction() as conn:
+        page = trades.confirmed(
+            conn,
+            users.zone_of(conn, caller.user_id, share_lock=False),
+            before=_position(query.cursor),
+            limit=query.limit,
+        )
+    last = page[-1] if len(page) == query.limit else None
+    cursor = None
+    if last is not None and last.confirmed_at is not None:
+        cursor = Cursor.spell(f"{_microseconds(last.confirmed_at)},{last.seq}")
+    return app.present([answers.public_trade(one) for one in page], next_cursor=cursor)
+
+
+def _terms(request: OrderRequest) -> OrderTerms:
+    if request.device_id is not None and request.type != "sell":
+        raise InvalidRequest("device_not_allowed", "Only a sell order has a device_id.")
+    if request.expires_at is not None and request.expires_at.tzinfo is None:
+        raise InvalidRequest("invalid_expires_at", "expires_at must have a time zone.")
+    return OrderTerms(
+        type=request.type,
+        energy_wh=int(request.kwh_amount),
+        price_micro=int(request.token_price),
+        all_or_none=request.all_or_none,
+        expires_at=request.expires_at,
+        device_id=request.device_id,
+    )
+
+
+def _instant(value: datetime | None, name: str) -> datetime | None:
+    if value is not None and value.tzinfo is None:
+        raise InvalidRequest("invalid_query", f"{name} must have a time zone.")
+    return value
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _position(cursor: Cursor | None) -> tuple[datetime, int] | None:
+    """Where a page of trades goes on: (confirmed_at, seq), exactly."""
+    if cursor is None:
+        return None
+    microseconds, seq = cursor.integers(2)
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds), seq
+    except OverflowError:
+        raise Cursor.refusal() from None

@@ -1,0 +1,109 @@
+"""What the API answers with: the domain's integers as the JSON numbers of the specification."""
+
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from energy_market.domain.market import Candle, Level, PriceSummary
+from energy_market.domain.orders import Order
+from energy_market.domain.quantities import kwh, price, tokens
+from energy_market.domain.trades import REASON_SENTENCES, Trade
+
+
+def order(found: Order, *, viewer: UUID) -> dict[str, Any]:
+    """An order. Which device it is bound to, and why that one cannot sell now, is its owner's to know."""
+    answer: dict[str, Any] = {
+        "id": found.id,
+        "user_id": found.user_id,
+        "type": found.type,
+        "kwh_amount": kwh(found.energy_wh),
+        "token_price": price(found.price_micro),
+        "status": found.status,
+        "filled_kwh": kwh(found.filled_wh),
+        "pending_kwh": kwh(found.pending_wh),
+        "remaining_kwh": kwh(found.remaining_wh),
+        "all_or_none": found.all_or_none,
+        "zone": found.zone,
+        "created_at": found.created_at,
+        "expires_at": found.expires_at,
+        "reason": found.reason,
+        "reason_text": REASON_SENTENCES.get(found.reason) if found.reason else None,
+    }
+    if found.user_id == viewer:
+        answer["device_id"] = found.device_id
+        answer["unmatchable"] = found.unmatchable
+    return answer
+
+
+def own_trade(found: Trade, *, viewer: UUID) -> dict[str, Any]:
+    """A trade as one of its two sides sees it: the other's order is not named."""
+    is_donor = found.donor_id == viewer
+    return {
+        "id": found.id,
+        "side": "donor" if is_donor else "recipient",
+        "order_id": found.sell_order_id if is_donor else found.buy_order_id,
+        "donor_id": found.donor_id,
+        "recipient_id": found.recipient_id,
+        "device_id": found.device_id if is_donor else None,
+        "kwh_amount": kwh(found.energy_wh),
+        "token_price": price(found.price_micro),
+        "token_amount": tokens(found.amount_nano),
+        "status": found.status,
+        "reason": found.reason,
+        "reason_text": REASON_SENTENCES.get(found.reason) if found.reason else None,
+        "blockchain_hash": found.blockchain_hash,
+        "timestamp": found.matched_at,
+        "locked_at": found.locked_at,
+        "submitted_at": found.submitted_at,
+        "confirmed_at": found.confirmed_at,
+        "failed_at": found.failed_at,
+        "delivery": found.delivery,
+        "delivered_kwh": kwh(found.delivered_wh),
+    }
+
+
+def public_trade(found: Trade) -> dict[str, Any]:
+    """A confirmed trade as the market sees it: nobody is named but by the chain."""
+    return {
+        "id": found.id,
+        "kwh_amount": kwh(found.energy_wh),
+        "token_price": price(found.price_micro),
+        "token_amount": tokens(found.amount_nano),
+        "blockchain_hash": found.blockchain_hash,
+        "confirmed_at": found.confirmed_at,
+    }
+
+
+def level(found: Level) -> dict[str, Any]:
+    """A price level of the book."""
+    return {"token_price": price(found.price_micro), "kwh": kwh(found.energy_wh), "orders": found.orders}
+
+
+def price_summary(found: PriceSummary) -> dict[str, Any]:
+    """Where the market stands."""
+    return {
+        "last_price": _price_or_none(found.last_micro),
+        "last_trade_at": found.last_at,
+        "best_bid": _price_or_none(found.best_bid_micro),
+        "best_ask": _price_or_none(found.best_ask_micro),
+        "volume_24h_kwh": kwh(found.volume_24h_wh),
+        "supply_kwh": kwh(found.supply_wh),
+        "demand_kwh": kwh(found.demand_wh),
+    }
+
+
+def candle(found: Candle) -> dict[str, Any]:
+    """A candle."""
+    return {
+        "start": found.start,
+        "open": price(found.open_micro),
+        "high": price(found.high_micro),
+        "low": price(found.low_micro),
+        "close": price(found.close_micro),
+        "volume_kwh": kwh(found.volume_wh),
+        "trades": found.trades,
+    }
+
+
+def _price_or_none(price_micro: int | None) -> int | Decimal | None:
+    return None if price_micro is None else price(price_micro)
