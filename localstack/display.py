@@ -29,6 +29,7 @@ class Moment:
     tick_ms: list[float]
     ticks_missed: int
     api_url: str
+    example: str
     errors: int
     recent_errors: list[str]
 
@@ -94,7 +95,7 @@ def picture(moment: Moment) -> Group:
         ("A neighbourhood trades  ", "bold"),
         f"{moment.phase}, {moment.elapsed_s:.0f} s {rest}; {moment.street_time} on the street\n",
         (f"API   {moment.api_url}/api/v1\n", "cyan"),
-        (f"try   curl -s '{moment.api_url}/api/v1/market/book'", "cyan"),
+        (f"try   {moment.example}", "cyan"),
     )
     columns = Table.grid(padding=(0, 2), expand=True)
     columns.add_column(ratio=1)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import psycopg
-from client import ApiError, UnreachableError
+from client import ApiError, MarketClient, UnreachableError
 from deploy import STACK
 from display import Display, Moment, say
 from figures import Figures, FunctionLogs, is_at_rest, percentile, read_figures
@@ -37,6 +37,8 @@ from energy_market.evm.rpc import ChainError
 
 FOLDER: Final = LOCAL / "run"
 LOGS: Final = LOCAL / "logs"
+TOKEN_FILE: Final = FOLDER / "token"  # an access token for whoever wants to try the API by hand
+TOKEN_PERIOD_S: Final = 600.0
 START: Final = dt.datetime(2025, 5, 21, 12, 0)  # noqa: DTZ001 - the local clock of the place; a clear Wednesday in May
 DEFAULT_SPEED: Final = 320.0  # noon to evening in 90 seconds
 MOST_HOMES: Final = 100
@@ -135,6 +137,10 @@ class Run:
             groups=[f"/aws/lambda/{STACK}-{name}" for name in GROUPS],
             ticks_in=f"/aws/lambda/{STACK}-match",
         )
+        token_file = TOKEN_FILE.relative_to(CHECKOUT)
+        self._example = f'curl -s -H "Authorization: Bearer $(cat {token_file})" {self._api_url}/api/v1/market/book'
+        self._visitor = MarketClient(self._api_url)
+        self._token_renewed_at = 0.0
         self._figures = Figures()
         self._first_order_at: float | None = None
         self._conn: psycopg.Connection[Any] = psycopg.connect(
@@ -155,6 +161,9 @@ class Run:
         self.street.fund(rpc_url=stack.chain.rpc_url, deployer_key=stack.chain.deployer_key)
         say("Connecting the devices over mutual TLS ...")
         self.street.connect(ca=stack.aws.ca_file.read_bytes(), folder=FOLDER / "devices")
+        self._visitor.sign_up()
+        self._renew_token()
+        say(f"The API is at {self._api_url}/api/v1; try\n  {self._example}")
 
     def trade(self) -> None:
         """Let the homes trade until the duration is over or a signal comes."""
@@ -217,11 +226,20 @@ class Run:
         """Let go of the devices, the connections and the terminal; safe to call twice."""
         for sentence in self.street.disconnect():
             say(sentence)
+        self._visitor.close()
         self._logs.close()
         self._conn.close()
 
+    def _renew_token(self) -> None:
+        token = self._visitor.renew()
+        with os.fdopen(os.open(TOKEN_FILE, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:
+            file.write(token)
+        self._token_renewed_at = time.monotonic()
+
     def _look(self, phase: str) -> None:
         """Read the figures and show them."""
+        if time.monotonic() - self._token_renewed_at > TOKEN_PERIOD_S:
+            self._renew_token()
         self._figures = read_figures(self._conn)
         self._logs.read()
         began = self._first_order_at
@@ -235,6 +253,7 @@ class Run:
                 tick_ms=self._logs.tick_ms,
                 ticks_missed=self._logs.ticks_missed,
                 api_url=self._api_url,
+                example=self._example,
                 errors=self._logs.errors + self.street.errors,
                 recent_errors=[*self._logs.recent_errors, *self.street.recent_errors()],
             )
@@ -254,8 +273,6 @@ def run(settings: Settings, interrupts: Interrupts) -> int:
         with Display() as display:
             session = Run(settings, market, interrupts, display)
             session.prepare()
-            say(f"The market is at {market.api_url}/api/v1, for example")
-            say(f"  curl -s '{market.api_url}/api/v1/market/book'")
             interrupts.trading()
             session.trade()
             found = session.wind_down()

@@ -70,6 +70,7 @@ MOMENT = Moment(
     tick_ms=[3.0, 4.0],
     ticks_missed=0,
     api_url="http://127.0.0.1:1/live",
+    example="curl -s http://127.0.0.1:1/live/api/v1/market/book",
     errors=1,
     recent_errors=["home-01: 409 conflict"],
 )
