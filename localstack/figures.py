@@ -13,6 +13,7 @@ from typing import Any, Final
 import boto3
 import psycopg
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
 from services import AWS_ENVIRONMENT
 
 BOOK_ROWS: Final = 6
@@ -146,7 +147,10 @@ class FunctionLogs:
     def read(self) -> None:
         """Take in what is new in all groups."""
         for group in self._since_ms:
-            self._read(group)
+            try:
+                self._read(group)
+            except (BotoCoreError, ClientError) as error:
+                self._fault(group, f"its log cannot be read: {error}")
 
     def _read(self, group: str) -> None:
         seen, fresh = self._seen[group], set[str]()

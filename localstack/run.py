@@ -29,6 +29,7 @@ from display import Display, Moment, say
 from figures import Figures, FunctionLogs, is_at_rest, percentile, read_figures
 from homes import community
 from market import Market, start_market
+from processes import recorded, stop
 from reconcile import TOKEN_DECIMALS, Ledger, reconcile
 from services import CHECKOUT, LOCAL, ServiceError, remove_state, stop_orphans
 from street import SimulatedClock, Street, StreetError
@@ -239,7 +240,8 @@ class Run:
     def _look(self, phase: str) -> None:
         """Read the figures and show them."""
         if time.monotonic() - self._token_renewed_at > TOKEN_PERIOD_S:
-            self._renew_token()
+            with contextlib.suppress(ApiError, UnreachableError):  # the homes' errors tell if the API is away
+                self._renew_token()
         self._figures = read_figures(self._conn)
         self._logs.read()
         began = self._first_order_at
@@ -283,6 +285,9 @@ def run(settings: Settings, interrupts: Interrupts) -> int:
         if market is not None:
             say("Stopping everything ...")
             market.stack.stop()
+        for process in recorded():  # what a launch that was broken off in the middle may have left
+            if process.owner == os.getpid():
+                stop(process)
     for difference in found:
         say(f"DIFFERENCE: {difference}")
     result = session.result(consistent=not found)
