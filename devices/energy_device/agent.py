@@ -26,7 +26,7 @@ from awscrt import mqtt5
 from awscrt.io import ClientBootstrap, DefaultHostResolver, EventLoopGroup
 from awsiot import mqtt5_client_builder
 
-from energy_device.config import DeviceConfig
+from energy_device.config import ConfigError, DeviceConfig
 from energy_device.device import Device
 from energy_device.energy_source import EnergySource
 from energy_device.messages import Report
@@ -171,7 +171,8 @@ class DeviceAgent:
     def start(self) -> None:
         """Open the state file and connect, again and again until `stop`.
 
-        Raises StateError or `sqlite3.Error` if the state file cannot be used. That there is no broker raises nothing.
+        Raises StateError or `sqlite3.Error` if the state file cannot be used, ConfigError if the certificate cannot.
+        That there is no broker raises nothing.
         """
         if self._client is not None or self._stopped.is_set():
             raise RuntimeError("An agent is started once.")
@@ -180,7 +181,17 @@ class DeviceAgent:
         self._device = Device(
             device_id=config.device_id, side=config.side, store=store, source=self._source, now=self._now
         )
-        self._client = mqtt5_client_builder.mtls_from_bytes(
+        try:
+            self._client = self._make_client()
+        except Exception as error:
+            store.close()
+            raise ConfigError(f"The certificate, its key or the authority cannot be used: {error}") from error
+        self._network.soon(self._began)
+        self._client.start()
+
+    def _make_client(self) -> mqtt5.Client:
+        config = self.config
+        return mqtt5_client_builder.mtls_from_bytes(
             endpoint=config.host,
             port=config.port,
             cert_bytes=config.certificate,
@@ -209,8 +220,6 @@ class DeviceAgent:
             on_lifecycle_disconnection=self._on_disconnected,
             on_lifecycle_stopped=self._on_stopped,
         )
-        self._network.soon(self._began)
-        self._client.start()
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
         """Say goodbye to the broker, which keeps the session, and give the state file free. Raises TimeoutError."""

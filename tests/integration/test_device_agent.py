@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -20,7 +21,7 @@ import pytest
 import yaml
 from energy_device import agent as agent_module
 from energy_device.agent import DeviceAgent, Network
-from energy_device.config import DeviceConfig
+from energy_device.config import ConfigError, DeviceConfig
 from energy_device.energy_source import SimulatedBattery
 from local_aws import AWS_ENVIRONMENT, MiniStack, start_ministack
 from ports import free_port
@@ -508,3 +509,14 @@ def test_a_device_that_cannot_begin_says_why(tmp_path: Path) -> None:
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=30)
     assert run.returncode == 2
     assert "missing" in run.stderr
+
+
+def test_a_certificate_that_is_none_is_refused_and_leaves_the_state_file_free(
+    broker: Broker, network: Network, switch_on: Switch, tmp_path: Path
+) -> None:
+    config = broker.register(tmp_path)
+    broken = dataclasses.replace(config, certificate=b"no certificate")
+    battery = SimulatedBattery(capacity_wh=1_000, charge_wh=1_000)
+    with pytest.raises(ConfigError, match="certificate"):
+        DeviceAgent(config=broken, source=battery, network=network).start()
+    switch_on(config)
