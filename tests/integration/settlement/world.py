@@ -1,0 +1,228 @@
+"""A market whose trades are settled on a chain of their own, and the means to disturb both."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pytest
+from eth_account.signers.local import LocalAccount
+from psycopg import Connection
+
+from energy_market.database import Database
+from energy_market.domain.settlement import SettlementRules
+from energy_market.evm.ledger import Ledger, Sent
+from energy_market.evm.rpc import Rpc
+from energy_market.usecases.settle_trades import settle_trades
+from tests.chain import Chain
+from tests.integration.market import Market
+
+CHAIN_ID = 31337
+CONFIRMATIONS = 2
+FINALITY_BLOCKS = 6
+NANO = 10**9  # the token's smallest unit in a nano-token
+RULES = SettlementRules(max_batch=50, confirmations=CONFIRMATIONS, finality_blocks=FINALITY_BLOCKS, resend_after_s=0.0)
+
+
+class Crashed(BaseException):
+    """The process is gone. No product code catches it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deal:
+    """A locked trade and all that belongs to it."""
+
+    id: UUID
+    ask: UUID
+    bid: UUID
+    donor: UUID
+    recipient: UUID
+    device: UUID
+    buyer: LocalAccount
+    seller: LocalAccount
+    amount: int  # in the token's smallest unit
+
+
+class World:
+    """Database, chain, and the settlement between them."""
+
+    def __init__(self, database_url: str, rpc_url: str) -> None:
+        self.database_url, self.rpc_url = database_url, rpc_url
+        self.chain = Chain(rpc_url)
+        self.market = Market(database_url)
+        self.database = Database(database_url)
+        self._rpcs: list[Rpc] = []
+        self.ledger = self.new_ledger()
+
+    def close(self) -> None:
+        self.chain.rpc.close()
+        self.market.close()
+        self.database.close()
+        for rpc in self._rpcs:
+            rpc.close()
+
+    def new_rpc(self, url: str | None = None) -> Rpc:
+        self._rpcs.append(Rpc(url or self.rpc_url))
+        return self._rpcs[-1]
+
+    def new_ledger(self, kind: type[Ledger] = Ledger, *, chain_id: int = CHAIN_ID, url: str | None = None) -> Ledger:
+        return kind(
+            self.new_rpc(url),
+            chain_id=chain_id,
+            contract=self.chain.settlement.address,
+            token_decimals=18,
+            operator_key=self.chain.operator.key.hex(),
+        )
+
+    # ------------------------------------------------------------------------------------------------ the market
+
+    def lock(self, *, in_escrow: bool = True, energy_wh: int = 500, price_micro: int = 200_000) -> Deal:
+        """A trade that its device has locked; its buyer has just enough in escrow, or nothing."""
+        home, buyer, ask, bid, trade = self.market.matched(energy_wh=energy_wh, price_micro=price_micro)
+        accounts = self.chain.person(), self.chain.person()
+        for user, account in zip((buyer, home.user), accounts, strict=True):
+            self.sql("UPDATE users SET wallet_address = %s WHERE id = %s", account.address, user)
+        amount = energy_wh * price_micro * NANO
+        if in_escrow:
+            self.chain.deposit(accounts[0], amount)
+        self.market.answer(home.device, ask, "locked", trade=trade.id)
+        return Deal(
+            id=trade.id,
+            ask=ask,
+            bid=bid,
+            donor=home.user,
+            recipient=buyer,
+            device=home.device,
+            buyer=accounts[0],
+            seller=accounts[1],
+            amount=amount,
+        )
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        return self.market.sql(statement, *values)
+
+    def trade(self, deal: Deal) -> tuple[str, str | None]:
+        """(status, reason)."""
+        ((status, reason),) = self.sql("SELECT status, reason FROM transactions WHERE id = %s", deal.id)
+        return status, reason
+
+    def statuses(self, deals: list[Deal]) -> list[str]:
+        return [self.trade(deal)[0] for deal in deals]
+
+    def batches(self) -> list[tuple[int, str, int]]:
+        """(nonce, status, how many trades it carried), by nonce."""
+        return self.sql(
+            """SELECT nonce, status, (SELECT count(*) FROM settlement_batch_trades WHERE batch_id = b.id)
+            FROM settlement_batches b ORDER BY nonce"""
+        )
+
+    def forms(self) -> list[tuple[str, int, int, int]]:
+        """(hash, fee, tip, how often sent) of everything signed, oldest first."""
+        return self.sql(
+            """SELECT hash, max_fee_per_gas::bigint, max_priority_fee_per_gas::bigint, sends
+            FROM signed_transactions ORDER BY created_at"""
+        )
+
+    def let_expire(self, deal: Deal) -> None:
+        """The trade's time is over by the database's clock."""
+        self.sql("UPDATE transactions SET valid_until = clock_timestamp() - interval '1 s' WHERE id = %s", deal.id)
+
+    # ------------------------------------------------------------------------------------------------ the chain
+
+    def hold(self) -> None:
+        """No block from now on but by `mine`."""
+        self.chain.rpc.call("evm_setAutomine", False)  # noqa: FBT003 -- JSON
+
+    def go_on(self) -> None:
+        """A block for each transaction again."""
+        self.chain.rpc.call("evm_setAutomine", True)  # noqa: FBT003 -- JSON
+
+    def mine(self, blocks: int = 1) -> None:
+        self.chain.mine(blocks)
+
+    def mine_at(self, time_s: int) -> None:
+        self.chain.rpc.call("evm_setNextBlockTimestamp", time_s)
+        self.mine()
+
+    def drop_pool(self) -> None:
+        self.chain.rpc.call("anvil_dropAllTransactions")
+
+    def reorganise(self, depth: int) -> None:
+        """The newest blocks give way to as many empty ones."""
+        self.chain.rpc.call("anvil_reorg", depth, [])
+
+    def paid(self, deal: Deal) -> bool:
+        return bool(self.chain.settlement.read("settled", deal.id.int.to_bytes(32, "big")))
+
+    def nonce(self) -> int:
+        return int(self.chain.rpc.call("eth_getTransactionCount", self.chain.operator.address, "latest"), 16)
+
+    # ------------------------------------------------------------------------------------------------ settling
+
+    def sweep(self, rules: SettlementRules = RULES, *, ledger: Ledger | None = None, budget_s: float = 20.0) -> bool:
+        return settle_trades(self.database, ledger or self.ledger, rules=rules, budget_s=budget_s)
+
+    def sweep_until_final(self) -> None:
+        """Let the chain and the settlement run on until nothing is under way."""
+        for _ in range(20):
+            self.sweep()
+            self.mine()
+            if not self.sql(
+                """SELECT 1 FROM settlement_batches WHERE status IN ('Stored', 'Mined')
+                UNION ALL SELECT 1 FROM transactions WHERE status IN ('Locked', 'Submitted')"""
+            ):
+                return
+        raise AssertionError(f"still under way: {self.batches()}")
+
+    def time_passes_for_the_lease(self) -> None:
+        """Whoever held the lease is dead, and it has run out."""
+        self.sql("UPDATE leases SET expires_at = clock_timestamp()")
+
+
+class Fuse:
+    """Counts side effects, and burns at one of them: everything after it fails too, as for a process that is gone."""
+
+    def __init__(self, burns_at: int) -> None:
+        self.effects = 0
+        self.burns_at = burns_at
+
+    def touch(self) -> None:
+        self.effects += 1
+        if self.effects >= self.burns_at:
+            raise Crashed
+
+
+class FusedDatabase(Database):
+    """Crashes before a transaction begins, before it commits, or after it."""
+
+    def __init__(self, url: str, fuse: Fuse) -> None:
+        super().__init__(url)
+        self._fuse = fuse
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        self._fuse.touch()
+        with super().transaction() as conn:
+            yield conn
+            self._fuse.touch()
+        self._fuse.touch()
+
+
+class FusedLedger(Ledger):
+    """Crashes before or after a transaction is sent."""
+
+    fuse: Fuse
+
+    def send(self, raw: bytes) -> tuple[Sent, str]:
+        self.fuse.touch()
+        answer = super().send(raw)
+        self.fuse.touch()
+        return answer
+
+
+def logged(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The events of the log lines since the last time, in order."""
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [line["event"] for line in lines if "event" in line]
