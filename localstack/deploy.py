@@ -192,6 +192,7 @@ def _sam(
         **({"AWS_ENDPOINT_URL": endpoint_url} if endpoint_url else {}),
         "AWS_EC2_METADATA_DISABLED": "true",
         "SAM_CLI_TELEMETRY": "0",
+        "SAM_CLI_POLL_DELAY": "0.5",
         "__SAM_CLI_APP_DIR": str(settings),
         "PYTHON": sys.executable,
         "UV": str(LOCAL / "bin" / "uv") if (LOCAL / "bin" / "uv").exists() else "",

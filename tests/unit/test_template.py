@@ -1,0 +1,271 @@
+"""The template: what is deployed agrees with what is written in the functions, the contract and the build rules."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.api import ENVIRONMENT, load_function
+
+ROOT = Path(__file__).parents[2]
+Resource = dict[str, Any]
+Route = tuple[str, str]  # method, path
+
+APIS = ["auth_api", "market_api", "iot_api", "network_api", "analytics_api"]
+RULE_SQL = (
+    "SELECT encode(*, 'base64') AS payload, topic() AS topic, clientid() AS client_id, "
+    "timestamp() AS received_at_ms FROM '{filter}'"
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads CloudFormation's short tags: `!Ref X` becomes {"Ref": "X"}, `!Sub X` {"Fn::Sub": "X"}."""
+
+
+def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
+    name = suffix if suffix in {"Ref", "Condition"} else f"Fn::{suffix}"
+    if isinstance(node, yaml.ScalarNode):
+        return {name: loader.construct_scalar(node)}
+    if isinstance(node, yaml.SequenceNode):
+        return {name: loader.construct_sequence(node, deep=True)}
+    assert isinstance(node, yaml.MappingNode)
+    return {name: loader.construct_mapping(node, deep=True)}
+
+
+_Loader.add_multi_constructor("!", _tagged)
+
+TEMPLATE: dict[str, Any] = yaml.load((ROOT / "template.yaml").read_text(), _Loader)  # noqa: S506 - a SafeLoader
+RESOURCES: dict[str, Resource] = TEMPLATE["Resources"]
+MAKEFILE = (ROOT / "functions" / "Makefile").read_text()
+
+
+def of_type(type_: str) -> dict[str, Resource]:
+    return {name: resource for name, resource in RESOURCES.items() if resource["Type"] == type_}
+
+
+FUNCTIONS = of_type("AWS::Serverless::Function")
+
+
+def folder_of(function: str) -> str:
+    """The folder that a function is packed from, by the build rules."""
+    rule = re.search(rf"^build-{function}: ; \$\(PACK\) (\w+) ", MAKEFILE, re.MULTILINE)
+    assert rule is not None, f"functions/Makefile does not build {function}"
+    return rule[1]
+
+
+def function_of(folder: str) -> str:
+    (name,) = (name for name in FUNCTIONS if folder_of(name) == folder)
+    return name
+
+
+def events_of(function: str) -> set[Route]:
+    events = FUNCTIONS[function]["Properties"]["Events"].values()
+    return {(event["Properties"]["Method"].upper(), event["Properties"]["Path"]) for event in events}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an API's module reads as it is loaded; nothing is connected to."""
+    for name, value in {**ENVIRONMENT, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}.items():
+        monkeypatch.setenv(name, value)
+
+
+def routes_of(folder: str) -> set[Route]:
+    routes = load_function(folder).app.routes
+    return {(method, path) for path, methods in routes.items() for method in methods}
+
+
+@pytest.mark.usefixtures("environment")
+@pytest.mark.parametrize("folder", APIS)
+def test_every_route_of_a_function_has_an_event_and_every_event_a_route(folder: str) -> None:
+    events = events_of(function_of(folder))
+    assert {event for event in events if event[0] != "OPTIONS"} == routes_of(folder)
+
+
+@pytest.mark.parametrize("folder", APIS)
+def test_browsers_may_ask_before_they_call_any_path(folder: str) -> None:
+    events = events_of(function_of(folder))
+    assert {path for method, path in events if method == "OPTIONS"} == {path for _, path in events}
+
+
+@pytest.mark.usefixtures("environment")
+def test_the_contract_has_the_routes_that_are_served() -> None:
+    contract = yaml.safe_load((ROOT / "infra" / "openapi.yaml").read_text())
+    base = contract.get("servers", [{}])[0].get("url", "").rstrip("/")
+    base = base if base.startswith("/") else ""
+    methods = {"get", "post", "put", "patch", "delete"}
+    written = {
+        (method.upper(), path if path.startswith("/api/v1") else f"{base}{path}")
+        for path, item in contract["paths"].items()
+        for method in methods & item.keys()
+    }
+    assert written == set().union(*(routes_of(folder) for folder in APIS))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_function_is_built_by_a_rule_of_its_own_from_a_folder_that_has_its_handler(function: str) -> None:
+    properties = FUNCTIONS[function]["Properties"]
+    module, _, handler = properties["Handler"].partition(".")
+    source = ROOT / "functions" / folder_of(function) / f"{module}.py"
+    assert FUNCTIONS[function]["Metadata"] == {"BuildMethod": "makefile"}
+    names = {node.name for node in ast.parse(source.read_text()).body if isinstance(node, ast.FunctionDef)}
+    assert handler in names | {"app"}
+
+
+def test_no_build_rule_is_left_over() -> None:
+    assert set(re.findall(r"^build-(\w+):", MAKEFILE, re.MULTILINE)) == FUNCTIONS.keys()
+
+
+def _variables_by_setting() -> dict[str, set[str]]:
+    """For each function of config.py, the environment variables that it reads."""
+    module = ast.parse((ROOT / "layers" / "energy_market" / "energy_market" / "config.py").read_text())
+    return {
+        function.name: {
+            call.args[0].value
+            for call in ast.walk(function)
+            if isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and call.func.id in {"_text", "_number"}
+            and isinstance(call.args[0], ast.Constant)
+            and isinstance(call.args[0].value, str)
+        }
+        for function in module.body
+        if isinstance(function, ast.FunctionDef) and not function.name.startswith("_")
+    }
+
+
+def _variables_read_by(folder: str) -> Iterator[str]:
+    settings = _variables_by_setting()
+    for source in (ROOT / "functions" / folder).glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config":
+                yield from settings.get(node.attr, set())
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_function_is_given_the_variables_that_it_reads(function: str) -> None:
+    shared = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"].keys()
+    own = FUNCTIONS[function]["Properties"].get("Environment", {}).get("Variables", {}).keys()
+    if folder_of(function) == "settlement" and function != "SettleFunction":
+        # One folder, two functions: only the sweep holds the operator's key.
+        assert "OPERATOR_PRIVATE_KEY" not in own
+        return
+    assert set(_variables_read_by(folder_of(function))) <= shared | own
+
+
+@pytest.mark.parametrize(
+    ("variable", "holders"),
+    [
+        ("OPERATOR_PRIVATE_KEY", {"SettleFunction"}),
+        ("JWT_KEYS", {"AuthApiFunction", "MarketApiFunction", "IotApiFunction", "NetworkApiFunction",
+                      "AnalyticsApiFunction"}),
+    ],
+)  # fmt: skip
+def test_only_who_needs_a_secret_has_it_and_only_by_reference(variable: str, holders: set[str]) -> None:
+    found = {
+        name: function["Properties"].get("Environment", {}).get("Variables", {}).get(variable)
+        for name, function in FUNCTIONS.items()
+    }
+    assert {name for name, value in found.items() if value is not None} == holders
+    for name in holders:
+        assert found[name]["Fn::Sub"].startswith("{{resolve:secretsmanager:")
+
+
+@pytest.mark.parametrize("function", [name for name in FUNCTIONS if name != "MigrationsFunction"])
+def test_no_function_gets_new_code_before_the_schema_is_up_to_date(function: str) -> None:
+    assert FUNCTIONS[function]["DependsOn"] == "Schema"
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_function_has_a_role_of_its_own_and_logs_that_end(function: str) -> None:
+    properties = FUNCTIONS[function]["Properties"]
+    assert "Role" not in properties  # SAM makes one for each function
+    logs = RESOURCES[properties["LoggingConfig"]["LogGroup"]["Ref"]]
+    assert logs["Properties"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+def _statements(function: str) -> list[Resource]:
+    policies = FUNCTIONS[function]["Properties"].get("Policies", [])
+    return [statement for policy in policies for statement in policy["Statement"]]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_function_may_do_whatever_it_likes(function: str) -> None:
+    for statement in _statements(function):
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        assert not [action for action in actions if "*" in action]
+        if statement["Resource"] == "*":
+            assert set(actions) <= {"iot:CreateKeysAndCertificate", "iot:CreateCertificateFromCsr"}
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "queue"),
+    [
+        ("energy/donor/+/lock/response", "LockResponsesQueue"),
+        ("energy/donor/+/status", "TelemetryQueue"),
+        ("energy/recipient/+/status", "TelemetryQueue"),
+        ("energy/device/+/alert", "TelemetryQueue"),
+        ("energy/transfer/+/status", "TelemetryQueue"),
+        ("$aws/events/presence/#", "TelemetryQueue"),
+    ],
+)
+def test_each_topic_of_the_specification_goes_to_its_queue_in_the_one_shape(topic_filter: str, queue: str) -> None:
+    rules = [rule["Properties"]["TopicRulePayload"] for rule in of_type("AWS::IoT::TopicRule").values()]
+    (rule,) = (rule for rule in rules if rule["Sql"] == RULE_SQL.format(filter=topic_filter))
+    assert [action["Sqs"]["QueueUrl"] for action in rule["Actions"]] == [{"Ref": queue}]
+    assert rule["ErrorAction"]["Sqs"]["QueueUrl"] == {"Ref": "RuleErrorsQueue"}
+    assert len(rules) == 6
+
+
+@pytest.mark.parametrize(("function", "queue"), [("LockResponsesFunction", "LockResponsesQueue"),
+                                                 ("TelemetryFunction", "TelemetryQueue")])  # fmt: skip
+def test_a_message_that_fails_comes_again_alone_and_ends_with_the_dead_letters(function: str, queue: str) -> None:
+    (source,) = (event["Properties"] for event in FUNCTIONS[function]["Properties"]["Events"].values())
+    assert source["Queue"] == {"Fn::GetAtt": f"{queue}.Arn"}
+    assert source["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert source["BatchSize"] <= 10  # above, AWS wants a window of a second or more
+    assert isinstance(source["ScalingConfig"]["MaximumConcurrency"], int)
+    properties = RESOURCES[queue]["Properties"]
+    assert properties["RedrivePolicy"]["maxReceiveCount"] == 5
+    assert properties["VisibilityTimeout"] >= FUNCTIONS[function]["Properties"]["Timeout"]
+
+
+def test_a_device_may_speak_and_hear_on_its_own_topics_only() -> None:
+    (policy,) = of_type("AWS::IoT::Policy").values()
+    allowed: dict[str, set[str]] = {}
+    for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
+        resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+        allowed[statement["Action"]] = {
+            resource["Fn::Sub"].rpartition("${AWS::AccountId}:")[2] for resource in resources
+        }
+    me = "${!iot:Connection.Thing.ThingName}"
+    heard = {f"energy/donor/{me}/{command}" for command in ("lock", "unlock", "transfer")}
+    assert allowed == {
+        "iot:Connect": {f"client/{me}"},
+        "iot:Publish": {
+            f"topic/energy/donor/{me}/status",
+            f"topic/energy/donor/{me}/lock/response",
+            f"topic/energy/recipient/{me}/status",
+            f"topic/energy/device/{me}/alert",
+            f"topic/energy/transfer/{me}/status",
+        },
+        "iot:Subscribe": {f"topicfilter/{topic}" for topic in heard},
+        "iot:Receive": {f"topic/{topic}" for topic in heard},
+    }
+
+
+def test_what_only_aws_has_is_left_out_elsewhere() -> None:
+    only_aws = ("AWS::WAFv2::", "AWS::CloudWatch::", "AWS::SNS::", "AWS::RDS::")
+    for name, resource in RESOURCES.items():
+        if resource["Type"].startswith(only_aws):
+            assert resource.get("Condition") in {"IsAws", "MailsAlarms"}, name
+
+
+def test_the_default_runtime_is_one_that_the_build_knows() -> None:
+    runtime = TEMPLATE["Parameters"]["PythonRuntime"]
+    assert runtime["Default"] == "python3.13"
+    assert runtime["AllowedValues"] == ["python3.11", "python3.12", "python3.13", "python3.14"]
