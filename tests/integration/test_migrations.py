@@ -135,11 +135,15 @@ def test_a_connection_inside_a_transaction_is_refused(empty_url: str, files: Fil
 class Deploy:
     """Plays CloudFormation: sends requests to the function and takes its answers."""
 
-    def __init__(self, url: str, migrations: Path) -> None:
-        self.function: Any = load_function("migrations")
-        self.function.MIGRATIONS = migrations
+    def __init__(self, url: str, migrations: Path, answers: list[dict[str, Any]]) -> None:
+        self.function = load_function("migrations")
+        self.pack(migrations)
         self.url = url
-        self.answers: list[dict[str, Any]] = []
+        self.answers = answers
+
+    def pack(self, migrations: Path) -> None:
+        """What the function's package holds from now on."""
+        vars(self.function)["MIGRATIONS"] = migrations
 
     def request(self, kind: str, *, code: int = 1, old_code: int | None = None) -> dict[str, Any]:
         arn = "arn:aws:lambda:us-east-1:000000000000:function:energy-market-migrations:"
@@ -162,10 +166,11 @@ def deploy(empty_url: str, files: Files, monkeypatch: pytest.MonkeyPatch) -> Ite
     """A deploy of two migrations onto an empty database."""
     monkeypatch.setenv("DATABASE_URL", empty_url)
     folder = files(m0001_a="CREATE TABLE a ()", m0002_b="CREATE TABLE b ()")
+    answers: list[dict[str, Any]] = []
 
     class Taker(http.server.BaseHTTPRequestHandler):
         def do_PUT(self) -> None:
-            deploy.answers.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            answers.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 
@@ -174,8 +179,7 @@ def deploy(empty_url: str, files: Files, monkeypatch: pytest.MonkeyPatch) -> Ite
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Taker) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        deploy = Deploy(f"http://127.0.0.1:{server.server_address[1]}/", folder)
-        yield deploy
+        yield Deploy(f"http://127.0.0.1:{server.server_address[1]}/", folder, answers)
         server.shutdown()
 
 
@@ -218,17 +222,18 @@ def test_a_database_url_that_cannot_be_read_fails_without_being_quoted(
 
 def test_old_software_on_a_newer_database_fails_the_deploy(deploy: Deploy, files: Files) -> None:
     deploy.request("Create")
-    deploy.function.MIGRATIONS = files(m0001_a="CREATE TABLE a ()")
+    deploy.pack(files(m0001_a="CREATE TABLE a ()"))
     answer = deploy.request("Update", code=2, old_code=1)
     assert (answer["Status"], "newer than" in answer["Reason"]) == ("FAILED", True)
 
 
 def test_taking_an_update_back_keeps_the_newer_schema(deploy: Deploy, files: Files) -> None:
-    newer, older = deploy.function.MIGRATIONS, files(m0001_a="CREATE TABLE a ()")
-    deploy.function.MIGRATIONS = older
+    older = files(m0001_a="CREATE TABLE a ()")
+    newer = files(m0001_a="CREATE TABLE a ()", m0002_b="CREATE TABLE b ()")
+    deploy.pack(older)
     deploy.request("Create", code=1)
-    deploy.function.MIGRATIONS = newer
+    deploy.pack(newer)
     deploy.request("Update", code=2, old_code=1)
-    deploy.function.MIGRATIONS = older
+    deploy.pack(older)
     answer = deploy.request("Update", code=1, old_code=2)
     assert (answer["Status"], answer["Data"]) == ("SUCCESS", {"Version": 2})
