@@ -194,6 +194,7 @@ def _sam(
         "SAM_CLI_TELEMETRY": "0",
         "SAM_CLI_POLL_DELAY": "0.5",
         "__SAM_CLI_APP_DIR": str(settings),
+        "TMPDIR": str(settings),  # where it leaves its scratch folders
         "PYTHON": sys.executable,
         "UV": str(LOCAL / "bin" / "uv") if (LOCAL / "bin" / "uv").exists() else "",
         "LAMBDA_PYTHON": _python_version(),

@@ -1,6 +1,7 @@
 """MiniStack, the local AWS."""
 
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +94,8 @@ def _ministack_on(
             "LAMBDA_EXECUTOR": "local",
         },
         working_folder=home,
+        # Asked to end, it first waits for the state machines' minute. It is only worth it for the state it then writes.
+        stop_signal=signal.SIGTERM if keep_state else signal.SIGKILL,
         folders=[folder],
         outlives_us=outlives_us,
     )
