@@ -248,8 +248,6 @@ def stop_orphans() -> list[str]:
             stop(process)
             for folder in process.folders:
                 shutil.rmtree(folder, ignore_errors=True)
-        elif process.outlives_its_starter and not process.is_running():
-            stop(process)
     return stopped
 
 

@@ -8,6 +8,8 @@ from processes import LOCAL, ServiceError, locked, recorded, stop, stop_orphans
 from services import read_stack
 
 FOLDER = LOCAL / "up"
+STARTED = FOLDER / "started"
+"""There while all of it was started to the end."""
 
 
 def main() -> None:
@@ -15,17 +17,18 @@ def main() -> None:
     stop_orphans()
     with locked(LOCAL / "up.lock"):
         lasting = [process for process in recorded() if process.outlives_its_starter]
-        known = read_stack(FOLDER)
-        if lasting and "api_url" in known and all(process.is_running() for process in lasting):
+        if STARTED.exists() and lasting and all(process.is_running() for process in lasting):
             print("It runs already.")
         else:
-            # What is left of a stack of which a part has died.
+            STARTED.unlink(missing_ok=True)
+            # What is left of a stack that was not started to the end, or of which a part has died.
             for process in lasting:
                 stop(process)
             began = time.monotonic()
             start_market(FOLDER, keep_state=True, outlives_us=True)
-            known = read_stack(FOLDER)
+            STARTED.touch()
             print(f"Started in {time.monotonic() - began:.0f} s.")
+    known = read_stack(FOLDER)
     print(f"API        {known['api_url']}/api/v1/health")
     print(f"AWS        AWS_ENDPOINT_URL={known['aws_endpoint_url']} (region us-east-1, credentials test/test)")
     print(f"devices    {known['iot_host']}:{known['iot_port']} (authority: {known['iot_ca_file']})")
