@@ -1,5 +1,6 @@
 """The contracts on a test's chain, and people with wallets."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,11 @@ ChainTrade = tuple[bytes, str, str, int, int, int]
 
 def mock(name: str) -> Artifact:
     return Artifact.load(MOCKS / f"{name}.json")
+
+
+def mock_code(name: str) -> str:
+    """The code of a deployed mock, as 0x-hex, to be put at some address."""
+    return str(json.loads((MOCKS / f"{name}.json").read_text())["deployedBytecode"])
 
 
 def word(trade: UUID) -> bytes:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
@@ -13,6 +13,7 @@ from psycopg import Connection
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
+from energy_market.evm.contract import Contract
 from energy_market.evm.ledger import Ledger, Sent
 from energy_market.evm.rpc import Rpc
 from energy_market.usecases.settle_trades import settle_trades
@@ -26,8 +27,56 @@ NANO = 10**9  # the token's smallest unit in a nano-token
 RULES = SettlementRules(max_batch=50, confirmations=CONFIRMATIONS, finality_blocks=FINALITY_BLOCKS, resend_after_s=0.0)
 
 
+L = TypeVar("L", bound=Ledger)
+
+
 class Crashed(BaseException):
     """The process is gone. No product code catches it."""
+
+
+class Fuse:
+    """Counts side effects, and burns after one of them: everything later fails too, as for a process that is gone."""
+
+    def __init__(self, burns_after: int) -> None:
+        self.effects = 0
+        self.burns_after = burns_after
+
+    def check(self) -> None:
+        if self.effects >= self.burns_after:
+            raise Crashed
+
+    def count(self) -> None:
+        self.effects += 1
+        self.check()
+
+
+class FusedDatabase(Database):
+    """Crashes after a transaction that wrote. (Before its commit is the same as after what came before it.)"""
+
+    def __init__(self, url: str, fuse: Fuse) -> None:
+        super().__init__(url)
+        self._fuse = fuse
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        self._fuse.check()
+        with super().transaction() as conn:
+            yield conn
+            wrote = conn.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL").fetchone() == (True,)
+        if wrote:
+            self._fuse.count()
+
+
+class FusedLedger(Ledger):
+    """Crashes after a transaction was sent, before anybody knows."""
+
+    fuse: Fuse
+
+    def send(self, raw: bytes) -> tuple[Sent, str]:
+        self.fuse.check()
+        answer = super().send(raw)
+        self.fuse.count()
+        return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +104,7 @@ class World:
         self.database = Database(database_url)
         self._rpcs: list[Rpc] = []
         self.ledger = self.new_ledger()
+        self.contract_code = self.chain.rpc.call("eth_getCode", self.chain.settlement.address, "latest")
 
     def close(self) -> None:
         self.chain.rpc.close()
@@ -67,7 +117,10 @@ class World:
         self._rpcs.append(Rpc(url or self.rpc_url))
         return self._rpcs[-1]
 
-    def new_ledger(self, kind: type[Ledger] = Ledger, *, chain_id: int = CHAIN_ID, url: str | None = None) -> Ledger:
+    def new_ledger(self, *, chain_id: int = CHAIN_ID, url: str | None = None) -> Ledger:
+        return self.ledger_of(Ledger, chain_id=chain_id, url=url)
+
+    def ledger_of(self, kind: type[L], *, chain_id: int = CHAIN_ID, url: str | None = None) -> L:
         return kind(
             self.new_rpc(url),
             chain_id=chain_id,
@@ -75,6 +128,11 @@ class World:
             token_decimals=18,
             operator_key=self.chain.operator.key.hex(),
         )
+
+    def fused_ledger(self, fuse: Fuse) -> FusedLedger:
+        ledger = self.ledger_of(FusedLedger)
+        ledger.fuse = fuse
+        return ledger
 
     # ------------------------------------------------------------------------------------------------ the market
 
@@ -149,6 +207,27 @@ class World:
     def drop_pool(self) -> None:
         self.chain.rpc.call("anvil_dropAllTransactions")
 
+    def call_first(self, account: LocalAccount, contract: Contract, function: str) -> None:
+        """Have a call wait in the pool, paying so well that it comes before everything else."""
+        nonce = int(self.chain.rpc.call("eth_getTransactionCount", account.address, "latest"), 16)
+        self.send_as(account, nonce=nonce, to=contract.address, data=contract.artifact.call(function))
+
+    def send_as(self, account: LocalAccount, *, nonce: int, to: str, data: bytes = b"") -> str:
+        """Hand in a transaction, its nonce chosen and its fees high; its hash."""
+        fields: dict[str, Any] = {
+            "type": 2,
+            "chainId": CHAIN_ID,
+            "nonce": nonce,
+            "to": to,
+            "data": data,
+            "value": 0,
+            "gas": 200_000,
+            "maxFeePerGas": 100 * 10**9,
+            "maxPriorityFeePerGas": 50 * 10**9,
+        }
+        raw = account.sign_transaction(fields).raw_transaction
+        return str(self.chain.rpc.call("eth_sendRawTransaction", "0x" + raw.hex()))
+
     def reorganise(self, depth: int) -> None:
         """The newest blocks give way to as many empty ones."""
         self.chain.rpc.call("anvil_reorg", depth, [])
@@ -179,47 +258,6 @@ class World:
     def time_passes_for_the_lease(self) -> None:
         """Whoever held the lease is dead, and it has run out."""
         self.sql("UPDATE leases SET expires_at = clock_timestamp()")
-
-
-class Fuse:
-    """Counts side effects, and burns at one of them: everything after it fails too, as for a process that is gone."""
-
-    def __init__(self, burns_at: int) -> None:
-        self.effects = 0
-        self.burns_at = burns_at
-
-    def touch(self) -> None:
-        self.effects += 1
-        if self.effects >= self.burns_at:
-            raise Crashed
-
-
-class FusedDatabase(Database):
-    """Crashes before a transaction begins, before it commits, or after it."""
-
-    def __init__(self, url: str, fuse: Fuse) -> None:
-        super().__init__(url)
-        self._fuse = fuse
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        self._fuse.touch()
-        with super().transaction() as conn:
-            yield conn
-            self._fuse.touch()
-        self._fuse.touch()
-
-
-class FusedLedger(Ledger):
-    """Crashes before or after a transaction is sent."""
-
-    fuse: Fuse
-
-    def send(self, raw: bytes) -> tuple[Sent, str]:
-        self.fuse.touch()
-        answer = super().send(raw)
-        self.fuse.touch()
-        return answer
 
 
 def logged(capsys: pytest.CaptureFixture[str]) -> list[str]:

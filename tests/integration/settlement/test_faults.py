@@ -1,0 +1,523 @@
+"""Crashes, lost transactions, reorganisations, a refusing contract, a shared key, no gas money, two sweeps at once."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+from eth_utils.crypto import keccak
+
+from energy_market.database import Database
+from energy_market.evm.ledger import Fees, Ledger, Payment, Signed
+from energy_market.usecases.settle_trades import settle_trades
+from tests.chain import mock_code
+from tests.integration.settlement.world import (
+    FINALITY_BLOCKS,
+    RULES,
+    Crashed,
+    Deal,
+    Fuse,
+    FusedDatabase,
+    World,
+    logged,
+)
+
+POISON_SLOT = "0x" + keccak(text="poison").hex()
+
+
+# ------------------------------------------------------------------------------------------------ crashes
+
+
+def test_what_was_stored_but_not_sent_is_sent_by_the_next_sweep_byte_for_byte(world: World) -> None:
+    deal = world.lock()
+    with pytest.raises(Crashed):
+        world.sweep(ledger=world.fused_ledger(Fuse(0)))
+    assert world.trade(deal) == ("Submitted", None)
+    ((tx_hash, _, _, sends),) = world.forms()
+    assert (sends, world.nonce()) == (0, 0)
+
+    world.sweep_until_final()
+
+    assert [form[0] for form in world.forms()] == [tx_hash]
+    assert world.trade(deal) == ("Confirmed", None)
+    assert world.nonce() == 1
+
+
+def test_what_was_sent_but_not_noted_is_harmless_to_send_again(world: World) -> None:
+    deal = world.lock()
+    world.hold()
+    with pytest.raises(Crashed):
+        world.sweep(ledger=world.fused_ledger(Fuse(1)))
+    assert world.forms()[0][3] == 0
+    world.sweep()  # "already known"
+    world.sweep()
+    assert world.forms()[0][3] == 2
+    world.mine()
+    world.go_on()
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert (world.nonce(), len(world.forms())) == (1, 1)
+
+
+def test_a_crash_after_any_side_effect_of_any_sweep_pays_each_trade_once(world: World) -> None:
+    """After the k-th side effect in the life of two trades (one is paid, one refused), for every k there is."""
+    rules = replace(RULES, finality_blocks=3)
+    crashed, k = True, 0
+    while crashed:
+        k += 1
+        fuse = Fuse(k)
+        deals = [world.lock(), world.lock(in_escrow=False)]
+        database, ledger = FusedDatabase(world.database_url, fuse), world.fused_ledger(fuse)
+        try:
+            for _ in range(4):
+                settle_trades(database, ledger, rules=rules, budget_s=20.0)
+                world.mine()
+            crashed = False
+        except Crashed:
+            pass
+        finally:
+            database.close()
+        world.time_passes_for_the_lease()
+        world.sweep_until_final()
+
+        assert [world.trade(deal) for deal in deals] == [("Confirmed", None), ("Failed", "insufficient_escrow")], k
+        assert world.chain.escrow(deals[0].seller) == deals[0].amount, k
+        assert world.market.status_of(deals[1].ask) == "Created", k
+        world.market.cancel(deals[1].donor, deals[1].ask)
+    assert k > 10
+    assert {status for _, status, _ in world.batches()} == {"Final"}
+    assert world.nonce() == len(world.batches()) == k
+
+
+# ------------------------------------------------------------------------------------------------ the pool
+
+
+def test_a_transaction_that_the_node_forgot_is_sent_again(world: World) -> None:
+    deal = world.lock()
+    world.hold()
+    world.sweep()
+    world.drop_pool()
+    world.mine()
+    assert world.nonce() == 0
+    world.sweep()
+    world.mine()
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert len(world.forms()) == 1
+
+
+def test_a_stuck_transaction_is_replaced_with_higher_fees_under_its_nonce(world: World) -> None:
+    deal = world.lock()
+    world.hold()
+    impatient = replace(RULES, stuck_after_s=0.0)
+    world.sweep(impatient)
+    world.sweep(impatient)
+    world.sweep(impatient)
+    forms = world.forms()
+    assert len(forms) == 3
+    for (_, fee, tip, _), (_, next_fee, next_tip, _) in pairwise(forms):
+        assert next_fee * 8 >= fee * 9
+        assert next_tip * 8 >= tip * 9
+    assert world.batches() == [(0, "Stored", 1)]
+
+    world.mine()
+    world.sweep_until_final()
+
+    assert world.trade(deal) == ("Confirmed", None)
+    assert world.sql("SELECT mined_hash FROM settlement_batches") == [(forms[-1][0],)]
+    assert world.chain.escrow(deal.seller) == deal.amount
+
+
+def test_when_the_base_fee_outgrows_a_transaction_it_is_replaced_at_once(world: World) -> None:
+    deal = world.lock()
+    world.hold()
+    world.sweep()
+    ((first, fee, _, _),) = world.forms()
+    world.drop_pool()
+    world.chain.rpc.call("anvil_setNextBlockBaseFeePerGas", hex(3 * fee))
+    world.mine()
+    world.sweep()
+    world.mine()
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    hashes = [form[0] for form in world.forms()]
+    assert len(hashes) == 2
+    assert world.sql("SELECT mined_hash FROM settlement_batches") == [(hashes[1],)]
+    assert hashes[0] == first
+
+
+def test_only_the_first_in_line_is_replaced(world: World) -> None:
+    world.lock()
+    world.lock()
+    world.hold()
+    impatient = replace(RULES, max_batch=1, stuck_after_s=0.0)
+    world.sweep(impatient)
+    world.sweep(impatient)
+    world.sweep(impatient)
+    forms = world.sql(
+        """SELECT nonce, count(*) FROM signed_transactions JOIN settlement_batches b ON b.id = batch_id
+        GROUP BY nonce ORDER BY nonce"""
+    )
+    assert forms == [(0, 3), (1, 1)]
+
+
+def test_replacements_end_and_then_raise_the_alarm(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.lock()
+    world.hold()
+    for _ in range(5):
+        world.sweep(replace(RULES, stuck_after_s=0.0, max_forms=3))
+    assert len(world.forms()) == 3
+    assert "settlement.stuck" in logged(capsys)
+
+
+# ------------------------------------------------------------------------------------------------ reorganisations
+
+
+def test_a_reorganisation_before_finality_puts_a_trade_back_and_the_same_bytes_pay_it(world: World) -> None:
+    deal = world.lock()
+    world.sweep()
+    world.mine()
+    world.sweep()
+    assert world.trade(deal) == ("Confirmed", None)
+
+    world.hold()
+    world.reorganise(2)
+    assert not world.paid(deal)
+    world.sweep()
+
+    assert world.trade(deal) == ("Submitted", None)
+    assert world.sql("SELECT blockchain_hash, confirmed_at, delivery FROM transactions") == [(None, None, None)]
+    assert world.market.status_of(deal.bid) == "Executing"
+    world.mine()
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert len(world.forms()) == 1
+    assert world.chain.escrow(deal.seller) == deal.amount
+
+
+def test_a_delivery_that_began_is_not_begun_again_after_a_reorganisation(world: World) -> None:
+    deal = world.lock()
+    world.sweep()
+    world.mine()
+    world.sweep()
+    world.sql("UPDATE transactions SET delivery = 'Started' WHERE id = %s", deal.id)
+    world.reorganise(2)
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert world.sql("SELECT delivery FROM transactions") == [("Started",)]
+
+
+def test_a_buyer_who_withdraws_in_a_reorganisation_is_found_out(world: World) -> None:
+    deal = world.lock()
+    world.sweep()
+    world.mine()
+    world.sweep()
+    assert world.trade(deal) == ("Confirmed", None)
+
+    world.reorganise(2)
+    world.chain.settlement.transact(deal.buyer, "withdraw", deal.amount)
+    world.sweep_until_final()
+
+    assert world.trade(deal) == ("Failed", "insufficient_escrow")
+    assert world.chain.escrow(deal.seller) == 0
+
+
+def test_a_transaction_mined_in_another_block_of_the_other_branch_stays_confirmed(world: World) -> None:
+    deal = world.lock()
+    world.sweep()
+    world.mine()
+    world.sweep()
+    world.reorganise(2)
+    world.sweep(ledger=None)  # put back, and sent and mined again at once
+    world.mine()
+    world.sweep()
+    assert world.trade(deal) == ("Confirmed", None)
+    ((block_hash, number),) = world.sql("SELECT block_hash, block_number FROM settlement_batches")
+    assert world.chain.rpc.call_many([("eth_getBlockByNumber", [hex(number), False])])[0]["hash"] == block_hash
+
+
+def test_a_reorganisation_below_finality_raises_the_alarm(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    deal = world.lock()
+    world.sweep()
+    world.mine(FINALITY_BLOCKS)
+    world.sweep()
+    assert [status for _, status, _ in world.batches()] == ["Final"]
+    logged(capsys)
+
+    world.reorganise(FINALITY_BLOCKS + 1)
+    world.sweep()
+    assert "settlement.deep_reorganisation" in logged(capsys)
+    assert world.trade(deal) == ("Confirmed", None)
+    # Its bytes were sent again, so that nothing waits behind a nonce that nobody uses.
+    assert world.paid(deal)
+    other = world.lock()
+    world.sweep_until_final()
+    assert world.trade(other) == ("Confirmed", None)
+
+
+# ------------------------------------------------------------------------------------------------ a refusing contract
+
+
+def poison(world: World, deal: Deal | None) -> None:
+    """From now on the contract undoes every batch with this trade; with None it is itself again."""
+    address = world.chain.settlement.address
+    if deal is None:
+        world.chain.rpc.call("anvil_setCode", address, world.contract_code)
+        return
+    world.chain.rpc.call("anvil_setCode", address, mock_code("PoisonedSettlement"))
+    world.chain.rpc.call("anvil_setStorageAt", address, POISON_SLOT, "0x" + deal.id.int.to_bytes(32, "big").hex())
+
+
+def test_a_batch_that_reverts_is_halved_until_the_culprit_stands_alone_and_fails(world: World) -> None:
+    deals = [world.lock() for _ in range(4)]
+    culprit = deals[2]
+    world.hold()
+    world.sweep()
+    poison(world, culprit)
+    world.mine()
+    world.sweep()
+    assert world.statuses(deals) == ["Submitted"] * 4
+    world.mine()
+    world.go_on()
+    world.sweep()
+
+    assert world.batches()[0] == (0, "Reverted", 4)
+    assert [size for _, _, size in world.batches()[1:]] == [2, 1]  # the culprit is not even sent
+    assert world.statuses(deals) == ["Submitted", "Submitted", "Locked", "Submitted"]
+    world.sweep_until_final()
+    assert world.statuses(deals) == ["Confirmed", "Confirmed", "Failed", "Confirmed"]
+    assert world.trade(culprit) == ("Failed", "chain_refused")
+    assert [world.market.status_of(order) for order in (culprit.ask, culprit.bid)] == ["Created", "Created"]
+
+
+def test_a_culprit_that_was_never_signed_for_fails_at_once(world: World) -> None:
+    deals = [world.lock() for _ in range(3)]
+    poison(world, deals[0])
+    world.sweep()
+    assert world.trade(deals[0]) == ("Failed", "chain_refused")
+    assert world.statuses(deals[1:]) == ["Submitted", "Submitted"]
+
+
+def test_a_trade_that_reverts_only_on_the_chain_is_tried_alone_three_times(world: World) -> None:
+    """The trial run passes each time; only the block does not."""
+    deals = [world.lock() for _ in range(2)]
+    world.hold()
+    for _ in range(8):
+        world.sweep()
+        poison(world, deals[1])
+        world.mine(2)
+        poison(world, None)
+    world.mine(FINALITY_BLOCKS)
+    world.sweep()
+    assert world.trade(deals[1]) == ("Failed", "chain_refused")
+    sizes = [(status, size) for _, status, size in world.batches()]
+    assert sizes[0] == ("Reverted", 2)
+    assert sizes.count(("Reverted", 1)) == 3
+
+
+def test_a_paused_contract_fails_nobody_and_costs_no_gas(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    deals = [world.lock() for _ in range(2)]
+    world.chain.settlement.transact(world.chain.owner, "pause")
+    logged(capsys)
+    world.sweep()
+    assert logged(capsys) == ["settlement.halted"]
+    assert world.statuses(deals) == ["Locked", "Locked"]
+    assert world.batches() == []
+    world.chain.settlement.transact(world.chain.owner, "unpause")
+    world.sweep_until_final()
+    assert world.statuses(deals) == ["Confirmed", "Confirmed"]
+
+
+def test_a_pause_while_a_batch_is_under_way_fails_nobody(world: World) -> None:
+    deals = [world.lock() for _ in range(3)]
+    world.hold()
+    world.sweep()
+    world.call_first(world.chain.owner, world.chain.settlement, "pause")
+    world.mine(2)
+    world.sweep()
+    assert world.statuses(deals) == ["Locked"] * 3
+    assert [status for _, status, _ in world.batches()] == ["Reverted"]
+    world.go_on()
+    world.chain.settlement.transact(world.chain.owner, "unpause")
+    world.sweep_until_final()
+    assert world.statuses(deals) == ["Confirmed"] * 3
+    assert [size for _, _, size in world.batches()] == [3, 2, 1]
+
+
+def test_trades_expire_while_the_contract_is_paused(world: World) -> None:
+    deal = world.lock()
+    world.chain.settlement.transact(world.chain.owner, "pause")
+    world.sweep()
+    world.let_expire(deal)
+    world.sweep()
+    assert world.trade(deal) == ("Failed", "settlement_expired")
+
+
+def test_another_operator_is_no_trades_fault(world: World) -> None:
+    deal = world.lock()
+    world.chain.settlement.transact(world.chain.owner, "setOperator", world.chain.person().address)
+    world.sweep()
+    assert (world.trade(deal), world.batches()) == (("Locked", None), [])
+
+
+# ------------------------------------------------------------------------------------------------ the operator's key
+
+
+def use_key(world: World, nonce: int) -> str:
+    """Somebody else sends with the operator's key; it pays well."""
+    return world.send_as(world.chain.operator, nonce=nonce, to=world.chain.owner.address)
+
+
+def test_a_batch_whose_nonce_somebody_else_used_goes_under_another(world: World) -> None:
+    deal = world.lock()
+    world.hold()
+    world.sweep()
+    use_key(world, 0)
+    world.mine()
+    world.sweep()
+    assert world.batches() == [(0, "Stored", 1)]  # not yet for good
+    world.mine()
+    world.go_on()
+    world.sweep()
+    assert world.batches() == [(0, "Replaced", 1), (1, "Stored", 1)]
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert world.chain.escrow(deal.seller) == deal.amount
+
+
+def test_a_nonce_that_somebody_else_holds_in_the_pool_is_left_to_him(world: World) -> None:
+    deal = world.lock()
+    world.hold()
+    use_key(world, 0)
+    world.sweep()
+    assert world.batches() == [(1, "Stored", 1)]
+    world.mine()
+    world.go_on()
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+
+
+def test_a_gap_that_somebody_else_left_is_filled(world: World) -> None:
+    deal = world.lock()
+    world.hold()
+    foreign = use_key(world, 0)
+    world.sweep()
+    world.chain.rpc.call("anvil_dropTransaction", foreign)
+    world.mine()
+    assert world.nonce() == 0
+    world.sweep()
+    assert world.batches() == [(0, "Stored", 0), (1, "Stored", 1)]
+    world.mine()
+    world.go_on()
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+
+
+def test_nonces_used_by_somebody_else_before_are_passed_over(world: World) -> None:
+    use_key(world, 0)
+    use_key(world, 1)
+    deal = world.lock()
+    world.sweep_until_final()
+    assert world.batches() == [(2, "Final", 1)]
+    assert world.trade(deal) == ("Confirmed", None)
+
+
+def test_an_operator_without_gas_money_stores_nothing_and_says_so(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deal = world.lock()
+    world.chain.rpc.call("anvil_setBalance", world.chain.operator.address, "0x1")
+    logged(capsys)
+    world.sweep()
+    assert logged(capsys) == ["settlement.operator_out_of_gas"]
+    assert (world.trade(deal), world.batches()) == (("Locked", None), [])
+    world.chain.rpc.call("anvil_setBalance", world.chain.operator.address, hex(10**18))
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+
+
+def test_an_operator_who_ran_out_of_gas_money_after_signing_sends_again_when_there_is_some(world: World) -> None:
+    deal = world.lock()
+    world.hold()
+    world.sweep()
+    world.drop_pool()
+    world.chain.rpc.call("anvil_setBalance", world.chain.operator.address, "0x1")
+    world.sweep()
+    assert world.trade(deal) == ("Submitted", None)
+    world.chain.rpc.call("anvil_setBalance", world.chain.operator.address, hex(10**18))
+    world.go_on()
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert len(world.forms()) == 1
+
+
+# ------------------------------------------------------------------------------------------------ two sweeps at once
+
+
+def test_of_two_sweeps_at_once_one_works(world: World) -> None:
+    deals = [world.lock() for _ in range(6)]
+    small = replace(RULES, max_batch=1)
+    databases = [Database(world.database_url) for _ in range(4)]
+    ledgers = [world.new_ledger() for _ in databases]
+    start = threading.Barrier(len(databases))
+    worked: list[bool] = []
+
+    def sweep(database: Database, ledger: Ledger) -> None:
+        start.wait()
+        worked.append(settle_trades(database, ledger, rules=small, budget_s=20.0))
+
+    threads = [threading.Thread(target=sweep, args=pair) for pair in zip(databases, ledgers, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for database in databases:
+        database.close()
+
+    assert any(worked)
+    world.sweep_until_final()
+    assert world.statuses(deals) == ["Confirmed"] * 6
+    assert [n for n, _, _ in world.batches()] == list(range(6))
+    assert all(world.chain.escrow(deal.seller) == deal.amount for deal in deals)
+
+
+def test_a_sweep_that_waits_gets_its_turn(world: World) -> None:
+    world.lock()
+    world.sql("INSERT INTO leases VALUES ('settlement', gen_random_uuid(), clock_timestamp() + interval '300 ms')")
+    assert not world.sweep()
+    assert settle_trades(world.database, world.ledger, rules=RULES, budget_s=20.0, wait_s=5.0)
+
+
+class SlowLedger(Ledger):
+    """So slow at signing that its sweep's lease runs out, and another sweep runs meanwhile."""
+
+    world: World
+
+    def sign(self, payments: Sequence[Payment], *, nonce: int, gas: int, fees: Fees) -> Signed:
+        signed = super().sign(payments, nonce=nonce, gas=gas, fees=fees)
+        self.world.time_passes_for_the_lease()
+        other = Database(self.world.database_url)
+        try:
+            assert settle_trades(other, self.world.ledger, rules=RULES, budget_s=20.0)
+        finally:
+            other.close()
+        return signed
+
+
+def test_a_sweep_that_outlived_its_lease_stores_and_sends_nothing(world: World) -> None:
+    deal = world.lock()
+    slow = world.ledger_of(SlowLedger)
+    slow.world = world
+    assert not world.sweep(ledger=slow)
+    assert world.batches() == [(0, "Stored", 1)]
+    assert len(world.forms()) == 1
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert world.nonce() == 1
+
+
+def test_ids_are_the_same_on_both_sides() -> None:
+    trade = UUID("0190a1b2-c3d4-7e5f-8061-728394a5b6c7")
+    assert trade.int.to_bytes(32, "big").hex() == "00" * 16 + trade.hex
