@@ -57,19 +57,25 @@ def pack_function(name: str, destination: Path) -> None:
     if name == "migrations":
         shutil.copytree(PROJECT / "infra" / "migrations", destination / "migrations")
     if name == "analytics_api":
-        pack_contract(destination / "openapi.json")
+        pack_served(destination)
     for module in folder.glob("*.py"):
         compile_module(destination / module.name, f"/var/task/{module.name}")
 
 
-def pack_contract(destination: Path) -> None:
-    """Turn the API's contract into the JSON that is served: functions need no YAML reader."""
-    contract = PROJECT / "infra" / "openapi.yaml"
-    if not contract.exists():
-        raise SystemExit(f"{contract} is missing.")
-    import yaml  # noqa: PLC0415 - only this function's build needs it
+def pack_served(destination: Path) -> None:
+    """Write what analytics_api serves: the contract, the same as a page, and the schema's version to expect.
 
-    destination.write_text(json.dumps(yaml.safe_load(contract.read_text()), default=str, separators=(",", ":")))
+    The contract becomes JSON here: functions need no YAML reader.
+    """
+    import yaml  # noqa: PLC0415 - only this function's build needs it
+    from docs_page import page  # noqa: PLC0415
+
+    contract = yaml.safe_load((PROJECT / "infra" / "openapi.yaml").read_text(encoding="utf-8"))
+    text = json.dumps(contract, default=str, ensure_ascii=False, separators=(",", ":"))
+    (destination / "openapi.json").write_text(text, encoding="utf-8")
+    (destination / "docs.html").write_text(page(json.loads(text)), encoding="utf-8")
+    newest = max(int(path.name[:4]) for path in (PROJECT / "infra" / "migrations").glob("*.sql"))
+    (destination / "schema_version").write_text(str(newest), encoding="utf-8")
 
 
 def install(requirements: Path, destination: Path) -> None:
