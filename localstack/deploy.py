@@ -1,5 +1,6 @@
-"""Deploys template.yaml to the local AWS with the real SAM CLI: secrets, build, deploy, the first minute of the loop."""
+"""Deploys template.yaml to the local AWS with the real SAM CLI: secrets, build, deploy, the loop's first minute."""
 
+import hashlib
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ STAGE = "live"
 API_READY_TIMEOUT_S = 60.0
 POLL_S = 0.2
 
-DATABASE_SECRET = "energy-market/database-url"  # noqa: S105 - these are names; the template has the same as defaults
+DATABASE_SECRET = "energy-market/database-url"  # noqa: S105 - these are names, or begin them
 JWT_KEYS_SECRET = "energy-market/jwt-keys"  # noqa: S105
 OPERATOR_KEY_SECRET = "energy-market/operator-key"  # noqa: S105
 
@@ -73,7 +74,7 @@ def deploy(
     SettlementContract, TokenContract, DeviceBroker; Platform, PythonRuntime and the sign-in names are set here.
     Raises `ServiceError` with the reason of the resource that failed.
     """
-    put_secrets(endpoint_url, database_url=database_url, operator_key=operator_key)
+    secret_names = put_secrets(endpoint_url, database_url=database_url, operator_key=operator_key)
     s3 = _session().client("s3", endpoint_url=endpoint_url)
     if BUCKET not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
         s3.create_bucket(Bucket=BUCKET)
@@ -82,6 +83,7 @@ def deploy(
         "PythonRuntime": f"python{_python_version()}",
         "SignInDomain": "localhost",
         "SignInUri": "http://localhost",
+        **secret_names,
         **parameters,
     }
     started = time.time()
@@ -108,19 +110,28 @@ def deploy(
     return deployment
 
 
-def put_secrets(endpoint_url: str, *, database_url: str, operator_key: str) -> None:
-    """Create or update the secrets that the template reads. Keys of access tokens are made once and kept."""
+def put_secrets(endpoint_url: str, *, database_url: str, operator_key: str) -> dict[str, str]:
+    """Create the secrets that the template reads; their names, by the template's parameters.
+
+    A secret is resolved when a function is deployed, and a function is only deployed anew when something about it has
+    changed. So another value gets another name: it is the database's address, for one, that may change from one start
+    of a kept stack to the next. Keys of access tokens are made once and kept.
+    """
     client = _session().client("secretsmanager", endpoint_url=endpoint_url)
     present = {
         secret["Name"] for page in client.get_paginator("list_secrets").paginate() for secret in page["SecretList"]
     }
-    for name, value in ((DATABASE_SECRET, database_url), (OPERATOR_KEY_SECRET, operator_key)):
-        if name in present:
-            client.put_secret_value(SecretId=name, SecretString=value)
-        else:
-            client.create_secret(Name=name, SecretString=value)
+    names = {"JwtKeysSecret": JWT_KEYS_SECRET}
     if JWT_KEYS_SECRET not in present:
         client.create_secret(Name=JWT_KEYS_SECRET, SecretString=json.dumps({"local-1": secrets.token_hex(32)}))
+    for parameter, prefix, value in (
+        ("DatabaseSecret", DATABASE_SECRET, database_url),
+        ("OperatorKeySecret", OPERATOR_KEY_SECRET, operator_key),
+    ):
+        names[parameter] = f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"
+        if names[parameter] not in present:
+            client.create_secret(Name=names[parameter], SecretString=value)
+    return names
 
 
 def read_outputs(endpoint_url: str) -> dict[str, str]:
@@ -204,7 +215,9 @@ def _sam(
         [str(program), *arguments], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
     )
     if result.returncode != 0:
-        words = (result.stdout + result.stderr).strip()[-3000:]
+        words = (result.stdout + result.stderr).strip()
+        # What SAM says before its error is a list of what it does.
+        words = words[max(words.rfind("\nError:"), 0) :].strip()[-3000:]
         message = f"{failure}:\n{words}"
         raise ServiceError(message)
 
