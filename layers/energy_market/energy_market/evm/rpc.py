@@ -125,9 +125,8 @@ class Rpc:
             answer = json.loads(body)
         except ValueError as error:
             raise Unreachable("the node's answer is no JSON") from error
-        by_id = {
-            a["id"]: a for a in (answer if isinstance(answer, list) else [answer]) if isinstance(a, dict) and "id" in a
-        }
+        answers = answer if isinstance(answer, list) else [answer]
+        by_id = {one["id"]: one for one in answers if isinstance(one, dict) and isinstance(one.get("id"), int)}
         results = []
         for request in requests:
             found = by_id.get(request["id"])
