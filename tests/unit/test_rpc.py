@@ -7,22 +7,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from energy_market.evm.rpc import MAX_BACKOFF_S, Refused, Rpc, Unreachable, chain_reachable
 
+Json: TypeAlias = Any
 Reply = tuple[int, bytes]
-Handler = Callable[[Any], Reply]
+Handler = Callable[[Json], Reply]
 
 
 def result(value: object) -> Handler:
-    def reply(request: Any) -> Reply:
+    def reply(request: Json) -> Reply:
         one = {"jsonrpc": "2.0", "result": value}
-        answer: object = (
-            [one | {"id": r["id"]} for r in request] if isinstance(request, list) else one | {"id": request["id"]}
-        )
+        several = [one | {"id": r["id"]} for r in request] if isinstance(request, list) else None
+        answer = one | {"id": request["id"]} if several is None else several
         return 200, json.dumps(answer).encode()
 
     return reply
@@ -98,20 +98,17 @@ def test_a_call_gives_its_result(node: Node, rpc: Rpc) -> None:
 
 
 def test_many_calls_go_in_one_request_and_answers_are_matched_by_id(node: Node, rpc: Rpc) -> None:
-    node.replies = [
-        lambda request: (
-            200,
-            json.dumps(
-                [{"jsonrpc": "2.0", "id": r["id"], "result": r["params"][0]} for r in reversed(request)]
-            ).encode(),
-        )
-    ]
+    def echo_backwards(request: Json) -> Reply:
+        answers = [{"jsonrpc": "2.0", "id": r["id"], "result": r["params"][0]} for r in reversed(request)]
+        return 200, json.dumps(answers).encode()
+
+    node.replies = [echo_backwards]
     assert rpc.call_many([("echo", [n]) for n in range(120)]) == list(range(120))
     assert [len(request) for request in node.requests] == [50, 50, 20]
 
 
 def test_what_the_node_refuses_is_not_asked_again(node: Node, rpc: Rpc) -> None:
-    def refuse(request: Any) -> Reply:
+    def refuse(request: Json) -> Reply:
         error = {"code": 3, "message": "execution reverted", "data": "0xdeadbeef"}
         return 200, json.dumps({"jsonrpc": "2.0", "id": request["id"], "error": error}).encode()
 
@@ -172,9 +169,9 @@ def test_pauses_have_full_jitter(node: Node, pauses: list[float]) -> None:
 
 
 def test_a_node_that_does_not_answer_costs_the_timeout_and_no_more(node: Node) -> None:
-    def slow(request: Any) -> Reply:
+    def slow(request: Json) -> Reply:
         time.sleep(1.0)
-        return result(1)(request)
+        return raw(0, b"")(request)
 
     node.replies = [slow]
     rpc = Rpc(node.url, timeout_s=0.1, budget_s=0.3)

@@ -27,7 +27,7 @@ def function(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mod
         monkeypatch.setenv(name, value)
     module = load_function("settlement")
     yield module
-    module._database().close()
+    module._database().close()  # noqa: SLF001 -- a sandbox keeps it; a test must not
 
 
 def answer(device: UUID, order: UUID, status: str, trade: UUID) -> dict[str, str]:
@@ -56,7 +56,7 @@ def test_a_sweep_settles_what_is_locked(
     world.mine(2)
     function.sweep({}, Context())
     assert world.trade(deal) == ("Confirmed", None)
-    function._ledger()._rpc.close()
+    function._ledger().close()  # noqa: SLF001
 
 
 def test_a_chain_that_is_away_is_an_error_of_the_sweep(

@@ -170,6 +170,10 @@ class Ledger:
         """What is left of the budget, in seconds."""
         return self._rpc.remaining_s()
 
+    def close(self) -> None:
+        """Drop the kept connection; the next question opens another."""
+        self._rpc.close()
+
     # ------------------------------------------------------------------------------------------------ what is
 
     def look(self, *, confirmations: int, finality_blocks: int) -> View:
