@@ -78,6 +78,7 @@ lock:
 	$(COMPILE) uv -o localstack/locks/uv.txt
 	npm install --package-lock-only --ignore-scripts
 
-clean: down
+clean:
+	@if [ -x $(VENV)/python ]; then $(VENV)/python localstack/down.py --remove; fi
 	@rm -rf .local .aws-sam node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
