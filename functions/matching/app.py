@@ -60,6 +60,7 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
         made += len(done.trade_ids)
         log(
             "tick",
+            mark=event["mark"],
             zone=zone,
             ran=done.ran,
             trades=len(done.trade_ids),
