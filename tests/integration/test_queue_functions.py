@@ -1,0 +1,123 @@
+"""The functions that read queues, with SQS events, on a real database."""
+
+import base64
+import json
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.api import ENVIRONMENT, load_function
+from tests.integration.market import Market
+
+LOCKS = "energy/donor/{}/lock/response"
+
+
+def queued(topic: str, payload: object, *, client_id: object = None) -> dict[str, str]:
+    """A message as the rule puts it into the queue."""
+    raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    body = {
+        "topic": topic,
+        "client_id": topic.split("/")[2] if client_id is None else str(client_id),
+        "payload": base64.b64encode(raw).decode(),
+        "received_at_ms": 1,
+    }
+    return {"messageId": str(uuid4()), "body": json.dumps(body)}
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.fixture
+def environment(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, str]:
+    values = {
+        **ENVIRONMENT,
+        "DATABASE_URL": database_url,
+        "SETTLE_FUNCTION": "settle",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_MAX_ATTEMPTS": "1",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    return values
+
+
+@pytest.fixture
+def settlement(environment: Mapping[str, str]) -> ModuleType:
+    assert environment
+    return load_function("settlement")
+
+
+@pytest.fixture
+def telemetry(environment: Mapping[str, str]) -> ModuleType:
+    assert environment
+    return load_function("telemetry")
+
+
+def test_each_answer_of_a_batch_counts_by_itself(
+    settlement: ModuleType, market: Market, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, buyer, ask, _, trade = market.matched()
+    topic = LOCKS.format(home.device)
+    locked = {"order_id": str(ask), "status": "locked", "transaction_id": str(trade.id)}
+    records = [
+        queued(topic, b"no json"),
+        {"messageId": "m", "body": "no message at all"},
+        queued(topic, locked, client_id=uuid4()),
+        queued(topic, locked),
+        queued(topic, locked),
+    ]
+    assert settlement.lock_responses({"Records": records}, None) == {"batchItemFailures": []}
+    assert market.trades(buyer)[0].status == "Locked"
+    said = lines(capsys)
+    dropped = [line["reason"] for line in said if line["event"] == "device.message.dropped"]
+    assert dropped == ["invalid_payload", "not_a_device_message", "foreign_client"]
+    assert {"event": "lock.responses", "level": "info", "outcomes": {"locked": 1, "repeated": 1}} in said
+
+
+def test_a_sweep_that_cannot_be_woken_costs_no_answer(
+    settlement: ModuleType, market: Market, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, buyer, ask, _, trade = market.matched()
+    answer = queued(
+        LOCKS.format(home.device), {"order_id": str(ask), "status": "locked", "transaction_id": str(trade.id)}
+    )
+    assert settlement.lock_responses({"Records": [answer]}, None) == {"batchItemFailures": []}
+    assert market.trades(buyer)[0].status == "Locked"
+    assert [line["event"] for line in lines(capsys)] == ["lock.responses", "sweep.not_woken"]
+
+
+def test_what_the_database_cannot_take_comes_again(
+    settlement: ModuleType, telemetry: ModuleType, market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, _, ask, _, trade = market.matched()
+    records = [
+        queued(LOCKS.format(home.device), {"order_id": str(ask), "status": "locked", "transaction_id": str(trade.id)}),
+        queued(LOCKS.format(home.device), b"no json"),
+    ]
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:9/nowhere")
+    failed = settlement.lock_responses({"Records": records}, None)["batchItemFailures"]
+    assert failed == [{"itemIdentifier": record["messageId"]} for record in records]
+    status = queued(f"energy/donor/{home.device}/status", {"available_kwh": 1, "seq": 10**6})
+    failed = telemetry.handle({"Records": [status]}, None)["batchItemFailures"]
+    assert failed == [{"itemIdentifier": status["messageId"]}]
+
+
+def test_reports_are_taken_and_counted(
+    telemetry: ModuleType, market: Market, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = market.home(available_wh=None)
+    records = [
+        queued(f"energy/donor/{home.device}/status", {"available_kwh": 2.5, "seq": 7}),
+        queued(f"energy/recipient/{home.device}/status", {"consumption_kwh": 1}),
+        queued(f"energy/donor/{home.device}/status", {"available_kwh": 9, "seq": 7}),
+        queued("energy/somewhere/else", {}),
+    ]
+    assert telemetry.handle({"Records": records}, None) == {"batchItemFailures": []}
+    assert market.sql("SELECT available_wh FROM iot_devices") == [(2_500,)]
+    said = lines(capsys)
+    assert said[-1]["taken"] == {"donor_status": 1, "recipient_status": 1}
+    assert [line["reason"] for line in said[:-1]] == ["unknown_device_or_old_news", "unknown_topic"]
