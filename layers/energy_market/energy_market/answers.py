@@ -1,13 +1,17 @@
 """What the API answers with: the domain's integers as the JSON numbers of the specification."""
 
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
+from energy_market.domain.dashboard import Dashboard, Totals
+from energy_market.domain.devices import Device
 from energy_market.domain.market import Candle, Level, PriceSummary
+from energy_market.domain.network_nodes import NetworkNode
 from energy_market.domain.orders import Order
 from energy_market.domain.quantities import kwh, price, tokens
-from energy_market.domain.trades import REASON_SENTENCES, Trade
+from energy_market.domain.trades import REASON_SENTENCES, Trade, TradeStatus
 
 
 def order(found: Order, *, viewer: UUID) -> dict[str, Any]:
@@ -102,6 +106,74 @@ def candle(found: Candle) -> dict[str, Any]:
         "close": price(found.close_micro),
         "volume_kwh": kwh(found.volume_wh),
         "trades": found.trades,
+    }
+
+
+def device(found: Device, *, now: datetime, device_online_s: int) -> dict[str, Any]:
+    """A device as its owner sees it. One that has not been heard of for `device_online_s` seconds is offline."""
+    is_silent = found.last_ping is None or found.last_ping <= now - timedelta(seconds=device_online_s)
+    return {
+        "id": found.id,
+        "owner_id": found.owner_id,
+        "device_type": found.device_type,
+        "side": found.side,
+        "location": found.location,
+        "zone": found.zone,
+        "status": "Offline" if found.status == "Online" and is_silent else found.status,
+        "last_ping": found.last_ping,
+        "available_kwh": None if found.available_wh is None else kwh(found.available_wh),
+        "free_kwh": None if found.free_wh is None else kwh(int(found.free_wh)),
+        "battery_level": found.battery_level,
+        "created_at": found.created_at,
+    }
+
+
+def device_topics(found: Device) -> dict[str, Any]:
+    """The topics of a device, by what they are for (docs/device-protocol.md)."""
+    own = str(found.id)
+    alert = f"energy/device/{own}/alert"
+    if found.side == "recipient":
+        return {"publish": {"status": f"energy/recipient/{own}/status", "alert": alert}, "subscribe": {}}
+    return {
+        "publish": {
+            "status": f"energy/donor/{own}/status",
+            "lock_response": f"energy/donor/{own}/lock/response",
+            "transfer_status": f"energy/transfer/{own}/status",
+            "alert": alert,
+        },
+        "subscribe": {name: f"energy/donor/{own}/{name}" for name in ("lock", "unlock", "transfer")},
+    }
+
+
+def network_node(found: NetworkNode) -> dict[str, Any]:
+    """A network node."""
+    return {
+        "id": found.id,
+        "operator_id": found.operator_id,
+        "location": found.location,
+        "uptime": found.uptime,
+        "packets_routed": found.packets_routed,
+        "earnings": tokens(found.earnings_nano),
+        "created_at": found.created_at,
+    }
+
+
+def dashboard(found: Dashboard) -> dict[str, Any]:
+    """One's own figures; every trade status is there, be it with 0."""
+    return {
+        **_totals(found.totals),
+        "open_orders": found.open_orders,
+        "trades": {status: found.trades.get(status, 0) for status in get_args(TradeStatus)},
+        "days": [{"day": day.day, **_totals(day)} for day in found.days],
+    }
+
+
+def _totals(found: Totals) -> dict[str, Any]:
+    return {
+        "bought_kwh": kwh(found.bought_wh),
+        "sold_kwh": kwh(found.sold_wh),
+        "spent_tokens": tokens(int(found.spent_nano)),
+        "earned_tokens": tokens(int(found.earned_nano)),
     }
 
 

@@ -110,9 +110,14 @@ def market_settings() -> MarketSettings:
     """Settings of the market's rules."""
     return MarketSettings(
         lock_timeout_s=_number("LOCK_TIMEOUT_S"),
-        device_online_s=_number("DEVICE_ONLINE_S"),
+        device_online_s=device_online_s(),
         settlement_window_s=_number("SETTLEMENT_WINDOW_S"),
     )
+
+
+def device_online_s() -> int:
+    """Seconds after its last message for which a device counts as online."""
+    return _number("DEVICE_ONLINE_S")
 
 
 def device_settings() -> DeviceSettings:

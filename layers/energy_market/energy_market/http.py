@@ -179,7 +179,7 @@ class Api(Chalice):
 
     def present(self, value: object, *, status: int = 200, next_cursor: str | None = None) -> Response:
         """Answer with JSON; with `next_cursor`, a Link header to the next page."""
-        body = "" if status == 204 else _ENCODER.encode(value).decode()  # noqa: PLR2004
+        body = "" if status == 204 else encode(value)  # noqa: PLR2004
         return self.present_text(body, status=status, next_cursor=next_cursor)
 
     def present_text(
@@ -209,11 +209,11 @@ class Api(Chalice):
         try:
             methods = self.routes.get(event["requestContext"]["resourcePath"])
             if methods is None:
-                answer = self._error(404, "unknown_path", "There is nothing at this path.").to_dict()
+                answer = self._error(404, "no_such_route", "There is no such route.").to_dict()
             elif exchange.method == "OPTIONS":
                 answer = Response(body="", status_code=204, headers={}).to_dict()
             elif exchange.method not in methods:
-                refusal = self._error(405, "unknown_method", "This path does not know this method.")
+                refusal = self._error(405, "method_not_allowed", "This route does not know this method.")
                 refusal.headers["Allow"] = ", ".join(sorted({*methods, "OPTIONS"}))
                 answer = refusal.to_dict()
             else:
@@ -251,7 +251,7 @@ class Api(Chalice):
             return
         if rate.requests > self._settings.rate_limit_per_minute:
             raise errors.TooManyRequests(
-                "rate_limited",
+                "too_many_requests",
                 f"More than {self._settings.rate_limit_per_minute} requests in a minute.",
                 retry_after_s=rate.rest_of_minute_s,
             )
@@ -268,7 +268,7 @@ class Api(Chalice):
                 raise InvalidRequest("invalid_body", "The body cannot be decoded.") from None
             if len(data) <= MAX_BODY_BYTES:
                 return data
-        raise errors.PayloadTooLarge("body_too_large", f"A body has at most {MAX_BODY_BYTES} bytes.")
+        raise errors.PayloadTooLarge("payload_too_large", f"A body has at most {MAX_BODY_BYTES} bytes.")
 
     def _parameters(self) -> dict[str, str]:
         """The query parameters, each given once."""
@@ -301,7 +301,7 @@ class Api(Chalice):
         )
         if isinstance(error, psycopg.OperationalError):
             return self._error(503, "database_unavailable", "The database cannot be reached; try again shortly.")
-        return self._error(500, "internal_error", f"This failed on our side. Request id: {self._current.request_id}")
+        return self._error(500, "internal", f"This failed on our side. Request id: {self._current.request_id}")
 
     def _error(self, status: int, code: str, sentence: str) -> Response:
         return self.present({"error": sentence, "code": code}, status=status)
@@ -328,6 +328,11 @@ class Api(Chalice):
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
 
+def encode(value: object) -> str:
+    """JSON, with decimals as numbers, all their digits written out."""
+    return _ENCODER.encode(value).decode()
+
+
 def _parse(type_: type[ParsedType], value: object) -> object:
     return type_.parse(value)
 
@@ -342,5 +347,5 @@ def _decimal(text: str) -> Decimal:
 
 def _log(**fields: object) -> None:
     """One line of JSON on standard output, where Lambda collects it."""
-    sys.stdout.write(_ENCODER.encode(fields).decode() + "\n")
+    sys.stdout.write(encode(fields) + "\n")
     sys.stdout.flush()

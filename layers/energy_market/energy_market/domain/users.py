@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from energy_market.domain.errors import Unauthorized
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
@@ -17,3 +19,8 @@ class User:
     location: str | None
     kyc_status: str
     created_at: datetime
+
+
+def unknown_user() -> Unauthorized:
+    """The answer to a good token whose user is not in this database."""
+    return Unauthorized("unknown_user", "The user of this access token does not exist.")

@@ -5,7 +5,7 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.rows import class_row
 
-from energy_market.domain.users import User
+from energy_market.domain.users import User, unknown_user
 
 _COLUMNS = "id, wallet_address, role, roles, zone, location, kyc_status, created_at"
 
@@ -60,11 +60,13 @@ def zone_of(conn: Connection, user_id: UUID, *, share_lock: bool) -> str:
         "SELECT zone FROM users WHERE id = %s FOR SHARE" if share_lock else "SELECT zone FROM users WHERE id = %s",
         (user_id,),
     ).fetchone()
-    assert row is not None  # whoever asks has signed in, and users are never deleted
+    if row is None:
+        raise unknown_user()
     zone: str = row[0]
     return zone
 
 
 def lock(conn: Connection, user_id: UUID) -> None:
     """Let nobody else change what hangs on this user, an order's device above all, until this transaction ends."""
-    conn.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (user_id,))
+    if conn.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (user_id,)).rowcount == 0:
+        raise unknown_user()

@@ -4,8 +4,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.domain.errors import Unauthorized
-from energy_market.domain.users import User
+from energy_market.domain.users import User, unknown_user
 from energy_market.postgres import users
 
 
@@ -13,5 +12,5 @@ def update_profile(conn: Connection, *, user_id: UUID, location: str | None) -> 
     """Set a user's location (None removes it). Raises `Unauthorized` if the token's user is no more."""
     user = users.relocate(conn, user_id, location)
     if user is None:
-        raise Unauthorized("unknown_user", "The user of this access token does not exist.")
+        raise unknown_user()
     return user

@@ -1,0 +1,121 @@
+"""Figures, the chain, health, and the contract of the API."""
+
+from functools import cache
+from pathlib import Path
+
+import psycopg
+from chalice.app import Response
+from msgspec import Struct
+
+from energy_market import answers, config
+from energy_market.database import Database
+from energy_market.domain.trades import TradeStatus
+from energy_market.evm.rpc import chain_reachable
+from energy_market.http import Api
+from energy_market.postgres import dashboard, trades
+from energy_market.postgres.migrations import schema_version
+from energy_market.wire import Cursor, PageLimit
+
+# The build puts them beside this file: infra/pack.py.
+SERVED = Path(__file__).parent
+
+settings = config.chain_settings()
+database = Database(config.database_url())
+app = Api("analytics_api", settings=config.http_settings(), database=database)
+
+
+class TransactionsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A filter of one's own trades, and a page of them."""
+
+    status: TradeStatus | None = None
+    limit: PageLimit = PageLimit(100)
+    cursor: Cursor | None = None
+
+
+@app.route("/api/v1/analytics/dashboard", methods=["GET"])
+def my_dashboard() -> Response:
+    """The caller's figures."""
+    caller = app.caller()
+    with database.transaction() as conn:
+        return app.present(answers.dashboard(dashboard.dashboard(conn, caller.user_id)))
+
+
+@app.route("/api/v1/analytics/transactions", methods=["GET"], takes_query=True)
+def my_transactions() -> Response:
+    """The caller's trades, latest first."""
+    caller, query = app.caller(), app.query(TransactionsQuery)
+    with database.transaction() as conn:
+        found = trades.of_user(
+            conn,
+            caller.user_id,
+            status=query.status,
+            before_seq=query.cursor.integers(1)[0] if query.cursor else None,
+            limit=query.limit + 1,
+        )
+    page = found[: query.limit]
+    return app.present(
+        [answers.own_trade(trade, viewer=caller.user_id) for trade in page],
+        next_cursor=Cursor.spell(str(page[-1].seq)) if len(found) > len(page) else None,
+    )
+
+
+@app.route("/api/v1/chain", methods=["GET"], needs_database=False)
+def chain() -> Response:
+    """Where trades are settled: what a wallet needs to deposit and to withdraw."""
+    return app.present(
+        {
+            "chain_id": settings.chain_id,
+            "settlement_contract": settings.settlement_contract,
+            "token_contract": settings.token_contract,
+            "token_decimals": settings.token_decimals,
+            "confirmations": settings.confirmations,
+        }
+    )
+
+
+@app.route("/api/v1/health", methods=["GET"], needs_database=False)
+def health() -> Response:
+    """Whether what the market stands on is there: 200 if all of it is, else 503."""
+    expected = int(_served("schema_version"))
+    try:
+        with database.transaction() as conn:
+            version: int | None = schema_version(conn)
+    except psycopg.OperationalError:
+        version = None
+    database_ok = version is not None
+    chain_ok = chain_reachable(settings.rpc_url, chain_id=settings.chain_id)
+    is_well = database_ok and chain_ok and version == expected
+    return app.present(
+        {
+            "status": "ok" if is_well else "degraded",
+            "database": "ok" if database_ok else "unavailable",
+            "chain": "ok" if chain_ok else "unavailable",
+            "schema": {"version": version, "expected": expected},
+        },
+        status=200 if is_well else 503,
+    )
+
+
+@app.route("/api/v1/openapi.json", methods=["GET"], needs_database=False)
+def contract() -> Response:
+    """The API's contract (OpenAPI 3.0)."""
+    return app.present_text(_served("openapi.json"), headers={"Cache-Control": "public, max-age=300"})
+
+
+@app.route("/api/v1/docs", methods=["GET"], needs_database=False)
+def docs() -> Response:
+    """The same contract as a page for people, which loads nothing from anywhere."""
+    return app.present_text(
+        _served("docs.html"),
+        media_type="text/html; charset=utf-8",
+        headers={
+            "Cache-Control": "public, max-age=300",
+            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; "
+            "form-action 'none'; frame-ancestors 'none'",
+        },
+    )
+
+
+@cache
+def _served(name: str) -> str:
+    return (SERVED / name).read_text(encoding="utf-8")

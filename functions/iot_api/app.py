@@ -1,0 +1,68 @@
+"""Devices and their certificates."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from chalice.app import Response
+from msgspec import Meta, Struct
+
+from energy_market import answers, config
+from energy_market.database import Database
+from energy_market.device_registry import MAX_CSR_CHARACTERS, DeviceRegistry
+from energy_market.domain.devices import DeviceSide, DeviceType
+from energy_market.http import Api
+from energy_market.postgres import devices
+from energy_market.usecases.register_device import register_device
+from energy_market.wire import Location
+
+settings = config.device_settings()
+online_s = config.device_online_s()
+database = Database(config.database_url())
+registry = DeviceRegistry(settings.policy)
+app = Api("iot_api", settings=config.http_settings(), database=database)
+
+
+class DeviceRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A device to be registered. With a CSR its private key never leaves it."""
+
+    device_type: DeviceType
+    location: Location
+    side: DeviceSide = "donor"
+    csr: Annotated[str, Meta(max_length=MAX_CSR_CHARACTERS)] | None = None
+
+
+@app.route("/api/v1/iot/devices", methods=["GET"])
+def my_devices() -> Response:
+    """The caller's devices."""
+    caller, now = app.caller(), datetime.now(UTC)
+    with database.transaction() as conn:
+        found = devices.of_owner(conn, caller.user_id)
+    return app.present([answers.device(device, now=now, device_online_s=online_s) for device in found])
+
+
+@app.route("/api/v1/iot/device/register", methods=["POST"])
+def register() -> Response:
+    """A new device of the caller's, with all that it needs to connect. The private key is given once."""
+    caller, request = app.caller(), app.read(DeviceRequest)
+    made = register_device(
+        database,
+        registry,
+        owner_id=caller.user_id,
+        device_type=request.device_type,
+        side=request.side,
+        location=request.location,
+        csr=request.csr,
+    )
+    key = made.credentials.private_key
+    return app.present(
+        {
+            **answers.device(made.device, now=datetime.now(UTC), device_online_s=online_s),
+            "certificate_pem": made.credentials.certificate_pem,
+            **({} if key is None else {"private_key": key}),
+            "broker": settings.broker,
+            "ca_url": settings.ca_url,
+            "client_id": made.device.id,
+            "topics": answers.device_topics(made.device),
+        },
+        status=201,
+    )

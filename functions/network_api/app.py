@@ -1,0 +1,37 @@
+"""Network nodes."""
+
+from chalice.app import Response
+from msgspec import Struct
+
+from energy_market import answers, config
+from energy_market.database import Database
+from energy_market.http import Api
+from energy_market.postgres import network_nodes
+from energy_market.usecases.register_node import register_node
+from energy_market.wire import Location
+
+database = Database(config.database_url())
+app = Api("network_api", settings=config.http_settings(), database=database)
+
+
+class NodeRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Where the node is."""
+
+    location: Location
+
+
+@app.route("/api/v1/network/nodes", methods=["GET"])
+def nodes() -> Response:
+    """The caller's nodes."""
+    caller = app.caller()
+    with database.transaction() as conn:
+        return app.present([answers.network_node(node) for node in network_nodes.of_operator(conn, caller.user_id)])
+
+
+@app.route("/api/v1/network/node/register", methods=["POST"])
+def register() -> Response:
+    """A new node of the caller's."""
+    caller, request = app.caller(), app.read(NodeRequest)
+    with database.transaction() as conn:
+        node = register_node(conn, operator_id=caller.user_id, location=request.location)
+    return app.present(answers.network_node(node), status=201)

@@ -1,0 +1,134 @@
+"""Device identities in AWS IoT: a thing named by the device's id, and the certificate it connects with.
+
+The AWS SDK is imported when a certificate is issued, not before: it costs more than the rest of a cold start.
+"""
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from energy_market.domain.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from types_boto3_iot import IoTClient
+
+MAX_CSR_CHARACTERS: Final = 8192
+_CSR: Final = re.compile(
+    r"\s*-----BEGIN (NEW )?CERTIFICATE REQUEST-----\s+([A-Za-z0-9+/=\s]+?)-----END (NEW )?CERTIFICATE REQUEST-----\s*",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What a device proves itself with. No private key where the device made its own and sent a CSR."""
+
+    certificate_arn: str
+    certificate_id: str
+    certificate_pem: str
+    private_key: str | None
+
+
+def check_csr(csr: str) -> None:
+    """Raise `InvalidRequest` for what cannot be a certificate signing request, before anything is made for it."""
+    match = _CSR.fullmatch(csr) if len(csr) <= MAX_CSR_CHARACTERS else None
+    if match is None or not _is_one_sequence(match[2]):
+        raise bad_csr()
+
+
+def bad_csr() -> InvalidRequest:
+    """The answer to a CSR that we or AWS IoT cannot read."""
+    return InvalidRequest("invalid_csr", "csr must be a PEM certificate signing request that AWS IoT accepts.")
+
+
+class DeviceRegistry:
+    """AWS IoT, as far as registering a device needs it."""
+
+    def __init__(self, policy: str) -> None:
+        """`policy`: the IoT policy of every device's certificate. Nothing is connected yet."""
+        self._policy = policy
+        self._client: IoTClient | None = None
+
+    def issue(self, device_id: UUID, csr: str | None) -> Credentials:
+        """Make the thing and its certificate, or nothing if any step fails. Raises `InvalidRequest` for a bad CSR."""
+        iot = self._iot()
+        with ExitStack() as undo:
+            iot.create_thing(thingName=str(device_id))
+            undo.callback(iot.delete_thing, thingName=str(device_id))
+            made = self._certificate(iot, csr)
+            undo.callback(_delete_certificate, iot, made.certificate_id)
+            iot.attach_policy(policyName=self._policy, target=made.certificate_arn)
+            undo.callback(iot.detach_policy, policyName=self._policy, target=made.certificate_arn)
+            iot.attach_thing_principal(thingName=str(device_id), principal=made.certificate_arn)
+            undo.pop_all()
+            return made
+
+    def withdraw(self, device_id: UUID, credentials: Credentials) -> None:
+        """Take back what `issue` made."""
+        iot = self._iot()
+        steps: list[Callable[[], object]] = [
+            lambda: iot.detach_thing_principal(thingName=str(device_id), principal=credentials.certificate_arn),
+            lambda: iot.detach_policy(policyName=self._policy, target=credentials.certificate_arn),
+            lambda: _delete_certificate(iot, credentials.certificate_id),
+            lambda: iot.delete_thing(thingName=str(device_id)),
+        ]
+        with ExitStack() as each:  # every step is tried, whatever the one before did
+            for step in reversed(steps):
+                each.callback(step)
+
+    def _certificate(self, iot: "IoTClient", csr: str | None) -> Credentials:
+        if csr is None:
+            made = iot.create_keys_and_certificate(setAsActive=True)
+            return Credentials(
+                certificate_arn=made["certificateArn"],
+                certificate_id=made["certificateId"],
+                certificate_pem=made["certificatePem"],
+                private_key=made["keyPair"]["PrivateKey"],
+            )
+        try:
+            signed = iot.create_certificate_from_csr(certificateSigningRequest=csr, setAsActive=True)
+        except iot.exceptions.InvalidRequestException:
+            raise bad_csr() from None
+        return Credentials(
+            certificate_arn=signed["certificateArn"],
+            certificate_id=signed["certificateId"],
+            certificate_pem=signed["certificatePem"],
+            private_key=None,
+        )
+
+    def _iot(self) -> "IoTClient":
+        if self._client is None:
+            import boto3  # noqa: PLC0415
+            from botocore.config import Config  # noqa: PLC0415
+
+            # A slow call fails while there is time left to undo what was made before it.
+            self._client = boto3.client(
+                "iot",
+                config=Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2}),
+            )
+        return self._client
+
+
+def _delete_certificate(iot: "IoTClient", certificate_id: str) -> None:
+    """A certificate must be inactive before it can be deleted."""
+    iot.update_certificate(certificateId=certificate_id, newStatus="INACTIVE")
+    iot.delete_certificate(certificateId=certificate_id, forceDelete=True)
+
+
+def _is_one_sequence(text: str) -> bool:
+    """Whether this is the base64 of one DER sequence and nothing after it: what a CSR is at its outermost."""
+    try:
+        der = b64decode("".join(text.split()), validate=True)
+    except binascii.Error:
+        return False
+    if len(der) < 2 or der[0] != 0x30:  # noqa: PLR2004 - the tag of a sequence
+        return False
+    if der[1] < 0x80:  # noqa: PLR2004 - a length in one byte
+        return len(der) == 2 + der[1]
+    size = der[1] & 0x7F
+    return 1 <= size <= 3 and len(der) == 2 + size + int.from_bytes(der[2 : 2 + size])  # noqa: PLR2004

@@ -1,0 +1,31 @@
+"""What one has bought and sold. Only confirmed trades count as energy moved and tokens paid."""
+
+from dataclasses import dataclass
+from datetime import date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """Energy in Wh, tokens in nano-tokens."""
+
+    bought_wh: int
+    sold_wh: int
+    spent_nano: int
+    earned_nano: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day(Totals):
+    """One day (UTC) of it."""
+
+    day: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dashboard:
+    """One user's figures; `days` are the last thirty, today last."""
+
+    totals: Totals
+    open_orders: int
+    trades: dict[str, int]  # how many have each status
+    days: list[Day]
