@@ -80,6 +80,7 @@ def deploy(
         s3.create_bucket(Bucket=BUCKET)
     given = {
         "Platform": "local",
+        "DeployedAt": str(time.time_ns()),
         "PythonRuntime": f"python{_python_version()}",
         "SignInDomain": "localhost",
         "SignInUri": "http://localhost",
