@@ -1,7 +1,7 @@
 """Packs the shared layer and the functions for Lambda. SAM calls it, through functions/Makefile and the layer's.
 
     python infra/pack.py layer DESTINATION
-    python infra/pack.py function NAME DESTINATION
+    python infra/pack.py function NAME DESTINATION [without-packages]
 
 Environment:
     LAMBDA_PYTHON     the runtime's version, "3.13" unless set; must agree with the template's parameter PythonRuntime
@@ -46,11 +46,11 @@ def pack_layer(destination: Path) -> None:
         )
 
 
-def pack_function(name: str, destination: Path) -> None:
+def pack_function(name: str, destination: Path, *, with_packages: bool = True) -> None:
     """Put one function's code, its own packages if it has any, and the files it serves into `destination`."""
     folder = PROJECT / "functions" / name
     requirements = folder / "requirements.txt"
-    if requirements.exists():
+    if with_packages and requirements.exists():
         install(requirements, destination)
     ignored = shutil.ignore_patterns("__pycache__", "requirements.txt")
     shutil.copytree(folder, destination, dirs_exist_ok=True, ignore=ignored)
@@ -171,5 +171,7 @@ if __name__ == "__main__":
             pack_layer(Path(folder))
         case ["function", name, folder]:
             pack_function(name, Path(folder))
+        case ["function", name, folder, "without-packages"]:
+            pack_function(name, Path(folder), with_packages=False)
         case _:
             raise SystemExit(__doc__)

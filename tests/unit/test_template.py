@@ -123,38 +123,52 @@ def test_no_build_rule_is_left_over() -> None:
 def _variables_by_setting() -> dict[str, set[str]]:
     """For each function of config.py, the environment variables that it reads."""
     module = ast.parse((ROOT / "layers" / "energy_market" / "energy_market" / "config.py").read_text())
+    settings = [node.name for node in module.body if isinstance(node, ast.FunctionDef) and node.name[0] != "_"]
     return {
-        function.name: {
-            call.args[0].value
-            for call in ast.walk(function)
-            if isinstance(call, ast.Call)
-            and isinstance(call.func, ast.Name)
-            and call.func.id in {"_text", "_number"}
-            and isinstance(call.args[0], ast.Constant)
-            and isinstance(call.args[0].value, str)
+        setting: {
+            ast.literal_eval(call.args[0])
+            for statement in _reachable(module, setting)
+            for call in ast.walk(statement)
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in {"_text", "_number"}
+            if isinstance(call.args[0], ast.Constant)
         }
-        for function in module.body
-        if isinstance(function, ast.FunctionDef) and not function.name.startswith("_")
+        for setting in settings
     }
 
 
-def _variables_read_by(folder: str) -> Iterator[str]:
+def _reachable(module: ast.Module, handler: str) -> Iterator[ast.stmt]:
+    """The statements of a module that run when it is loaded and this handler is called."""
+    functions = {node.name: node for node in module.body if isinstance(node, ast.FunctionDef)}
+    # Views are called through the app that they register with.
+    called = {name for name, node in functions.items() if node.decorator_list and handler == "app"} | {handler}
+    yield from (node for node in module.body if not isinstance(node, ast.FunctionDef))
+    done: set[str] = set()
+    while called - done:
+        name = min(called - done)
+        done.add(name)
+        if name in functions:
+            yield functions[name]
+            called |= {node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)} & functions.keys()
+
+
+def _variables_read_by(function: str) -> Iterator[str]:
     settings = _variables_by_setting()
-    for source in (ROOT / "functions" / folder).glob("*.py"):
-        for node in ast.walk(ast.parse(source.read_text())):
+    name, _, handler = FUNCTIONS[function]["Properties"]["Handler"].partition(".")
+    module = ast.parse((ROOT / "functions" / folder_of(function) / f"{name}.py").read_text())
+    for statement in _reachable(module, handler):
+        for node in ast.walk(statement):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config":
                 yield from settings.get(node.attr, set())
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
+                yield ast.literal_eval(node.slice)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_every_function_is_given_the_variables_that_it_reads(function: str) -> None:
+def test_every_function_is_given_the_variables_that_it_reads_and_no_others(function: str) -> None:
     shared = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"].keys()
     own = FUNCTIONS[function]["Properties"].get("Environment", {}).get("Variables", {}).keys()
-    if folder_of(function) == "settlement" and function != "SettleFunction":
-        # One folder, two functions: only the sweep holds the operator's key.
-        assert "OPERATOR_PRIVATE_KEY" not in own
-        return
-    assert set(_variables_read_by(folder_of(function))) <= shared | own
+    read = {name for name in _variables_read_by(function) if not name.startswith("AWS_")}
+    assert read - shared == own
 
 
 @pytest.mark.parametrize(
