@@ -59,6 +59,9 @@ def start_market(
             operator_key=stack.chain.operator_key,
             parameters={
                 "ChainId": str(stack.chain.chain_id),
+                # One block a second, and nobody reorganises this chain but a test.
+                "Confirmations": "2",
+                "FinalityBlocks": "8",
                 "RpcUrl": stack.chain.rpc_url,
                 "SettlementContract": settlement_contract,
                 "TokenContract": token,
@@ -87,22 +90,22 @@ def deploy_contracts(chain: Chain, *, known: Mapping[str, str | int]) -> tuple[s
 
     The deployer owns both; only the operator may settle.
     """
-    rpc = Rpc(chain.rpc_url, budget_s=60)
-    token, settlement_contract = str(known.get("token", "")), str(known.get("settlement_contract", ""))
-    if all(_stands(rpc, address) for address in (token, settlement_contract)):
+    with contextlib.closing(Rpc(chain.rpc_url, budget_s=60)) as rpc:
+        token, settlement_contract = str(known.get("token", "")), str(known.get("settlement_contract", ""))
+        if all(_stands(rpc, address) for address in (token, settlement_contract)):
+            return token, settlement_contract
+        deployer: LocalAccount = Account.from_key(chain.deployer_key)
+        operator: LocalAccount = Account.from_key(chain.operator_key)
+        token = deploy_contract(rpc, deployer, Artifact.load(ARTIFACTS / "EnergyToken.json"), deployer.address).address
+        settlement_contract = deploy_contract(
+            rpc,
+            deployer,
+            Artifact.load(ARTIFACTS / "EnergySettlement.json"),
+            token,
+            deployer.address,
+            operator.address,
+        ).address
         return token, settlement_contract
-    deployer: LocalAccount = Account.from_key(chain.deployer_key)
-    operator: LocalAccount = Account.from_key(chain.operator_key)
-    token = deploy_contract(rpc, deployer, Artifact.load(ARTIFACTS / "EnergyToken.json"), deployer.address).address
-    settlement_contract = deploy_contract(
-        rpc,
-        deployer,
-        Artifact.load(ARTIFACTS / "EnergySettlement.json"),
-        token,
-        deployer.address,
-        operator.address,
-    ).address
-    return token, settlement_contract
 
 
 def _stands(rpc: Rpc, address: str) -> bool:

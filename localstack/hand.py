@@ -1,0 +1,112 @@
+"""A wallet and a device for whoever trades by hand on the stack of `make up`: what `curl` cannot do.
+
+    hand.py wallet NAME            make a wallet, if there is none of this name, and print its address
+    hand.py sign NAME              sign the text on standard input, less its last newline, and print the signature
+    hand.py fund NAME TOKENS       mint test tokens and gas, and put the tokens into escrow (a local chain only)
+    hand.py device NAME            keep the registration on standard input as NAME's device; print its device.json
+
+Keys lie in .local/hand, for this machine only. STACK names the folder of another stack than that of `make up`.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+from eth_account import Account
+from eth_account.messages import encode_defunct
+from eth_account.signers.local import LocalAccount
+from processes import LOCAL, ServiceError
+from services import read_stack
+from wallet import Wallet, call_data
+
+FOLDER: Final = LOCAL / "hand"
+STACK: Final = Path(os.environ.get("STACK", LOCAL / "up"))
+GAS_WEI: Final = 10**18
+TOKEN_UNIT: Final = 10**18
+
+
+def wallet(name: str) -> LocalAccount:
+    """The wallet of this name; made when it is first asked for."""
+    file = FOLDER / f"{name}.key"
+    if not file.exists():
+        _write(file, Account.create().key.hex())
+    account: LocalAccount = Account.from_key(file.read_text())
+    return account
+
+
+def sign(account: LocalAccount, text: str) -> str:
+    """As a wallet's `personal_sign` does."""
+    return "0x" + bytes(account.sign_message(encode_defunct(text=text)).signature).hex()
+
+
+def fund(account: LocalAccount, tokens: int) -> None:
+    """Mint gas and test tokens with the local chain's deployer, and deposit the tokens."""
+    stack = _stack()
+    rpc_url, chain_id, token = str(stack["rpc_url"]), int(stack["chain_id"]), str(stack["token"])
+    deployer = Wallet(Account.from_key(str(stack["deployer_key"])), rpc_url=rpc_url, chain_id=chain_id)
+    deployer.wait(deployer.send(account.address, value_wei=GAS_WEI))
+    amount = tokens * TOKEN_UNIT
+    deployer.wait(deployer.send(token, data=call_data("mint(address,uint256)", account.address, amount)))
+    own = Wallet(account, rpc_url=rpc_url, chain_id=chain_id)
+    own.deposit(token=token, contract=str(stack["settlement_contract"]), amount=amount)
+
+
+def keep_device(name: str, registration: str) -> Path:
+    """Lay out what the device agent needs; the path of its device.json."""
+    answer = json.loads(registration)
+    folder = FOLDER / f"{name}-device"
+    _write(folder / "certificate.pem", answer["certificate_pem"])
+    _write(folder / "private_key.pem", answer["private_key"])
+    _write(folder / "ca.pem", Path(str(_stack()["iot_ca_file"])).read_text())
+    config = {
+        "device_id": answer["id"],
+        "side": answer["side"],
+        "broker": answer["broker"],
+        "certificate_file": "certificate.pem",
+        "private_key_file": "private_key.pem",
+        "ca_file": "ca.pem",
+    }
+    _write(folder / "device.json", json.dumps(config, indent=2))
+    return folder / "device.json"
+
+
+def _stack() -> dict[str, str | int]:
+    stack = read_stack(STACK)
+    if "api_url" not in stack:
+        raise ServiceError("Nothing runs here: start it with `make up`.")
+    return stack
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+        out.write(text)
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(prog="hand.py", description="A wallet and a device for trading by hand.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command in ("wallet", "sign", "fund", "device"):
+        commands.add_parser(command).add_argument("name")
+    commands.choices["fund"].add_argument("tokens", type=int)
+    arguments = parser.parse_args()
+    match arguments.command:
+        case "wallet":
+            print(wallet(arguments.name).address)
+        case "sign":
+            print(sign(wallet(arguments.name), sys.stdin.read().removesuffix("\n")))
+        case "fund":
+            fund(wallet(arguments.name), arguments.tokens)
+        case "device":
+            print(keep_device(arguments.name, sys.stdin.read()))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ServiceError as error:
+        sys.exit(str(error))

@@ -1,0 +1,173 @@
+"""The whole system on this machine, once for all end-to-end tests: deployed by SAM, with real devices."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psycopg
+import pytest
+from client import Chain, MarketClient
+from deploy import STACK
+from energy_device.agent import DeviceAgent, Network
+from energy_device.config import DeviceConfig
+from energy_device.energy_source import SimulatedBattery
+from eth_account import Account
+from market import Market, start_market
+from reconcile import Ledger, reconcile
+from services import remove_state
+from wallet import Wallet, call_data
+
+ENOUGH_GAS_WEI = 10**18
+UNIT = 10**18  # of the test token
+PATIENCE_S = 60.0
+
+
+@dataclass(kw_only=True)
+class Neighbour:
+    """Somebody with a wallet and a session, and perhaps a device."""
+
+    client: MarketClient
+    agent: DeviceAgent | None = None
+    device_id: str = ""
+
+
+class Neighbourhood:
+    """People and devices of one test session, on the running system."""
+
+    def __init__(self, market: Market, folder: Path) -> None:
+        self.market = market
+        self.network = Network()
+        self.agents: list[tuple[Neighbour, DeviceAgent]] = []
+        self._folder = folder
+        self._clients: list[MarketClient] = []
+        self._logs = boto3.client("logs", endpoint_url=market.stack.aws.endpoint_url)
+        self._deployer = Wallet(
+            Account.from_key(market.stack.chain.deployer_key),
+            rpc_url=market.stack.chain.rpc_url,
+            chain_id=market.stack.chain.chain_id,
+        )
+
+    def buyer(self, *, tokens: int) -> Neighbour:
+        """Somebody with tokens in escrow."""
+        neighbour = self.stranger()
+        chain: Chain = neighbour.client.chain()
+        amount = tokens * UNIT
+        self._deployer.wait(self._deployer.send(neighbour.client.account.address, value_wei=ENOUGH_GAS_WEI))
+        if tokens:
+            mint = call_data("mint(address,uint256)", neighbour.client.account.address, amount)
+            self._deployer.wait(self._deployer.send(chain.token_contract, data=mint))
+            wallet = Wallet(neighbour.client.account, rpc_url=self.market.stack.chain.rpc_url, chain_id=chain.chain_id)
+            wallet.deposit(token=chain.token_contract, contract=chain.settlement_contract, amount=amount)
+            wallet.close()
+        return neighbour
+
+    def stranger(self) -> Neighbour:
+        """Somebody who has just signed up."""
+        neighbour = Neighbour(client=MarketClient(self.market.api_url))
+        self._clients.append(neighbour.client)
+        neighbour.client.sign_up()
+        return neighbour
+
+    def donor(self, *, charge_wh: int) -> Neighbour:
+        """Somebody whose device is connected and has reported."""
+        neighbour = self.stranger()
+        registered = neighbour.client.register_device(side="donor", device_type="raspi", location="the roof")
+        aws = self.market.stack.aws
+        agent = DeviceAgent(
+            config=DeviceConfig(
+                device_id=registered.device_id,
+                side="donor",
+                host=aws.iot_host,
+                port=aws.iot_port,
+                certificate=registered.certificate_pem.encode(),
+                private_key=registered.private_key.encode(),
+                ca=aws.ca_file.read_bytes(),
+                state_path=self._folder / f"{registered.device_id}.db",
+                status_period_s=2.0,
+                transfer_period_s=0.5,
+            ),
+            source=SimulatedBattery(capacity_wh=100_000, charge_wh=charge_wh, power_w=5_000, speed_up=3_600),
+            network=self.network,
+        )
+        agent.start()
+        agent.wait_ready(PATIENCE_S)
+        neighbour.agent, neighbour.device_id = agent, registered.device_id
+        self.agents.append((neighbour, agent))
+        wait_until(lambda: self.devices_of(neighbour)[0]["available_kwh"] is not None)
+        return neighbour
+
+    @staticmethod
+    def devices_of(neighbour: Neighbour) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = neighbour.client.get("/api/v1/iot/devices")
+        return found
+
+    def differences(self) -> list[str]:
+        """What database and chain disagree on, and what a device still holds."""
+        ledger = Ledger(
+            rpc_url=self.market.stack.chain.rpc_url,
+            contract=self.market.settlement_contract,
+            token=self.market.token,
+            token_decimals=18,
+        )
+        with psycopg.connect(self.market.stack.database.url, autocommit=True) as conn:
+            found = reconcile(conn, ledger=ledger, at_rest=True)
+        return found + [f"device {one.device_id} holds {agent.locks}" for one, agent in self.agents if agent.locks]
+
+    def logged(self, function: str, event: str) -> set[str]:
+        """The reasons that a function has logged with an event."""
+        return {line["reason"] for line in self._log_lines(function) if line.get("event") == event}
+
+    def marks(self) -> list[datetime]:
+        """The loop's marks at which something was matched or looked for, in order."""
+        lines = self._log_lines("match")
+        return sorted({datetime.fromisoformat(line["mark"]) for line in lines if line.get("event") == "tick"})
+
+    def _log_lines(self, function: str) -> list[dict[str, Any]]:
+        pages = self._logs.get_paginator("filter_log_events").paginate(logGroupName=f"/aws/lambda/{STACK}-{function}")
+        lines = (entry["message"] for page in pages for entry in page["events"])
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def close(self) -> None:
+        self._logs.close()
+        self._deployer.close()
+        for client in self._clients:
+            client.close()
+        for _, agent in self.agents:
+            agent.stop()
+        self.network.close()
+
+
+def wait_until(holds: Callable[[], bool], *, patience_s: float = PATIENCE_S) -> None:
+    """Wait for what the system does by itself; it fails the test when it does not come."""
+    until = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < until, f"it did not happen in {patience_s:.0f} s"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def stack_folder(state_folder: Path) -> Path:
+    return state_folder / "stack"
+
+
+@pytest.fixture(scope="session")
+def running_market(stack_folder: Path) -> Iterator[Market]:
+    """The system, as `make run` starts it."""
+    market = start_market(stack_folder, parameters={"RateLimitPerMinute": "100000"})
+    try:
+        yield market
+    finally:
+        market.stack.stop()
+        remove_state(stack_folder)
+
+
+@pytest.fixture(scope="session")
+def neighbourhood(running_market: Market, stack_folder: Path) -> Iterator[Neighbourhood]:
+    neighbourhood = Neighbourhood(running_market, stack_folder)
+    yield neighbourhood
+    neighbourhood.close()
