@@ -4,11 +4,13 @@ It holds one session, retries what may be retried, and knows nothing of the back
 between threads: each home has its own.
 """
 
+import contextlib
 import datetime as dt
 import http.client
 import json
 import random
-import time
+import socket
+import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,6 +44,10 @@ class ApiError(Exception):
 
 class UnreachableError(Exception):
     """The API could not be reached, or kept failing, through all attempts."""
+
+
+class EndedError(Exception):
+    """The client was told to end, perhaps by another thread while a request was under way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +97,7 @@ class MarketClient:
         self.requests = 0
         self.retries = 0
         self.user_id = ""
+        self._ended = threading.Event()
         self._secure = parts.scheme == "https"
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
         self._connection: http.client.HTTPConnection | None = None
@@ -204,8 +211,25 @@ class MarketClient:
             headers["Idempotency-Key"] = key
         return self._call("POST", path, json.dumps(body).encode(), headers, signed_in=signed_in)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the client was told to end."""
+        return self._ended.is_set()
+
+    def end(self) -> None:
+        """From any thread: no request is sent any more, none is tried again, and one under way is broken off."""
+        self._ended.set()
+        connection = self._connection
+        if connection is not None and connection.sock is not None:
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
-        """Close the connection; the next request opens another."""
+        """End, and let go of the connection; nobody else may be using the client any more."""
+        self.end()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -215,12 +239,14 @@ class MarketClient:
         trouble = ""
         refreshed = False
         for _ in range(ATTEMPTS):
+            if self._ended.is_set():
+                raise EndedError
             if signed_in and self._access_token:
                 headers["Authorization"] = f"Bearer {self._access_token}"
             try:
                 status, answer_headers, text = self._send(method, path, body, headers)
             except (OSError, http.client.HTTPException) as error:
-                self.close()
+                self._hang_up()
                 trouble = f"{type(error).__name__}: {error}"
             else:
                 if status < OK_BELOW:
@@ -236,7 +262,7 @@ class MarketClient:
                 retry_after = answer_headers.get("Retry-After", "")
                 pause_s = max(pause_s, float(retry_after)) if retry_after.isdigit() else pause_s
             self.retries += 1
-            time.sleep(pause_s / 2 + random.uniform(0, pause_s / 2))  # noqa: S311 - to not retry in step with others
+            self._ended.wait(pause_s / 2 + random.uniform(0, pause_s / 2))  # noqa: S311 - not in step with others
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
         raise UnreachableError(f"{method} {path}: {trouble} (after {ATTEMPTS} attempts)")
 

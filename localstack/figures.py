@@ -123,6 +123,9 @@ def is_at_rest(conn: psycopg.Connection[Any]) -> bool:
     return bool(row and row[0])
 
 
+_Line = tuple[int, str, str]
+
+
 class FunctionLogs:
     """What the functions have logged: the ticks' durations, and what went wrong. By the CloudWatch Logs API."""
 
@@ -138,7 +141,7 @@ class FunctionLogs:
         )
         self._ticks_in = ticks_in
         self._since_ms = {group: int(time.time() * 1000) - LOG_OVERLAP_MS for group in groups}
-        self._seen: dict[str, set[str]] = {group: set() for group in groups}
+        self._seen: dict[str, set[_Line]] = {group: set() for group in groups}
         self.tick_ms: list[float] = []
         self.ticks_missed = 0
         self.errors = 0
@@ -153,7 +156,7 @@ class FunctionLogs:
                 self._fault(group, f"its log cannot be read: {error}")
 
     def _read(self, group: str) -> None:
-        seen, fresh = self._seen[group], set[str]()
+        seen, fresh = self._seen[group], set[_Line]()
         latest_ms = self._since_ms[group] + LOG_OVERLAP_MS
         token = ""
         for _ in range(LOG_PAGE_LIMIT):
@@ -166,9 +169,11 @@ class FunctionLogs:
             except self._client.exceptions.ResourceNotFoundException:
                 return  # not called yet
             for event in page["events"]:
-                fresh.add(event["eventId"])
+                # Not the event's id: not every emulator gives one.
+                line = (event["timestamp"], event["logStreamName"], event["message"])
+                fresh.add(line)
                 latest_ms = max(latest_ms, event["timestamp"])
-                if event["eventId"] not in seen:
+                if line not in seen:
                     self._take(group, event["message"])
             token = page.get("nextToken", "")
             if not token:

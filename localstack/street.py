@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from client import ApiError, MarketClient, RegisteredDevice, UnreachableError, energy_wh
+from client import ApiError, EndedError, MarketClient, RegisteredDevice, UnreachableError, energy_wh
 from energy_device.agent import DeviceAgent, Network
 from energy_device.config import DeviceConfig
 from eth_account import Account
@@ -41,6 +41,7 @@ FEED_IN_W: Final = 5_000  # power of a home's inverter towards the street
 REGISTRARS: Final = 4
 CONNECT_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 60.0
+JOIN_TIMEOUT_S: Final = 5.0
 DEPOSIT_TOKENS: Final = 1_000
 GAS_WEI: Final = 10**17
 REMEMBERED_ERRORS: Final = 50
@@ -251,12 +252,15 @@ class Home:
                 self._attempt(self._round)
                 if stop.wait(ROUND_S):
                     break
-        self._attempt(self._withdraw)
+        if not self.client.ended:
+            self._attempt(self._withdraw)
 
     def _attempt(self, work: Callable[[], None]) -> None:
         """A home that meets an error goes on with its next round, as people do; the error is counted and logged."""
         try:
             work()
+        except EndedError:
+            return
         except (ApiError, UnreachableError) as error:
             self._note(str(error))
         except Exception as error:
@@ -428,10 +432,16 @@ class Street:
                 home.agent.report_soon()
 
     def disconnect(self) -> list[str]:
-        """Stop the devices and their threads; a sentence for each that would not end."""
+        """End what the homes still do, stop the devices and their threads; a sentence for each that would not end."""
+        self._stop.set()
+        for home in self.homes:
+            home.client.end()
         trouble = []
         for home in self.homes:
-            home.client.close()
+            if home.join(JOIN_TIMEOUT_S):
+                home.client.close()
+            else:
+                trouble.append(f"{home.household.name} does not end.")
             if home.agent is not None:
                 try:
                     home.agent.stop()
