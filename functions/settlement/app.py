@@ -1,9 +1,8 @@
 """Settlement: what devices answer to locks, from the queue; and the sweep that pays what is locked."""
 
-import os
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import boto3
 import botocore.exceptions
@@ -16,8 +15,19 @@ from energy_market.domain.settlement import SettlementRules
 from energy_market.logs import log, metric
 from energy_market.usecases.record_lock_response import record_lock_response
 
-SWEEP_BUDGET_S: Final = 20.0
+if TYPE_CHECKING:
+    from energy_market.evm.ledger import Ledger
+
+SWEEP_S: Final = 20.0
+LEFT_FOR_THE_REST_S: Final = 5.0  # of the function's timeout, for what is not the chain
 WAIT_FOR_OTHER_SWEEP_S: Final = 3.0
+
+
+class LambdaContext(Protocol):
+    """What we use of what Lambda passes beside the event."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Milliseconds until the function is stopped."""
 
 
 @cache
@@ -40,14 +50,12 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
             with database.transaction() as conn:
                 outcome, trade = record_lock_response(conn, message, settlement_window_s=settings.settlement_window_s)
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
-            if outcome in {"rejected", "late", "contradicted"}:
-                log("lock.response", level="warning", outcome=outcome, transaction_id=trade)
+            log("lock.answered", outcome=outcome, transaction_id=trade)
         except Dropped as dropped:
             log("device.message.dropped", level="warning", reason=dropped.reason, message=record["messageId"])
         except psycopg.Error as error:
             log("device.message.failed", level="error", error=type(error).__name__, message=record["messageId"])
             again.append({"itemIdentifier": record["messageId"]})
-    log("lock.responses", outcomes=outcomes)
     if outcomes.get("rejected"):
         metric("TradesFailed", outcomes["rejected"])
     if outcomes.get("locked"):
@@ -58,7 +66,7 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
 def _wake_sweep() -> None:
     """Have the sweep settle now what the loop's next step would settle within five seconds."""
     try:
-        _functions().invoke(FunctionName=os.environ["SETTLE_FUNCTION"], InvocationType="Event")
+        _functions().invoke(FunctionName=config.settle_function(), InvocationType="Event")
     except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
         log("sweep.not_woken", level="warning", error=type(error).__name__)
 
@@ -68,7 +76,7 @@ def _functions() -> Any:  # noqa: ANN401 -- boto3's clients are made at run time
     return boto3.client("lambda")
 
 
-def sweep(_event: object, _context: object) -> dict[str, bool]:
+def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
     """Learn what the chain did, and pay what is locked. A chain that is away is a line in the log, and the next sweep.
 
     Raises what the database raises.
@@ -83,10 +91,9 @@ def sweep(_event: object, _context: object) -> dict[str, bool]:
         confirmations=chain.confirmations,
         finality_blocks=chain.finality_blocks,
     )
+    budget_s = min(SWEEP_S, context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S)
     try:
-        swept = settle_trades(
-            _database(), _ledger(), rules=rules, budget_s=SWEEP_BUDGET_S, wait_s=WAIT_FOR_OTHER_SWEEP_S
-        )
+        swept = settle_trades(_database(), _ledger(), rules=rules, budget_s=budget_s, wait_s=WAIT_FOR_OTHER_SWEEP_S)
     except ChainError as error:
         log("sweep.chain_away", level="error", error=type(error).__name__, detail=str(error))
         metric("SweepsFailed", 1)
@@ -96,7 +103,7 @@ def sweep(_event: object, _context: object) -> dict[str, bool]:
 
 
 @cache
-def _ledger() -> Any:  # noqa: ANN401 -- its type is only imported by the sweep
+def _ledger() -> "Ledger":
     from energy_market.evm.ledger import Ledger  # noqa: PLC0415
     from energy_market.evm.rpc import Rpc  # noqa: PLC0415
 

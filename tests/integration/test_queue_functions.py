@@ -75,7 +75,7 @@ def test_each_answer_of_a_batch_counts_by_itself(
     said = lines(capsys)
     dropped = [line["reason"] for line in said if line["event"] == "device.message.dropped"]
     assert dropped == ["invalid_payload", "not_a_device_message", "foreign_client"]
-    assert {"event": "lock.responses", "level": "info", "outcomes": {"locked": 1, "repeated": 1}} in said
+    assert [line["outcome"] for line in said if line["event"] == "lock.answered"] == ["locked", "repeated"]
 
 
 def test_a_sweep_that_cannot_be_woken_costs_no_answer(
@@ -87,7 +87,7 @@ def test_a_sweep_that_cannot_be_woken_costs_no_answer(
     )
     assert settlement.lock_responses({"Records": [answer]}, None) == {"batchItemFailures": []}
     assert market.trades(buyer)[0].status == "Locked"
-    assert [line["event"] for line in lines(capsys)] == ["lock.responses", "sweep.not_woken"]
+    assert [line["event"] for line in lines(capsys)] == ["lock.answered", "sweep.not_woken"]
 
 
 def test_what_the_database_cannot_take_comes_again(

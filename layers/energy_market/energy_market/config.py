@@ -14,6 +14,11 @@ def database_url() -> str:
     return _text("DATABASE_URL")
 
 
+def settle_function() -> str:
+    """The name of the function that settles, for whoever wakes it."""
+    return _text("SETTLE_FUNCTION")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
     """What every API function needs."""
@@ -110,7 +115,7 @@ def market_settings() -> MarketSettings:
     """Settings of the market's rules."""
     return MarketSettings(
         lock_timeout_s=_number("LOCK_TIMEOUT_S"),
-        device_online_s=device_online_s(),
+        device_online_s=_number("DEVICE_ONLINE_S"),
         settlement_window_s=_number("SETTLEMENT_WINDOW_S"),
     )
 
