@@ -15,6 +15,8 @@ from eth_account import Account
 from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
 
+from tests.contract import check_answer
+
 FUNCTIONS = Path(__file__).parent.parent / "functions"
 
 ENVIRONMENT = {
@@ -71,7 +73,10 @@ class Answer:
 
 
 class Client:
-    """Calls one function's app with API Gateway events (Lambda proxy integration, payload format 1.0)."""
+    """Calls one function's app with API Gateway events (Lambda proxy integration, payload format 1.0).
+
+    Every answer is held against the contract, whatever the test looks at.
+    """
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
@@ -106,9 +111,18 @@ class Client:
             base64=base64,
             ip=ip,
         )
-        answer = self.module.app(event, None)
-        assert answer["multiValueHeaders"] == {}
-        return Answer(status=answer["statusCode"], headers=answer["headers"], text=answer["body"])
+        raw_answer = self.module.app(event, None)
+        assert raw_answer["multiValueHeaders"] == {}
+        answer = Answer(status=raw_answer["statusCode"], headers=raw_answer["headers"], text=raw_answer["body"])
+        if method != "OPTIONS":
+            check_answer(
+                method=method,
+                path=event["resource"],
+                status=answer.status,
+                headers=answer.headers,
+                body=answer.json if answer.headers["Content-Type"] == "application/json" and answer.text else None,
+            )
+        return answer
 
     def get(self, path: str, **options: Any) -> Answer:  # noqa: ANN401 - those of `call`
         return self.call("GET", path, **options)
