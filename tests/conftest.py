@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import psycopg
 import pytest
+from processes import began_at
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from services import LOCAL, remove_state, start_anvil, start_postgres, stop_orphans
@@ -17,6 +19,16 @@ from energy_market.postgres.migrations import migrate
 CHECKOUT = Path(__file__).resolve().parents[1]
 TEMPLATE = "energy_market_template"
 _databases = count(1)
+
+
+def pytest_configure() -> None:
+    """End in order when told to, as by Ctrl-C: what tests started is stopped."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +57,9 @@ def state_folder() -> Iterator[Path]:
     In the checkout rather than the system's temporary folder: who runs PostgreSQL for root cannot enter that one.
     """
     stop_orphans()
+    for abandoned in (LOCAL / "tests").glob("[0-9]*"):
+        if began_at(int(abandoned.name)) is None:
+            remove_state(abandoned)
     folder = LOCAL / "tests" / str(os.getpid())
     folder.mkdir(parents=True)
     yield folder
