@@ -52,20 +52,25 @@ class StreetError(Exception):
 
 
 class SimulatedClock:
-    """Time on the street: begins at `start`, runs `speed` times as fast as ours."""
+    """Time on the street: stands at `start` until it is set going, then runs `speed` times as fast as ours."""
 
     def __init__(self, start: dt.datetime, *, speed: float, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """The clock starts now."""
+        """Standing."""
         if speed <= 0:
             raise ValueError("time must go forward")
         self.start = start
         self.speed = speed
         self._monotonic = monotonic
-        self._began = monotonic()
+        self._began: float | None = None
+
+    def go(self) -> None:
+        """From now on time passes."""
+        self._began = self._monotonic()
 
     def now(self) -> dt.datetime:
         """The time on the street, in whole seconds."""
-        return self.start + dt.timedelta(seconds=int((self._monotonic() - self._began) * self.speed))
+        passed_s = 0.0 if self._began is None else self._monotonic() - self._began
+        return self.start + dt.timedelta(seconds=int(passed_s * self.speed))
 
 
 class Wire:
@@ -410,7 +415,8 @@ class Street:
                 raise StreetError(f"The device of {home.household.name} did not connect in {CONNECT_TIMEOUT_S:.0f} s.")
 
     def start(self) -> None:
-        """Let the homes trade, spread over a round so that they do not all ask at once."""
+        """Let time pass and the homes trade, spread over a round so that they do not all ask at once."""
+        self.clock.go()
         for number, home in enumerate(self.homes):
             home.start(self._stop, delay_s=ROUND_S * number / len(self.homes))
 
