@@ -4,9 +4,11 @@
 # HOMES, DURATION, SPEED, SEED                           what `make run` plays
 # POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT          ports (default: free ones)
 # DATABASE_URL, RPC_URL, ANVIL_BIN                       existing parts to use in place of the embedded ones
+# RUNTIME    the version of Python that `make deploy` deploys for, 3.11 to 3.14 (default: 3.13)
 # TESTS      what `make test` gives to pytest (default: all tests)
 
 PYTHON ?= python3
+RUNTIME ?= 3.13
 SHELL := /bin/bash
 LOCAL := $(CURDIR)/.local
 VENV := $(LOCAL)/venv/bin
@@ -45,8 +47,10 @@ down:
 	@if [ -x $(VENV)/python ]; then $(VENV)/python localstack/down.py; else echo "Nothing of this checkout runs."; fi
 
 deploy: set-up
-	@PYTHON=$(VENV)/python UV=$(LOCAL)/bin/uv $(LOCAL)/bin/sam build
-	@$(LOCAL)/bin/sam deploy --guided
+	@env -u MAKEFLAGS -u MAKEOVERRIDES BUILD_PYTHON=$(VENV)/python UV=$(LOCAL)/bin/uv LAMBDA_PYTHON=$(RUNTIME) SAM_CLI_TELEMETRY=0 \
+		$(LOCAL)/bin/sam build --parameter-overrides PythonRuntime=python$(RUNTIME)
+	@SAM_CLI_TELEMETRY=0 $(LOCAL)/bin/sam deploy --guided \
+		--parameter-overrides PythonRuntime=python$(RUNTIME) DeployedAt=$$(date -u +%Y-%m-%dT%H:%M:%SZ)
 
 test: set-up
 	@$(VENV)/python -m pytest $(TESTS)

@@ -87,6 +87,7 @@ def deploy(
         **secret_names,
         **parameters,
     }
+    _remove_failed_stack(endpoint_url)
     started = time.time()
     try:
         _sam(
@@ -165,6 +166,15 @@ def wait_for_api(api_url: str) -> None:
     raise ServiceError(message)
 
 
+def _remove_failed_stack(endpoint_url: str) -> None:
+    """Remove what a first deploy that failed leaves: a stack in a state that CloudFormation refuses to update."""
+    client = _session().client("cloudformation", endpoint_url=endpoint_url)
+    found = [stack for stack in client.describe_stacks()["Stacks"] if stack["StackName"] == STACK]
+    if found and found[0]["StackStatus"] in {"ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "REVIEW_IN_PROGRESS"}:
+        client.delete_stack(StackName=STACK)
+        client.get_waiter("stack_delete_complete").wait(StackName=STACK, WaiterConfig={"Delay": 1})
+
+
 def failure_report(endpoint_url: str, *, since: float) -> str | None:
     """Say which resource failed first since a time (seconds since the epoch), and why; None if none did."""
     client = _session().client("cloudformation", endpoint_url=endpoint_url)
@@ -199,7 +209,8 @@ def _sam(
     settings.mkdir(parents=True, exist_ok=True)
     (settings / "metadata.json").write_text(json.dumps({"telemetryEnabled": False, "lastVersionCheck": time.time()}))
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        # MAKE...: what make was called with would reach, through SAM, the makes that build the functions.
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MAKE", "MFLAGS"))},
         **AWS_ENVIRONMENT,
         **({"AWS_ENDPOINT_URL": endpoint_url} if endpoint_url else {}),
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -207,7 +218,8 @@ def _sam(
         "SAM_CLI_POLL_DELAY": "0.5",
         "__SAM_CLI_APP_DIR": str(settings),
         "TMPDIR": str(settings),  # where it leaves its scratch folders
-        "PYTHON": sys.executable,
+        "BUILD_PYTHON": sys.executable,
+        "NO_PROXY": "localhost,127.0.0.1",
         "UV": str(LOCAL / "bin" / "uv") if (LOCAL / "bin" / "uv").exists() else "",
         "LAMBDA_PYTHON": _python_version(),
         "LAMBDA_PLATFORM": "aws" if (sys.platform, platform.machine()) == ("linux", "x86_64") else "host",
