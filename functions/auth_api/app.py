@@ -1,6 +1,6 @@
 """Sign-in by wallet, sessions, and one's own profile."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from chalice.app import Response
 from msgspec import Meta, Struct
@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 from energy_market import config
 from energy_market.database import Database
 from energy_market.domain.tokens import ACCESS_TOKEN_LIFE
+from energy_market.domain.wallets import parse_address, parse_signature
 from energy_market.http import Api
 from energy_market.usecases.log_in import Session, log_in
 from energy_market.usecases.log_out import log_out
@@ -16,12 +17,34 @@ from energy_market.usecases.read_profile import read_profile
 from energy_market.usecases.refresh_session import refresh_session
 from energy_market.usecases.sign_up import sign_up
 from energy_market.usecases.update_profile import update_profile
-from energy_market.wire import Location, Signature, WalletAddress
+from energy_market.wire import Location
 
 settings = config.http_settings()
 sign_in = config.sign_in_settings()
 database = Database(config.database_url())
 app = Api("auth_api", settings=settings, database=database)
+
+
+class WalletAddress(str):
+    """An address in its EIP-55 spelling."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Any accepted spelling."""
+        return cls(parse_address(value))
+
+
+class Signature(bytes):
+    """65 bytes: r, s, v."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """0x and 130 hexadecimal digits."""
+        return cls(parse_signature(value))
 
 
 class ChallengeRequest(Struct, forbid_unknown_fields=True, kw_only=True):

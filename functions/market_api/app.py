@@ -213,7 +213,10 @@ def history() -> Response:
     query = app.query(HistoryQuery)
     interval = INTERVALS[query.interval]
     until = _instant(query.until, "to") or datetime.now(UTC)
-    since = _instant(query.since, "from") or until - MAX_CANDLES * interval
+    try:
+        since = _instant(query.since, "from") or until - MAX_CANDLES * interval
+    except OverflowError:
+        raise InvalidRequest("invalid_query", "to is before all times.") from None
     if not since < until:
         raise InvalidRequest("invalid_query", "from must be before to.")
     if until - since > MAX_CANDLES * interval:

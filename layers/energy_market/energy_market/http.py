@@ -73,7 +73,8 @@ class Exchange:
         context = event["requestContext"]
         return cls(
             method=context["httpMethod"],
-            path=event.get("path") or context["resourcePath"],
+            # Half a character (a lone surrogate) cannot be written into the log.
+            path=(event.get("path") or context["resourcePath"]).encode(errors="replace").decode(),
             source_ip=context["identity"]["sourceIp"],
             request_id=context["requestId"],
             event=event,
@@ -138,12 +139,14 @@ class Api(Chalice):
             return msgspec.convert(self._parameters(), type_, dec_hook=_parse)
         except msgspec.ValidationError as refusal:
             raise InvalidRequest("invalid_query", f"The query is not as expected: {refusal}.") from None
+        except UnicodeError:
+            raise InvalidRequest("invalid_query", "The query holds half a character.") from None
 
     def path_id(self, text: str) -> UUID:
         """A path parameter that is an id. What is spelt unlike an id names nothing: raises `NotFound`."""
         try:
             return msgspec.convert(text, UUID)
-        except msgspec.ValidationError:
+        except ValueError:  # no id, or not even a text that can be encoded
             raise errors.NotFound("not_found", "There is nothing with this id.") from None
 
     def caller(self) -> tokens.Caller:

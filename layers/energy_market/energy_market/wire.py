@@ -12,7 +12,6 @@ from msgspec import Meta
 
 from energy_market.domain.errors import InvalidRequest
 from energy_market.domain.quantities import parse_kwh, parse_price
-from energy_market.domain.wallets import parse_address, parse_signature
 
 MAX_PAGE: Final = 500
 
@@ -96,25 +95,3 @@ class Cursor(str):
     def refusal() -> InvalidRequest:
         """The answer to a cursor that is not ours."""
         return InvalidRequest("invalid_cursor", "cursor must be one that a Link header of this route gave.")
-
-
-class WalletAddress(str):
-    """An address in its EIP-55 spelling."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, value: object) -> Self:
-        """Any accepted spelling."""
-        return cls(parse_address(value))
-
-
-class Signature(bytes):
-    """65 bytes: r, s, v."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, value: object) -> Self:
-        """0x and 130 hexadecimal digits."""
-        return cls(parse_signature(value))
