@@ -38,7 +38,7 @@ AHEAD_S: Final = 30.0  # a home cares for what it will need in the next half min
 AHEAD_AT_LEAST: Final = dt.timedelta(hours=1)  # ... but looks ahead in its own
 AHEAD_AT_MOST: Final = dt.timedelta(hours=4)
 FEED_IN_W: Final = 5_000  # power of a home's inverter towards the street
-REGISTRARS: Final = 4
+REGISTRARS: Final = 2  # more at a time only means more cold starts at a time
 CONNECT_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 60.0
 JOIN_TIMEOUT_S: Final = 5.0
@@ -292,8 +292,14 @@ class Home:
                 size_wh=draft.energy_wh,
                 price_micro=draft.price_micro,
                 all_or_none=draft.all_or_none,
+                device_id=self._selling_device if draft.side == "sell" else None,
             )
             self._orders[answer["id"]] = _Standing(draft.side, draft.energy_wh, 0, 0, time.monotonic())
+
+    @property
+    def _selling_device(self) -> str | None:
+        """Which device sells: a registration that was tried again may have made a second one."""
+        return None if self.device is None else self.device.device_id
 
     def _withdraw(self) -> None:
         """Cancel all that is open."""
