@@ -1,11 +1,11 @@
-"""Fixtures of the tests that need the real database: a market, and the API's functions, each on a database of its own."""
+"""Fixtures of the tests that need the real database: a market, and the API's functions, on a database a test."""
 
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.integration.market import Market
 from tests.api import ENVIRONMENT, Client, load_function
+from tests.integration.market import Market
 
 LoadApi = Callable[[str], Client]
 
