@@ -1,8 +1,9 @@
 """Crashes, lost transactions, reorganisations, a refusing contract, a shared key, no gas money, two sweeps at once."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from itertools import pairwise
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from eth_utils.crypto import keccak
 
 from energy_market.database import Database
 from energy_market.evm.ledger import Fees, Ledger, Payment, Signed
+from energy_market.postgres import settlement, trades
 from energy_market.usecases.settle_trades import settle_trades
 from tests.chain import mock_code
 from tests.integration.settlement.world import (
@@ -491,31 +493,79 @@ def test_a_sweep_that_waits_gets_its_turn(world: World) -> None:
 
 
 class SlowLedger(Ledger):
-    """So slow at signing that its sweep's lease runs out, and another sweep runs meanwhile."""
+    """So slow at signing that something happens meanwhile."""
 
-    world: World
+    meanwhile: Callable[[], None]
 
     def sign(self, payments: Sequence[Payment], *, nonce: int, gas: int, fees: Fees) -> Signed:
         signed = super().sign(payments, nonce=nonce, gas=gas, fees=fees)
-        self.world.time_passes_for_the_lease()
-        other = Database(self.world.database_url)
-        try:
-            assert settle_trades(other, self.world.ledger, rules=RULES, budget_s=20.0)
-        finally:
-            other.close()
+        self.meanwhile()
         return signed
+
+
+def slow_ledger(world: World, meanwhile: Callable[[], None]) -> SlowLedger:
+    ledger = world.ledger_of(SlowLedger)
+    ledger.meanwhile = meanwhile
+    return ledger
 
 
 def test_a_sweep_that_outlived_its_lease_stores_and_sends_nothing(world: World) -> None:
     deal = world.lock()
-    slow = world.ledger_of(SlowLedger)
-    slow.world = world
-    assert not world.sweep(ledger=slow)
+
+    def another_sweep() -> None:
+        world.time_passes_for_the_lease()
+        other = Database(world.database_url)
+        try:
+            assert settle_trades(other, world.ledger, rules=RULES, budget_s=20.0)
+        finally:
+            other.close()
+
+    assert not world.sweep(ledger=slow_ledger(world, another_sweep))
     assert world.batches() == [(0, "Stored", 1)]
     assert len(world.forms()) == 1
     world.sweep_until_final()
     assert world.trade(deal) == ("Confirmed", None)
     assert world.nonce() == 1
+
+
+def test_a_sweep_without_a_lease_stores_nothing_though_nobody_else_has_begun(world: World) -> None:
+    deal = world.lock()
+    assert not world.sweep(ledger=slow_ledger(world, world.time_passes_for_the_lease))
+    assert (world.trade(deal), world.batches()) == (("Locked", None), [])
+
+
+def test_a_batch_is_not_stored_if_one_of_its_trades_is_no_longer_locked(world: World) -> None:
+    deals = [world.lock(), world.lock()]
+
+    def fail_one() -> None:
+        with world.market.database.transaction() as conn:
+            trades.fail(conn, [deals[0].id], reason="settlement_expired", expected="Locked", reject=None)
+
+    assert not world.sweep(ledger=slow_ledger(world, fail_one))
+    assert world.statuses(deals) == ["Failed", "Locked"]
+    assert (world.batches(), world.nonce()) == ([], 0)
+
+
+def test_a_nonce_of_something_that_the_node_forgot_is_not_given_away(world: World) -> None:
+    first = world.lock()
+    world.hold()
+    world.sweep()
+    world.drop_pool()
+    second = world.lock(in_escrow=False)
+    world.sweep()
+    assert world.statuses([first, second]) == ["Submitted", "Submitted"]
+    assert world.batches() == [(0, "Stored", 1), (1, "Stored", 1)]
+
+
+def test_a_signed_trade_is_overdue_by_the_chains_clock_not_by_ours(world: World) -> None:
+    deal = world.lock()
+    world.sweep()
+    world.let_expire(deal)
+    ((valid_until,),) = world.sql("SELECT valid_until FROM transactions")
+    with world.market.database.transaction() as conn:
+        assert settlement.overdue_stored(conn, final_time=valid_until, limit=10) == []
+        overdue = settlement.overdue_stored(conn, final_time=valid_until + timedelta(seconds=1), limit=10)
+    assert [one.id for one in overdue] == [deal.id]
 
 
 def test_ids_are_the_same_on_both_sides() -> None:
