@@ -27,6 +27,7 @@ BUCKET = "energy-market-artifacts"
 STAGE = "live"
 API_READY_TIMEOUT_S = 60.0
 POLL_S = 0.2
+LOOP_MINUTE_S = 60.0
 
 DATABASE_SECRET = "energy-market/database-url"  # noqa: S105 - these are names, or begin them
 JWT_KEYS_SECRET = "energy-market/jwt-keys"  # noqa: S105
@@ -144,9 +145,12 @@ def read_outputs(endpoint_url: str) -> dict[str, str]:
 
 
 def start_loop(endpoint_url: str, state_machine_arn: str) -> None:
-    """Start the loop's first minute: the schedule fires for the first time a minute after the deploy."""
+    """Start a minute of the loop if none runs: the schedule fires for the first time a minute after the deploy."""
     client = _session().client("stepfunctions", endpoint_url=endpoint_url)
-    client.start_execution(stateMachineArn=state_machine_arn, input="{}")
+    running = client.list_executions(stateMachineArn=state_machine_arn, statusFilter="RUNNING")["executions"]
+    # One that began longer ago was interrupted with the local AWS, and goes on only on paper.
+    if not any(time.time() - execution["startDate"].timestamp() < LOOP_MINUTE_S for execution in running):
+        client.start_execution(stateMachineArn=state_machine_arn, input="{}")
 
 
 def wait_for_api(api_url: str) -> None:
