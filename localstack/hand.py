@@ -5,7 +5,7 @@
     hand.py fund NAME TOKENS       mint test tokens and gas, and put the tokens into escrow (a local chain only)
     hand.py device NAME            keep the registration on standard input as NAME's device; print its device.json
 
-Keys lie in .local/hand, for this machine only. STACK names the folder of another stack than that of `make up`.
+Keys lie in the stack's folder, .local/up/hand, and go with it. STACK names another stack's folder.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from processes import LOCAL, ServiceError
 from services import read_stack
 from wallet import Wallet, call_data
 
-FOLDER: Final = LOCAL / "hand"
 STACK: Final = Path(os.environ.get("STACK", LOCAL / "up"))
+FOLDER: Final = STACK / "hand"
 GAS_WEI: Final = 10**18
 TOKEN_UNIT: Final = 10**18
 
@@ -57,7 +57,7 @@ def fund(account: LocalAccount, tokens: int) -> None:
 def keep_device(name: str, registration: str) -> Path:
     """Lay out what the device agent needs; the path of its device.json."""
     answer = json.loads(registration)
-    folder = FOLDER / f"{name}-device"
+    folder = FOLDER / f"{name}-{answer['id']}"
     _write(folder / "certificate.pem", answer["certificate_pem"])
     _write(folder / "private_key.pem", answer["private_key"])
     _write(folder / "ca.pem", Path(str(_stack()["iot_ca_file"])).read_text())

@@ -39,8 +39,12 @@ class Firmware:
     def __enter__(self) -> Self:
         self._client.start()
         self._connected.result(TIMEOUT_S)
-        subscription = mqtt5.Subscription(topic_filter=f"energy/donor/{self.device_id}/+", qos=mqtt5.QoS.AT_LEAST_ONCE)
-        self._client.subscribe(mqtt5.SubscribePacket(subscriptions=[subscription])).result(TIMEOUT_S)
+        subscriptions = [
+            mqtt5.Subscription(topic_filter=f"energy/donor/{self.device_id}/{command}", qos=mqtt5.QoS.AT_LEAST_ONCE)
+            for command in ("lock", "unlock", "transfer")
+        ]
+        granted = self._client.subscribe(mqtt5.SubscribePacket(subscriptions=subscriptions)).result(TIMEOUT_S)
+        assert all(code in {0, 1} for code in granted.reason_codes)
         return self
 
     def __exit__(
@@ -69,5 +73,4 @@ class Firmware:
 
     def _on_publish(self, data: mqtt5.PublishReceivedData) -> None:
         packet = data.publish_packet
-        if packet.topic.rpartition("/")[2] in {"lock", "unlock", "transfer"}:
-            self.heard.put((packet.topic, msgspec.json.decode(packet.payload or b"")))
+        self.heard.put((packet.topic, msgspec.json.decode(packet.payload or b"")))

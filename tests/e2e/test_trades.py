@@ -1,11 +1,13 @@
 """Trades through the whole system: API Gateway, Lambda, Step Functions, IoT, SQS, PostgreSQL, a chain."""
 
+import contextlib
 import http.client
 import itertools
 import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from awscrt.exceptions import AwsCrtError
 from client import ApiError
 from wallet import read_uint
 
@@ -133,18 +136,26 @@ def test_messages_that_make_no_sense_are_dropped_with_a_line_in_the_log(
     neighbourhood: Neighbourhood, with_firmware: tuple[Neighbour, Firmware]
 ) -> None:
     ann, firmware = with_firmware
-    other = neighbourhood.donor(charge_wh=1_000)
     firmware.say("energy/donor/{}/status", b"\xff no json")
     firmware.say("energy/donor/{}/lock/response", b"no json")
-    firmware.say(f"energy/donor/{other.device_id}/lock/response", {"order_id": "x", "status": "locked"})
-    firmware.say(f"energy/donor/{other.device_id}/status", {"available_kwh": 1_000, "seq": 10**15})
-    wait_until(lambda: neighbourhood.logged("telemetry", "device.message.dropped") >= {"invalid_payload"})
-    wait_until(lambda: {"invalid_payload"} <= neighbourhood.logged("lock-responses", "device.message.dropped"))
-    # The policy lets a device speak under its own name only; where a broker does not enforce it, we do not listen.
-    seen = neighbourhood.logged("telemetry", "device.message.dropped")
-    assert neighbourhood.devices_of(other)[0]["available_kwh"] == 1
+    wait_until(lambda: "invalid_payload" in neighbourhood.logged("telemetry", "device.message.dropped"))
+    wait_until(lambda: "invalid_payload" in neighbourhood.logged("lock-responses", "device.message.dropped"))
     assert neighbourhood.devices_of(ann)[0]["available_kwh"] is None
-    assert seen <= {"invalid_payload", "foreign_client"}
+
+
+def test_nobody_speaks_for_anothers_device(
+    neighbourhood: Neighbourhood, with_firmware: tuple[Neighbour, Firmware]
+) -> None:
+    """The policy lets a device speak under its own name only; where nobody enforces it, we do not listen."""
+    _, firmware = with_firmware
+    other = neighbourhood.donor(charge_wh=1_000)
+    topic = f"energy/donor/{other.device_id}/status"
+    neighbourhood.publish_over_https(topic, {"available_kwh": 1_000, "seq": 10**15})
+    wait_until(lambda: "foreign_client" in neighbourhood.logged("telemetry", "device.message.dropped"))
+    with contextlib.suppress(AwsCrtError):  # the broker may drop the line instead of the message
+        firmware.say(topic, {"available_kwh": 1_000, "seq": 10**15})
+    time.sleep(2)
+    assert neighbourhood.devices_of(other)[0]["available_kwh"] == 1
 
 
 def test_a_device_that_goes_is_offline_at_once(
@@ -224,7 +235,7 @@ def test_the_readmes_first_trade_by_hand_is_as_it_says(neighbourhood: Neighbourh
     done = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-c", script],
         cwd=CHECKOUT,
-        env={**os.environ, "STACK": str(folder), "TOKEN": "", "PATH": f"{os.environ['PATH']}"},
+        env={**os.environ, "STACK": str(folder)},
         capture_output=True,
         text=True,
         timeout=120,

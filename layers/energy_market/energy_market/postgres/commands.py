@@ -10,6 +10,8 @@ from energy_market.domain.commands import Command
 LOCK_REPEAT_S: Final = 4
 """Less than a tick: a lock that crashed before it was sent, or was lost, is said again by the next tick."""
 OWED_REPEAT_S: Final = 9
+DELIVERING_REPEAT_S: Final = 60
+"""A device that has begun to deliver knows what it is to do; it is reminded in case it has forgotten."""
 
 
 def claim_locks(conn: Connection, *, lock_timeout_s: int, limit: int) -> list[Command]:
@@ -48,11 +50,12 @@ def claim_owed(conn: Connection, *, device_online_s: int, limit: int) -> list[Co
                 SELECT t.id FROM transactions t JOIN iot_devices d ON d.id = t.device_id
                 WHERE (t.unlock = 'Owed' OR t.delivery IN ('Owed', 'Started')) AND d.status <> 'Removed'
                   AND (t.command_sent_at IS NULL
-                       OR (t.command_sent_at < clock_timestamp() - make_interval(secs => %s)
+                       OR (t.command_sent_at < clock_timestamp() - make_interval(
+                               secs => CASE WHEN t.delivery = 'Started' THEN %s ELSE %s END)
                            AND d.status = 'Online' AND d.last_ping > now() - make_interval(secs => %s)))
                 ORDER BY t.command_sent_at NULLS FIRST LIMIT %s FOR UPDATE OF t SKIP LOCKED)
             RETURNING CASE WHEN unlock = 'Owed' THEN 'unlock' ELSE 'transfer' END AS kind,
                       device_id, id AS transaction_id, sell_order_id, energy_wh, expires_at
             """,
-            (OWED_REPEAT_S, device_online_s, limit),
+            (DELIVERING_REPEAT_S, OWED_REPEAT_S, device_online_s, limit),
         ).fetchall()
