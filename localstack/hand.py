@@ -68,6 +68,8 @@ def keep_device(name: str, registration: str) -> Path:
         "certificate_file": "certificate.pem",
         "private_key_file": "private_key.pem",
         "ca_file": "ca.pem",
+        # A minute of feeding takes a second, so that a trade by hand is also delivered while one looks.
+        "hardware_options": {"file": str(folder / "battery.json"), "speed_up": 60},
     }
     _write(folder / "device.json", json.dumps(config, indent=2))
     return folder / "device.json"

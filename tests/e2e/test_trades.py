@@ -163,7 +163,7 @@ def test_a_device_that_goes_is_offline_at_once(
 ) -> None:
     ann, firmware = with_firmware
     firmware.say("energy/donor/{}/status", {"available_kwh": 2, "seq": 1})
-    wait_until(lambda: neighbourhood.devices_of(ann)[0]["status"] == "Online")
+    wait_until(lambda: neighbourhood.devices_of(ann)[0]["available_kwh"] == 2)
     ask = ann.client.place(side="sell", size_wh=500, price_micro=900_000_000, all_or_none=True)
     assert ask["unmatchable"] is None
     firmware.close()

@@ -48,7 +48,8 @@ def claim_owed(conn: Connection, *, device_online_s: int, limit: int) -> list[Co
             SET command_sent_at = clock_timestamp()
             WHERE id IN (
                 SELECT t.id FROM transactions t JOIN iot_devices d ON d.id = t.device_id
-                WHERE (t.unlock = 'Owed' OR t.delivery IN ('Owed', 'Started')) AND d.status <> 'Removed'
+                WHERE (t.unlock = 'Owed' OR (t.status = 'Confirmed' AND t.delivery IN ('Owed', 'Started')))
+                  AND d.status <> 'Removed'
                   AND (t.command_sent_at IS NULL
                        OR (t.command_sent_at < clock_timestamp() - make_interval(
                                secs => CASE WHEN t.delivery = 'Started' THEN %s ELSE %s END)

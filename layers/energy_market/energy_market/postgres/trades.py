@@ -97,14 +97,16 @@ def fail(
     """Fail those of the trades that are still `expected`, and return their ids.
 
     The orders of the side at fault are closed as Rejected; the others go back into the book with the energy they had
-    in the trade and their old arrival, unless they were closed meanwhile. A lock that was published is owed an unlock.
+    in the trade and their old arrival, unless they were closed meanwhile. A lock that was published is owed an unlock,
+    but for one that the device itself refused.
     """
     rows = conn.execute(
         """
         WITH failed AS (
             UPDATE transactions
             SET status = 'Failed', reason = %(reason)s, failed_at = clock_timestamp(), command_sent_at = NULL,
-                unlock = CASE WHEN expires_at IS NOT NULL THEN 'Owed' END
+                unlock = CASE WHEN expires_at IS NOT NULL AND %(reason)s <> 'lock_rejected' THEN 'Owed' END,
+                delivery = NULL
             WHERE id = ANY (%(ids)s) AND status = %(expected)s
             RETURNING id, sell_order_id, buy_order_id, energy_wh
         ), touched AS (
