@@ -70,7 +70,7 @@ def test_the_domain_needs_nothing_but_the_standard_library() -> None:
 
 def test_nothing_slow_is_imported_by_the_shared_package_but_by_the_chain() -> None:
     for source in PACKAGE.rglob("*.py"):
-        if _part(source) in {"evm"}:
+        if _part(source) == "evm":
             continue
         top_level = {
             name.split(".")[0]
