@@ -92,16 +92,18 @@ def picture(moment: Moment) -> Group:
     figures = moment.figures
     rest = "until Ctrl-C" if moment.duration_s is None else f"of {moment.duration_s:.0f} s"
     head = Text.assemble(
+        "\n",
         ("A neighbourhood trades  ", "bold"),
         f"{moment.phase}, {moment.elapsed_s:.0f} s {rest}; {moment.street_time} on the street\n",
         (f"API   {moment.api_url}/api/v1\n", "cyan"),
-        (f"try   {moment.example}", "cyan"),
+        (f"try   {moment.example}\n", "cyan"),
     )
     columns = Table.grid(padding=(0, 2), expand=True)
     columns.add_column(ratio=1)
     columns.add_column(ratio=1)
     columns.add_row(_book(figures), Group(_trades(figures), _numbers(moment)))
-    parts: list[Panel | Table] = [Panel(head, border_style="green"), columns]
+    # No frame around the head: its lines are there to be copied.
+    parts: list[Panel | Table | Text] = [head, columns]
     if moment.recent_errors:
         parts.append(Panel("\n".join(moment.recent_errors[-SHOWN_ERRORS:]), title="errors", border_style="red"))
     return Group(*parts)

@@ -38,7 +38,7 @@ from energy_market.evm.rpc import ChainError
 
 FOLDER: Final = LOCAL / "run"
 LOGS: Final = LOCAL / "logs"
-TOKEN_FILE: Final = FOLDER / "token"  # an access token for whoever wants to try the API by hand
+CURL_FILE: Final = FOLDER / "curl"  # curl's configuration, with an access token, for whoever wants to try the API
 TOKEN_PERIOD_S: Final = 600.0
 START: Final = dt.datetime(2025, 5, 21, 12, 0)  # noqa: DTZ001 - the local clock of the place; a clear Wednesday in May
 DEFAULT_SPEED: Final = 320.0  # noon to evening in 90 seconds
@@ -138,8 +138,7 @@ class Run:
             groups=[f"/aws/lambda/{STACK}-{name}" for name in GROUPS],
             ticks_in=f"/aws/lambda/{STACK}-match",
         )
-        token_file = TOKEN_FILE.relative_to(CHECKOUT)
-        self._example = f'curl -s -H "Authorization: Bearer $(cat {token_file})" {self._api_url}/api/v1/market/book'
+        self._example = f"curl -sK {CURL_FILE.relative_to(CHECKOUT)} {self._api_url}/api/v1/market/book"
         self._visitor = MarketClient(self._api_url)
         self._token_renewed_at = 0.0
         self._figures = Figures()
@@ -233,8 +232,8 @@ class Run:
 
     def _renew_token(self) -> None:
         token = self._visitor.renew()
-        with os.fdopen(os.open(TOKEN_FILE, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:
-            file.write(token)
+        with os.fdopen(os.open(CURL_FILE, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as file:
+            file.write(f'header = "Authorization: Bearer {token}"\n')
         self._token_renewed_at = time.monotonic()
 
     def _look(self, phase: str) -> None:
