@@ -27,7 +27,7 @@ BUCKET = "energy-market-artifacts"
 STAGE = "live"
 API_READY_TIMEOUT_S = 60.0
 POLL_S = 0.2
-LOOP_MINUTE_S = 60.0
+FIRST_EXECUTION_S = 120.0
 
 DATABASE_SECRET = "energy-market/database-url"  # noqa: S105 - these are names, or begin them
 JWT_KEYS_SECRET = "energy-market/jwt-keys"  # noqa: S105
@@ -149,7 +149,7 @@ def start_loop(endpoint_url: str, state_machine_arn: str) -> None:
     client = _session().client("stepfunctions", endpoint_url=endpoint_url)
     running = client.list_executions(stateMachineArn=state_machine_arn, statusFilter="RUNNING")["executions"]
     # One that began longer ago was interrupted with the local AWS, and goes on only on paper.
-    if not any(time.time() - execution["startDate"].timestamp() < LOOP_MINUTE_S for execution in running):
+    if not any(time.time() - execution["startDate"].timestamp() < FIRST_EXECUTION_S for execution in running):
         client.start_execution(stateMachineArn=state_machine_arn, input="{}")
 
 

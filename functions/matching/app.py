@@ -12,7 +12,7 @@ import boto3
 from energy_market import config
 from energy_market.database import Database
 from energy_market.devices import Publish, publisher
-from energy_market.domain.loop import marks_of_minute, missed
+from energy_market.domain.loop import MINUTE, marks_from, missed
 from energy_market.logs import log, metric
 from energy_market.postgres import zones
 from energy_market.usecases.publish_commands import publish_commands
@@ -30,12 +30,16 @@ def _publish() -> Publish:
 
 
 def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[str]]:
-    """The marks of the minute that begins with the schedule's time, or the execution's start if nothing scheduled it.
+    """The marks of the minute that begins with the schedule's time.
 
-    The schedule's time comes first, because executions start a little late, each by another little.
+    The schedule's time and not the execution's start, because executions start a little late, each by another little.
+    An execution that nothing scheduled is the first after a deploy: the schedule's own first comes a minute after it
+    was made, or somewhat later, so that one takes two minutes. Where both tick at a mark, the second does nothing.
     """
-    begin = event["schedule"].get("time", event["started_at"])
-    ahead = marks_of_minute(datetime.fromisoformat(begin), now=datetime.now(UTC))
+    scheduled = event["schedule"].get("time")
+    begin = datetime.fromisoformat(scheduled or event["started_at"])
+    window = MINUTE if scheduled else 2 * MINUTE
+    ahead = marks_from(begin, window=window, now=datetime.now(UTC))
     return {"marks": [mark.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for mark in ahead]}
 
 

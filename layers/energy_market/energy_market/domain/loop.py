@@ -4,19 +4,19 @@ from datetime import datetime, timedelta
 from typing import Final
 
 STEP: Final = timedelta(seconds=5)
-WINDOW: Final = timedelta(minutes=1)
+MINUTE: Final = timedelta(minutes=1)
 
 
-def marks_of_minute(begin: datetime, *, now: datetime) -> list[datetime]:
-    """The five-second marks of the minute from `begin` that are still ahead, or only just past.
+def marks_from(begin: datetime, *, window: timedelta = MINUTE, now: datetime) -> list[datetime]:
+    """The five-second marks of the window from `begin` that are still ahead, or only just past.
 
-    Marks are multiples of five seconds of the clock, so the minutes of successive executions meet without a gap or an
+    Marks are multiples of five seconds of the clock, so the windows of successive executions meet without a gap or an
     overlap, and what one step takes does not delay the next.
     """
     first = begin - timedelta(seconds=begin.second % 5, microseconds=begin.microsecond)
     if first < begin:
         first += STEP
-    marks = [first + STEP * n for n in range(WINDOW // STEP)]
+    marks = [first + STEP * n for n in range(window // STEP)]
     return [mark for mark in marks if not missed(mark, now=now)]
 
 
