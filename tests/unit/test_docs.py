@@ -1,0 +1,53 @@
+"""The documents say what is true: files that they name exist, links lead somewhere, routes and codes are real."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "devices" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SOURCES = [*(ROOT / "layers").rglob("*.py"), *(ROOT / "functions").rglob("*.py")]
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"`([\w./*-]+/[\w.*-]+\.(?:py|sql|sol|yaml|json))`", text)) | {"template.yaml"}
+    named = {name for name in named if not name.startswith("/")}
+    assert len(named) > 20
+    missing = sorted(name for name in named if not list(ROOT.glob(name)))
+    assert missing == []
+
+
+def test_every_row_from_the_specification_names_a_file() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text().split("## From the specification to here")[1]
+    rows = [line for line in text.split("\n## ")[0].splitlines() if line.startswith("| ")][2:]
+    assert len(rows) > 20
+    for row in rows:
+        assert "`" in row.rstrip("|").rpartition("|")[2], row
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_the_api_page_lists_the_contracts_routes() -> None:
+    contract = yaml.safe_load((ROOT / "infra" / "openapi.yaml").read_text())
+    page = (ROOT / "docs" / "api.md").read_text()
+    listed = set(re.findall(r"`(/api/v1/[\w/{}.]+)`", page))
+    assert listed == set(contract["paths"])
+
+
+def test_the_api_page_lists_the_codes_that_are_used() -> None:
+    raised = r"(?:InvalidRequest|Unauthorized|Forbidden|NotFound|Conflict|PayloadTooLarge|UnsupportedMediaType)"
+    used = {
+        code
+        for source in SOURCES
+        for code in re.findall(rf"{raised}\(\s*\"(\w+)\"|_error\(\d+, \"(\w+)\"", source.read_text())
+        for code in code
+        if code
+    }
+    page = (ROOT / "docs" / "api.md").read_text().split("## Errors")[1]
+    assert used <= set(re.findall(r"`(\w+)`", page))
