@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 from uuid import uuid4
@@ -45,16 +45,22 @@ def environment(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Mapping[s
     return values
 
 
-@pytest.fixture
-def settlement(environment: Mapping[str, str]) -> ModuleType:
-    assert environment
-    return load_function("settlement")
+def loaded(name: str) -> Iterator[ModuleType]:
+    function = load_function(name)
+    yield function
+    function._database().close()  # noqa: SLF001 -- a sandbox that ends takes its connection with it
 
 
 @pytest.fixture
-def telemetry(environment: Mapping[str, str]) -> ModuleType:
+def settlement(environment: Mapping[str, str]) -> Iterator[ModuleType]:
     assert environment
-    return load_function("telemetry")
+    yield from loaded("settlement")
+
+
+@pytest.fixture
+def telemetry(environment: Mapping[str, str]) -> Iterator[ModuleType]:
+    assert environment
+    yield from loaded("telemetry")
 
 
 def test_each_answer_of_a_batch_counts_by_itself(
