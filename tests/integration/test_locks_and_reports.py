@@ -1,11 +1,14 @@
 """What devices are told and what they answer, on a real PostgreSQL."""
 
 import json
+import threading
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from energy_market.devices import Dropped, payload
+from energy_market.postgres import trades
 from tests.integration.market import Market
 
 
@@ -66,6 +69,32 @@ def test_a_rejected_lock_rejects_the_ask_and_reopens_the_bid_with_its_old_arriva
     assert market.sql("SELECT order_id, arrival, remaining_wh FROM open_orders") == [(bid, arrival, 500)]
     (failed,) = market.trades(buyer)
     assert (failed.status, failed.reason) == ("Failed", "lock_rejected")
+
+
+def test_an_ask_that_is_rejected_leaves_the_book_with_what_another_trade_gives_back_meanwhile(
+    market: Market, database_url: str
+) -> None:
+    home, buyers = market.home(), [market.user(), market.user()]
+    ask = market.order(home.user, "sell", 1000, 200_000, partial=True)
+    for buyer in buyers:
+        market.order(buyer, "buy", 500, 200_000)
+    assert len(market.tick().trade_ids) == 2
+    market.publish()
+    (unpaid,), (refused,) = (market.trades(buyer) for buyer in buyers)
+    market.answer(home.device, ask, "locked", trade=unpaid.id)
+    outcomes: list[str] = []
+    with psycopg.connect(database_url) as sweep:
+        trades.fail(sweep, [unpaid.id], reason="settlement_expired", expected="Locked", reject=None)
+        answering = threading.Thread(
+            target=lambda: outcomes.append(market.answer(home.device, ask, "rejected", trade=refused.id))
+        )
+        answering.start()
+        # The answer now waits for the order that the sweep has put back into the book.
+        answering.join(timeout=0.5)
+    answering.join()
+    assert outcomes == ["rejected"]
+    assert market.status_of(ask) == "Rejected"
+    assert market.sql("SELECT order_id FROM open_orders WHERE order_id = %s", ask) == []
 
 
 def test_a_lock_that_runs_out_fails_and_its_device_waits_for_its_next_status(market: Market) -> None:

@@ -99,7 +99,21 @@ def fail(
     The orders of the side at fault are closed as Rejected; the others go back into the book with the energy they had
     in the trade and their old arrival, unless they were closed meanwhile. A lock that was published is owed an unlock,
     but for one that the device itself refused.
+
+    The rows are locked by a statement of their own, the trades before their orders, here as in every transition: the
+    one that writes must see in the book what another trade of the same order has just put back, to withdraw that too.
     """
+    conn.execute(
+        """
+        WITH due AS (
+            SELECT sell_order_id, buy_order_id FROM transactions
+            WHERE id = ANY (%s) AND status = %s ORDER BY seq FOR NO KEY UPDATE
+        )
+        SELECT FROM energy_orders WHERE id IN (SELECT sell_order_id FROM due UNION ALL SELECT buy_order_id FROM due)
+        ORDER BY id FOR NO KEY UPDATE
+        """,
+        (list(transaction_ids), expected),
+    )
     rows = conn.execute(
         """
         WITH failed AS (
