@@ -264,6 +264,17 @@ class Run:
         return "".join(f"\n  {sentence}" for sentence in [*self._logs.recent_errors, *self.street.recent_errors()][-3:])
 
 
+def refuse_a_used_database() -> None:
+    """See to it that a database given by DATABASE_URL is an empty one: ours begins with nothing. Raises RunError."""
+    url = os.environ.get("DATABASE_URL", "")
+    if not url:
+        return
+    with psycopg.connect(url, connect_timeout=10) as conn:
+        row = conn.execute("SELECT to_regclass('schema_migrations') IS NOT NULL").fetchone()
+    if row is not None and row[0]:
+        raise RunError("The database that DATABASE_URL names holds a market already: `make run` needs an empty one.")
+
+
 def run(settings: Settings, interrupts: Interrupts) -> int:
     """Launch, trade, wind down, stop; the exit status."""
     market: Market | None = None
@@ -332,6 +343,7 @@ def main() -> int:
     interrupts = Interrupts()
     try:
         settings = Settings.from_environment()
+        refuse_a_used_database()
         with only_one(), state():
             return run(settings, interrupts)
     except (RunError, ServiceError, StreetError, ChainError, psycopg.Error, ApiError, UnreachableError) as error:

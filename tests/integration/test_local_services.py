@@ -16,6 +16,7 @@ import processes
 import psycopg
 import pytest
 import services
+from run import RunError, refuse_a_used_database
 from services import ServiceError, read_stack, remove_state, start_anvil, start_postgres, update_stack
 
 LOCALSTACK = Path(services.__file__).parent
@@ -175,3 +176,13 @@ def test_what_is_known_of_a_stack_adds_up(tmp_path: Path) -> None:
     update_stack(tmp_path, chain_id=31337)
     assert read_stack(tmp_path) == {"api_url": "http://127.0.0.1:1", "chain_id": 31337}
     assert (tmp_path / "stack.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_run_refuses_a_database_that_holds_a_market(
+    postgres: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", postgres)
+    refuse_a_used_database()
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    with pytest.raises(RunError, match="needs an empty one"):
+        refuse_a_used_database()
