@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
@@ -82,6 +83,49 @@ def test_each_answer_of_a_batch_counts_by_itself(
     dropped = [line["reason"] for line in said if line["event"] == "device.message.dropped"]
     assert dropped == ["invalid_payload", "not_a_device_message", "foreign_client"]
     assert [line["outcome"] for line in said if line["event"] == "lock.answered"] == ["locked", "repeated"]
+
+
+@pytest.fixture
+def shallow_stack() -> Iterator[None]:
+    """As in a Lambda sandbox; test frameworks raise Python's limit."""
+    raised = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(raised)
+
+
+POISON = [
+    b'{"available_kwh": 1, "seq": 1, "x": ' + b"[" * 8000 + b"]" * 8000 + b"}",
+    b'{"available_kwh": 1, "seq": 1, "x": "\xff"}',
+    b'{"available_kwh": 1, "seq": 1, "x": "\\ud800"}',
+    b'{"available_kwh": 1, "seq": 1, "x": 1e999999}',
+    b'{"available_kwh": 1, "seq": 1, "battery_level": 1e-20000}',
+    b'{"available_kwh": 1e99999999999999999999, "seq": 1}',
+]
+
+
+@pytest.mark.usefixtures("shallow_stack")
+@pytest.mark.parametrize("poison", POISON)
+def test_no_payload_holds_up_the_messages_beside_it(
+    settlement: ModuleType, telemetry: ModuleType, market: Market, capsys: pytest.CaptureFixture[str], poison: bytes
+) -> None:
+    home, buyer, ask, _, trade = market.matched()
+    locked = {"order_id": str(ask), "status": "locked", "transaction_id": str(trade.id)}
+    topic = LOCKS.format(home.device)
+    assert settlement.lock_responses({"Records": [queued(topic, poison), queued(topic, locked)]}, None) == {
+        "batchItemFailures": []
+    }
+    assert market.trades(buyer)[0].status == "Locked"
+    records = [
+        queued(f"energy/donor/{home.device}/status", poison),
+        queued(f"energy/device/{home.device}/alert", poison),
+        queued(f"energy/donor/{home.device}/status", {"available_kwh": 2.5, "seq": 10**6}),
+    ]
+    capsys.readouterr()
+    assert telemetry.handle({"Records": records}, None) == {"batchItemFailures": []}
+    said = lines(capsys)
+    assert said[0]["reason"] == "invalid_payload"
+    assert said[-1]["taken"]["donor_status"] == 1
 
 
 def test_a_sweep_that_cannot_be_woken_costs_no_answer(

@@ -7,7 +7,7 @@ what a payload says of its sender is never read.
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from typing import Final, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -19,6 +19,7 @@ from energy_market.domain.quantities import kwh, parse_reported_kwh
 MAX_PAYLOAD_BYTES: Final = 16 * 1024
 MAX_LOCKS: Final = 1000
 MAX_SEQ: Final = 2**63 - 1
+MAX_EXPONENT: Final = 1000
 _PUBLISHERS: Final = 16
 
 T = TypeVar("T")
@@ -101,10 +102,6 @@ class TransferStatus(msgspec.Struct, frozen=True):
             raise ValueError("seq out of range")
 
 
-class _AnyObject(msgspec.Struct, frozen=True):
-    """Any JSON object: what is only kept."""
-
-
 def read_queued(body: str) -> QueuedMessage:
     """A message as it lies in the queue; Dropped if it is none."""
     try:
@@ -140,18 +137,30 @@ def read_payload(payload: bytes, kind: type[T]) -> T:
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise Dropped("payload_too_large")
     try:
-        return msgspec.json.Decoder(kind, dec_hook=_read_number, float_hook=Decimal).decode(payload)
-    except (msgspec.MsgspecError, ValueError, InvalidRequest) as error:
+        return msgspec.json.Decoder(kind, dec_hook=_read_number, float_hook=_decimal).decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError, InvalidRequest) as error:
         raise Dropped("invalid_payload") from error
 
 
 def read_text(payload: bytes) -> str:
     """Any JSON object as it was said, to be kept; Dropped if it is none (or holds what PostgreSQL's jsonb cannot)."""
-    read_payload(payload, _AnyObject)
+    read_payload(payload, dict[str, Any])  # all of it: a Struct would pass over what it does not know
     text = payload.decode()
     if "\\u0000" in text:
         raise Dropped("invalid_payload")
     return text
+
+
+def _decimal(text: str) -> Decimal:
+    """A JSON number with all its digits; ValueError for one that no device measures and PostgreSQL cannot hold."""
+    try:
+        number = Decimal(text)
+    except ArithmeticError:
+        raise ValueError("number out of range") from None
+    exponent = number.as_tuple().exponent
+    if not isinstance(exponent, int) or abs(exponent) > MAX_EXPONENT:
+        raise ValueError("number out of range")
+    return number
 
 
 def _read_number(kind: type, value: object) -> object:
