@@ -145,7 +145,8 @@ class Market:
 
     # --------------------------------------------------------------------------------------------- messages
 
-    def say(self, topic: str, payload: object, *, client_id: str | None = None) -> QueuedMessage:
+    @staticmethod
+    def say(topic: str, payload: object, *, client_id: str | None = None) -> QueuedMessage:
         raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         sender = topic.split("/")[2] if client_id is None else client_id
         return QueuedMessage(topic=topic, client_id=sender, payload=raw, received_at_ms=0)

@@ -145,6 +145,18 @@ def test_an_unlock_is_owed_until_the_device_no_longer_lists_the_lock(market: Mar
     assert ask
 
 
+def test_a_device_is_told_to_unlock_before_the_same_energy_is_locked_again(market: Market) -> None:
+    home, _, ask, _, trade = market.matched()
+    market.answer(home.device, ask, "locked", trade=trade.id)
+    with market.database.transaction() as conn:
+        trades.fail(conn, [trade.id], reason="insufficient_escrow", expected="Locked", reject="bid")
+    market.order(market.user(), "buy", 500, 200_000)
+    (again,) = market.tick().trade_ids
+    market.published.clear()
+    market.publish()
+    assert [(c.kind, c.transaction_id) for c in market.published] == [("unlock", trade.id), ("lock", again)]
+
+
 def test_an_answer_of_two_fields_counts_for_an_order_with_exactly_one_trade(market: Market) -> None:
     home, buyer, ask, _, _ = market.matched()
     assert market.answer(home.device, ask, "locked") == "locked"

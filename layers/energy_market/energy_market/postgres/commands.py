@@ -22,15 +22,19 @@ def claim_locks(conn: Connection, *, lock_timeout_s: int, limit: int) -> list[Co
     with conn.cursor(row_factory=class_row(Command)) as cursor:
         return cursor.execute(
             """
-            UPDATE transactions
-            SET expires_at = coalesce(expires_at, clock_timestamp() + make_interval(secs => %s)),
-                command_sent_at = clock_timestamp()
-            WHERE id IN (
-                SELECT id FROM transactions
-                WHERE status = 'Pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
-                  AND (command_sent_at IS NULL OR command_sent_at < clock_timestamp() - make_interval(secs => %s))
-                ORDER BY seq LIMIT %s FOR UPDATE SKIP LOCKED)
-            RETURNING 'lock' AS kind, device_id, id AS transaction_id, sell_order_id, energy_wh, expires_at
+            WITH claimed AS (
+                UPDATE transactions
+                SET expires_at = coalesce(expires_at, clock_timestamp() + make_interval(secs => %s)),
+                    command_sent_at = clock_timestamp()
+                WHERE id IN (
+                    SELECT id FROM transactions
+                    WHERE status = 'Pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
+                      AND (command_sent_at IS NULL OR command_sent_at < clock_timestamp() - make_interval(secs => %s))
+                    ORDER BY seq LIMIT %s FOR UPDATE SKIP LOCKED)
+                RETURNING seq, device_id, id, sell_order_id, energy_wh, expires_at
+            )
+            SELECT 'lock' AS kind, device_id, id AS transaction_id, sell_order_id, energy_wh, expires_at
+            FROM claimed ORDER BY seq
             """,
             (lock_timeout_s, LOCK_REPEAT_S, limit),
         ).fetchall()
