@@ -3,9 +3,11 @@
 import base64
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -412,6 +414,30 @@ def test_a_dropped_connection_is_replaced_unnoticed(edge: Edge, database_url: st
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     assert edge.client.get("/numbers").status == 200
+
+
+def test_a_session_has_its_limits_and_asks_for_them_as_a_proxy_lets_it(database_url: str) -> None:
+    database = Database(database_url)
+    with database.transaction() as conn:
+        assert conn.execute("SELECT current_setting('statement_timeout'), current_setting('timezone')").fetchall() == [
+            ("20s", "UTC")
+        ]
+    database.close()
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def first_message() -> bytes:
+            with server.accept()[0] as client:
+                return client.recv(4096)
+
+        said = pool.submit(first_message)
+        port = server.getsockname()[1]
+        with (
+            pytest.raises(psycopg.OperationalError),
+            Database(f"postgresql://a@127.0.0.1:{port}/b?sslmode=disable&gssencmode=disable").transaction(),
+        ):
+            pass
+        assert b"database\0b\0" in said.result()
+        assert b"options\0" not in said.result()
 
 
 HEAVY = "boto3,botocore,eth_account,eth_keys,pydantic,web3,cryptography,requests,yaml"

@@ -8,6 +8,7 @@ from psycopg import Connection
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 20_000
+_SESSION = f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET timezone = 'UTC'".encode()
 
 
 class Database:
@@ -55,11 +56,13 @@ class Database:
                 self.close()
             else:
                 return self._connection
-        self._connection = psycopg.connect(
-            self._url,
-            autocommit=True,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC",
-        )
-        stack.enter_context(self._connection.transaction())
-        return self._connection
+        connection = psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        try:
+            # Not as options of the connection: RDS Proxy and PgBouncer refuse those.
+            connection.execute(_SESSION)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        stack.enter_context(connection.transaction())
+        return connection
