@@ -5,7 +5,6 @@ The settlement's own crash points are in tests/integration/settlement, the devic
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from uuid import UUID
 
 import pytest
@@ -16,61 +15,15 @@ from energy_market.device_registry import Credentials
 from energy_market.devices import Dropped, QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.usecases.publish_commands import publish_commands
-from energy_market.usecases.record_lock_response import TOPIC, record_lock_response
+from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.register_device import register_device
 from energy_market.usecases.run_tick import run_tick
 from tests.integration.market import SETTINGS, Market
+from tests.integration.model_device import ModelDevice
 from tests.integration.settlement.world import Crashed, Fuse, FusedDatabase
 
 ENDLESS = 10**9
-
-
-@dataclass(kw_only=True)
-class Device:
-    """A device as the protocol wants it; it never dies here. Messages it has said wait in `queue`."""
-
-    id: UUID
-    available_wh: int
-    queue: deque[QueuedMessage]
-    held_wh: dict[UUID, int] = field(default_factory=dict)
-    released: set[UUID] = field(default_factory=set)
-    delivered: dict[UUID, int] = field(default_factory=dict)
-    refuses_wh: int
-    seq: int = 100
-
-    def hear(self, command: Command) -> None:
-        trade = command.transaction_id
-        match command.kind:
-            case "lock":
-                fits = trade in self.held_wh or (trade not in self.released and command.energy_wh != self.refuses_wh)
-                if fits:
-                    self.held_wh[trade] = command.energy_wh
-                answer: dict[str, object] = {"order_id": str(command.sell_order_id), "transaction_id": str(trade)}
-                self._say(TOPIC.replace("+", str(self.id)), answer | {"status": "locked" if fits else "rejected"})
-            case "unlock":
-                self.held_wh.pop(trade, None)
-                self.released.add(trade)
-            case "transfer":
-                if trade in self.held_wh:
-                    self.delivered[trade] = self.held_wh.pop(trade)
-                    self.available_wh -= self.delivered[trade]
-                report: dict[str, object] = {"transaction_id": str(trade), "status": "delivered", "seq": self._next()}
-                kwh = self.delivered[trade] / 1000
-                self._say(f"energy/transfer/{self.id}/status", report | {"kwh_delivered": kwh})
-        self.report()
-
-    def report(self) -> None:
-        locks = [str(trade) for trade in self.held_wh]
-        status = {"available_kwh": self.available_wh / 1000, "locks": locks, "seq": self._next()}
-        self._say(f"energy/donor/{self.id}/status", status)
-
-    def _next(self) -> int:
-        self.seq += 1
-        return self.seq
-
-    def _say(self, topic: str, payload: dict[str, object]) -> None:
-        self.queue.append(Market.say(topic, payload))
 
 
 class Life:
@@ -81,7 +34,7 @@ class Life:
         self.fuse = fuse
         self.queue: deque[QueuedMessage] = deque()
         home, self.buyer = market.home(available_wh=2_000), market.user()
-        self.device = Device(id=home.device, available_wh=2_000, refuses_wh=600, queue=self.queue)
+        self.device = ModelDevice(id=home.device, available_wh=2_000, refuses_wh=600, queue=self.queue)
         self.database = FusedDatabase(database_url, fuse)
         # One that the device keeps, one that it refuses, one whose lock does not reach it.
         self.asks = [market.order(home.user, "sell", size, 200_000) for size in (700, 600, 500)]

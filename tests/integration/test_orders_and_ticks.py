@@ -1,7 +1,9 @@
 """Orders from the book to a trade, on a real PostgreSQL."""
 
+import contextlib
 import threading
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -237,6 +239,40 @@ def test_a_tick_is_taken_anew_when_an_order_is_cancelled_under_it(market: Market
     canceller.close()
     assert market.sql("SELECT count(*) FROM transactions") == [(0,)]
     assert market.status_of(bid) == "Cancelled"
+
+
+def test_whoever_keeps_cancelling_cannot_keep_others_from_trading(
+    market: Market, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, buyer = market.home(), market.user()
+    market.order(home.user, "sell", 500, 200_000)
+    market.order(buyer, "buy", 500, 200_000)
+    restless, counterpart = market.home(), market.user()
+    market.order(counterpart, "buy", 700, 100_000)
+    offered = [market.order(restless.user, "sell", 700, 100_000)]
+    disturbing: list[threading.Thread] = []
+    read = orders.crossing
+
+    def cancel_and_offer_again() -> None:
+        disturber = Market(database_url)
+        with contextlib.suppress(Conflict):
+            disturber.cancel(restless.user, offered[-1])
+            offered.append(disturber.order(restless.user, "sell", 700, 100_000))
+        disturber.close()
+
+    def read_and_be_disturbed(*args: Any, **kwargs: Any) -> object:
+        found = read(*args, **kwargs)
+        disturbing.append(threading.Thread(target=cancel_and_offer_again))
+        disturbing[-1].start()
+        disturbing[-1].join(timeout=0.5)  # longer only when the book is held
+        return found
+
+    monkeypatch.setattr(orders, "crossing", read_and_be_disturbed)
+    tick = market.tick()
+    for thread in disturbing:
+        thread.join()
+    assert tick.attempts == len(disturbing) == len(offered) == 5
+    assert {trade.energy_wh for user in (buyer, counterpart) for trade in market.trades(user)} == {500, 700}
 
 
 def test_of_cancel_and_match_exactly_one_wins(market: Market, database_url: str) -> None:
