@@ -3,10 +3,10 @@
 import contextlib
 import threading
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from psycopg import Connection
 
 from energy_market.database import Database
 from energy_market.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -260,8 +260,8 @@ def test_whoever_keeps_cancelling_cannot_keep_others_from_trading(
             offered.append(disturber.order(restless.user, "sell", 700, 100_000))
         disturber.close()
 
-    def read_and_be_disturbed(*args: Any, **kwargs: Any) -> object:
-        found = read(*args, **kwargs)
+    def read_and_be_disturbed(conn: Connection, zone: str, *, device_online_s: int) -> object:
+        found = read(conn, zone, device_online_s=device_online_s)
         disturbing.append(threading.Thread(target=cancel_and_offer_again))
         disturbing[-1].start()
         disturbing[-1].join(timeout=0.5)  # longer only when the book is held

@@ -194,6 +194,14 @@ def of_user(
         ).fetchall()
 
 
+def hold_book(conn: Connection) -> None:
+    """Let nobody else change the book until this transaction ends.
+
+    Whoever waits for it may have an order's row locked: to be called when no such row is needed any more.
+    """
+    conn.execute("LOCK TABLE open_orders IN SHARE ROW EXCLUSIVE MODE")
+
+
 def crossing(conn: Connection, zone: str, *, device_online_s: int) -> tuple[list[OpenOrder], list[OpenOrder]]:
     """The asks and the bids of a zone that could trade.
 

@@ -36,7 +36,8 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick
 
     Everything a tick does is one transaction, and a pure function of the open remainders, the devices' free energy and
     the transaction's time. It reads without locking, so that a long book does not hold up those who cancel; the one
-    statement that writes checks every row again, and when one has changed meanwhile the tick is taken anew.
+    statement that writes checks every row again, and when one has changed meanwhile the tick is taken anew. The last
+    time it holds the book, so that whoever keeps changing orders cannot keep all others from trading.
     """
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -52,6 +53,8 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick
 def _match_once(conn: Connection, zone: str, settings: MarketSettings, attempt: int) -> Tick:
     locks_expired = _expire_locks(conn, zone)
     orders_expired = orders.expire(conn, zone, limit=MAX_EXPIRED)
+    if attempt == ATTEMPTS:
+        orders.hold_book(conn)
     asks, bids = orders.crossing(conn, zone, device_online_s=settings.device_online_s)
     trade_ids: list[UUID] = []
     if asks and bids:
