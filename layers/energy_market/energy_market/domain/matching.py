@@ -75,14 +75,16 @@ class _Bids:
     """The bids of one tick, best first.
 
     Searching all bids for "the first that fits" is what makes the specification's loop quadratic. Of the bids that
-    trade wholly only those of exactly its size fit an all-or-none ask, so those are found by size.
+    trade wholly only those of exactly its size fit an all-or-none ask, so those are found by size; the others by trees,
+    which are made when an order that may be filled in parts first asks for them.
     """
 
     def __init__(self, bids: list[OpenOrder]) -> None:
         self._bids = bids  # a bid's place here is its rank
         self._left_wh = [bid.remaining_wh for bid in bids]
-        self._first_open = 0  # every bid of a better rank is filled
-        self._divisible = [rank for rank, bid in enumerate(bids) if not bid.all_or_none]
+        self._any_divisible = any(not bid.all_or_none for bid in bids)
+        self._by_need: _FirstAtMost | None = None  # the least that each open bid takes
+        self._by_room: _FirstAtMost | None = None  # what is left of each divisible bid, below zero
         self._whole: dict[int, list[int]] = {}  # by size; best last, so that taking the best is cheap
         for rank in range(len(bids) - 1, -1, -1):
             if bids[rank].all_or_none:
@@ -95,17 +97,15 @@ class _Bids:
             if fitting:
                 yield self._fill(min(fitting), ask.remaining_wh)
             return
-        for rank in range(self._first_open, len(self._bids)):
-            bid = self._bids[rank]
-            if bid.price_micro < ask.price_micro or tradable_wh == 0:
-                break
-            if self._left_wh[rank] == 0 or bid.user_id == ask.user_id:
-                continue
-            if bid.all_or_none and bid.remaining_wh > tradable_wh:
-                continue
-            energy_wh = min(tradable_wh, self._left_wh[rank])
-            tradable_wh -= energy_wh
-            yield self._fill(rank, energy_wh)
+        if self._by_need is None:
+            self._by_need = _FirstAtMost([self._need_wh(rank) for rank in range(len(self._bids))])
+        rank = self._by_need.first(0, tradable_wh)
+        while rank is not None and self._bids[rank].price_micro >= ask.price_micro:
+            if self._bids[rank].user_id != ask.user_id:
+                energy_wh = min(tradable_wh, self._left_wh[rank])
+                tradable_wh -= energy_wh
+                yield self._fill(rank, energy_wh)
+            rank = self._by_need.first(rank + 1, tradable_wh)
 
     def _whole_for(self, ask: OpenOrder) -> int | None:
         """The best open bid of exactly the ask's size that trades wholly."""
@@ -119,18 +119,74 @@ class _Bids:
 
     def _divisible_for(self, ask: OpenOrder) -> int | None:
         """The best divisible bid with at least the ask's size left."""
-        for rank in self._divisible:
-            if self._bids[rank].price_micro < ask.price_micro:
-                return None
-            if self._left_wh[rank] >= ask.remaining_wh and self._bids[rank].user_id != ask.user_id:
+        if not self._any_divisible:
+            return None
+        if self._by_room is None:
+            self._by_room = _FirstAtMost([-self._room_wh(rank) for rank in range(len(self._bids))])
+        rank = self._by_room.first(0, -ask.remaining_wh)
+        while rank is not None and self._bids[rank].price_micro >= ask.price_micro:
+            if self._bids[rank].user_id != ask.user_id:
                 return rank
+            rank = self._by_room.first(rank + 1, -ask.remaining_wh)
         return None
+
+    def _need_wh(self, rank: int) -> int:
+        if not self._left_wh[rank]:
+            return _NEVER
+        return self._left_wh[rank] if self._bids[rank].all_or_none else 1
+
+    def _room_wh(self, rank: int) -> int:
+        return 0 if self._bids[rank].all_or_none else self._left_wh[rank]
 
     def _fill(self, rank: int, energy_wh: int) -> tuple[OpenOrder, int]:
         bid = self._bids[rank]
         self._left_wh[rank] -= energy_wh
         if bid.all_or_none and self._whole[bid.remaining_wh][-1] == rank:
             self._whole[bid.remaining_wh].pop()
-        while self._first_open < len(self._bids) and self._left_wh[self._first_open] == 0:
-            self._first_open += 1
+        if self._by_need is not None:
+            self._by_need.set(rank, self._need_wh(rank))
+        if self._by_room is not None:
+            self._by_room.set(rank, -self._room_wh(rank))
         return bid, energy_wh
+
+
+_NEVER: Final = 2**62  # more than any order's energy
+
+
+class _FirstAtMost:
+    """A list of numbers that tells fast which is the first, from some place on, that is at most so much.
+
+    A binary tree in an array: the leaves are the numbers, every other node holds the least of the two below it.
+    """
+
+    def __init__(self, values: list[int]) -> None:
+        self._count = len(values)
+        self._leaves = 1 << max(0, self._count - 1).bit_length()
+        self._least = [_NEVER] * self._leaves + values + [_NEVER] * (self._leaves - self._count)
+        for node in range(self._leaves - 1, 0, -1):
+            self._least[node] = min(self._least[2 * node], self._least[2 * node + 1])
+
+    def set(self, place: int, value: int) -> None:
+        """Change one number."""
+        node = self._leaves + place
+        self._least[node] = value
+        while node > 1:
+            node //= 2
+            self._least[node] = min(self._least[2 * node], self._least[2 * node + 1])
+
+    def first(self, start: int, limit: int) -> int | None:
+        """The first place from `start` on whose number is at most `limit`; None if there is none."""
+        if start >= self._count:
+            return None
+        node = self._leaves + start
+        while self._least[node] > limit:
+            while node % 2:  # a right child: what comes next lies beside one of its parents
+                node //= 2
+            if node == 0:
+                return None
+            node += 1
+        while node < self._leaves:
+            node *= 2
+            if self._least[node] > limit:
+                node += 1
+        return node - self._leaves
