@@ -51,3 +51,9 @@ def test_the_api_page_lists_the_codes_that_are_used() -> None:
     }
     page = (ROOT / "docs" / "api.md").read_text().split("## Errors")[1]
     assert used <= set(re.findall(r"`(\w+)`", page))
+
+
+def test_every_test_that_the_integrity_page_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "integrity.md").read_text())
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
