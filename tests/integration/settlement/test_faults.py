@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
 
@@ -562,10 +562,46 @@ def test_a_signed_trade_is_overdue_by_the_chains_clock_not_by_ours(world: World)
     world.sweep()
     world.let_expire(deal)
     ((valid_until,),) = world.sql("SELECT valid_until FROM transactions")
-    with world.market.database.transaction() as conn:
-        assert settlement.overdue_stored(conn, final_time=valid_until, limit=10) == []
-        overdue = settlement.overdue_stored(conn, final_time=valid_until + timedelta(seconds=1), limit=10)
-    assert [one.id for one in overdue] == [deal.id]
+    account = settlement.Account(chain_id=world.ledger.chain_id, sender=world.ledger.operator)
+
+    def overdue(final_time: datetime) -> list[UUID]:
+        with world.market.database.transaction() as conn:
+            found = settlement.overdue_stored(
+                conn, account, contract=world.ledger.contract, final_time=final_time, limit=10
+            )
+        return [one.id for one in found]
+
+    assert overdue(valid_until) == []
+    assert overdue(valid_until + timedelta(seconds=1)) == [deal.id]
+
+
+def test_a_trade_that_another_contract_may_have_paid_waits_until_that_one_is_asked(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deal = world.lock()
+    world.sweep()
+    assert world.paid(deal)
+    other = world.new_ledger(contract=world.chain.deploy_settlement(world.chain.token).address)
+    world.let_expire(deal)
+    world.mine_at(world.chain.time() + 100)
+    world.mine(FINALITY_BLOCKS)
+    logged(capsys)
+    world.sweep(ledger=other)
+    assert "settlement.stored_elsewhere" in logged(capsys)
+    assert world.trade(deal) == ("Submitted", None)
+    world.sweep()
+    assert world.trade(deal) == ("Confirmed", None)
+
+
+def test_a_trade_that_was_signed_for_one_contract_is_not_signed_for_another(world: World) -> None:
+    deal = world.lock()
+    other = world.new_ledger(contract=world.chain.deploy_settlement(world.chain.token).address)
+    world.hold()
+    world.sweep()
+    world.sql("UPDATE transactions SET status = 'Locked'")  # as when its batch had no effect
+    world.sweep(ledger=other)
+    assert world.trade(deal) == ("Locked", None)
+    assert len(world.batches()) == 1
 
 
 def test_ids_are_the_same_on_both_sides() -> None:

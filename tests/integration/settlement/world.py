@@ -117,14 +117,16 @@ class World:
         self._rpcs.append(Rpc(url or self.rpc_url))
         return self._rpcs[-1]
 
-    def new_ledger(self, *, chain_id: int = CHAIN_ID, url: str | None = None) -> Ledger:
-        return self.ledger_of(Ledger, chain_id=chain_id, url=url)
+    def new_ledger(self, *, chain_id: int = CHAIN_ID, url: str | None = None, contract: str | None = None) -> Ledger:
+        return self.ledger_of(Ledger, chain_id=chain_id, url=url, contract=contract)
 
-    def ledger_of(self, kind: type[L], *, chain_id: int = CHAIN_ID, url: str | None = None) -> L:
+    def ledger_of(
+        self, kind: type[L], *, chain_id: int = CHAIN_ID, url: str | None = None, contract: str | None = None
+    ) -> L:
         return kind(
             self.new_rpc(url),
             chain_id=chain_id,
-            contract=self.chain.settlement.address,
+            contract=contract or self.chain.settlement.address,
             token_decimals=18,
             operator_key=self.chain.operator.key.hex(),
         )

@@ -129,8 +129,13 @@ def used_nonces(conn: Connection, account: Account, *, at_least: int) -> set[int
     return {row[0] for row in rows}
 
 
-def settleable(conn: Connection, *, chain_time: datetime, margin_s: int, limit: int) -> list[Settleable]:
-    """Locked trades, oldest first, that the chain can still pay: `margin_s` seconds are left by both clocks."""
+def settleable(
+    conn: Connection, account: Account, *, contract: str, chain_time: datetime, margin_s: int, limit: int
+) -> list[Settleable]:
+    """Locked trades, oldest first, that the chain can still pay: `margin_s` seconds are left by both clocks.
+
+    A trade that was once signed for another contract is not among them: that one may have paid it.
+    """
     with conn.cursor(row_factory=class_row(Settleable)) as cursor:
         return cursor.execute(
             """
@@ -148,9 +153,11 @@ def settleable(conn: Connection, *, chain_time: datetime, margin_s: int, limit: 
             ) reverts
             WHERE t.status = 'Locked'
               AND t.valid_until > greatest(clock_timestamp(), %s) + make_interval(secs => %s)
+              AND (t.batch_id IS NULL OR EXISTS (
+                  SELECT FROM settlement_batches b WHERE b.id = t.batch_id AND b.chain_id = %s AND b.contract = %s))
             ORDER BY t.seq LIMIT %s
             """,
-            (chain_time, margin_s, limit),
+            (chain_time, margin_s, account.chain_id, contract, limit),
         ).fetchall()
 
 
@@ -345,17 +352,34 @@ def overdue_unstored(conn: Connection, *, limit: int) -> list[UUID]:
     return [row[0] for row in rows]
 
 
-def overdue_stored(conn: Connection, *, final_time: datetime, limit: int) -> list[Overdue]:
-    """Trades that were signed for and that no block after `final_time`, the time of a final block, can pay any more."""
+def overdue_stored(
+    conn: Connection, account: Account, *, contract: str, final_time: datetime, limit: int
+) -> list[Overdue]:
+    """Trades that were signed for and that no block after `final_time`, the time of a final block, can pay any more.
+
+    Only of this contract: of what another one paid, it knows nothing.
+    """
     with conn.cursor(row_factory=class_row(Overdue)) as cursor:
         return cursor.execute(
             """
-            SELECT id, status, locked_at FROM transactions
-            WHERE status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL AND valid_until < %s
-            ORDER BY seq LIMIT %s
+            SELECT t.id, t.status, t.locked_at FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
+            WHERE t.status IN ('Locked', 'Submitted') AND t.valid_until < %s AND b.chain_id = %s AND b.contract = %s
+            ORDER BY t.seq LIMIT %s
             """,
-            (final_time, limit),
+            (final_time, account.chain_id, contract, limit),
         ).fetchall()
+
+
+def stored_elsewhere(conn: Connection, account: Account, *, contract: str) -> int:
+    """How many trades wait for the word of another contract, or of another chain."""
+    ((trades,),) = conn.execute(
+        """
+        SELECT count(*) FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
+        WHERE t.status IN ('Locked', 'Submitted') AND (b.chain_id <> %s OR b.contract <> %s)
+        """,
+        (account.chain_id, contract),
+    ).fetchall()
+    return int(trades)
 
 
 def payable_by_old_bytes(conn: Connection, trade: UUID, account: Account, *, final_nonce: int) -> bool:

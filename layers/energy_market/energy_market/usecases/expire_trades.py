@@ -27,14 +27,24 @@ def expire_unstored(database: Database) -> None:
 def expire_stored(database: Database, ledger: Ledger, view: View) -> None:
     """Fail trades that were signed for when the chain says so: a final block is past their time and they are unpaid.
 
-    Every later block is past it too, so no transaction can pay them any more, whatever is still about.
+    Every later block is past it too, so no transaction can pay them any more, whatever is still about. Trades that were
+    signed for a contract that is not in use any more wait until it is again: only that one can say what it paid.
     """
     if view.final is None:
         return
+    account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
     with database.transaction() as conn:
         overdue = settlement.overdue_stored(
-            conn, final_time=datetime.fromtimestamp(view.final.time_s, UTC), limit=MAX_TRADES
+            conn,
+            account,
+            contract=ledger.contract,
+            final_time=datetime.fromtimestamp(view.final.time_s, UTC),
+            limit=MAX_TRADES,
         )
+        elsewhere = settlement.stored_elsewhere(conn, account, contract=ledger.contract)
+    if elsewhere:
+        log("settlement.stored_elsewhere", level="error", trades=elsewhere)
+        metric("TradesStoredElsewhere", elsewhere)
     paid = ledger.paid([t.id for t in overdue], at=view.head)
     confirm_paid_elsewhere(database, ledger, view, {t.id: t.locked_at for t in overdue if t.id in paid})
     unpaid = [t for t in overdue if t.id not in paid]

@@ -94,6 +94,8 @@ def _settle_locked(database: Database, ledger: Ledger, view: View, rules: Settle
         room = rules.max_under_way - len(waiting)
         locked = settlement.settleable(
             conn,
+            account,
+            contract=ledger.contract,
             chain_time=datetime.fromtimestamp(view.head.time_s, UTC),
             margin_s=rules.margin_s,
             limit=max(0, room) * rules.max_batch,
