@@ -1,6 +1,5 @@
 """The loop's steps: the marks of a minute, and one tick at each."""
 
-import os
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import boto3
+import psycopg
 
 from energy_market import config
 from energy_market.database import Database
@@ -26,7 +26,7 @@ def _database() -> Database:
 
 @cache
 def _publish() -> Publish:
-    return publisher(boto3.client("iot-data", region_name=os.environ["AWS_REGION"]))
+    return publisher(boto3.client("iot-data"))
 
 
 def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[str]]:
@@ -46,7 +46,8 @@ def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[str]]:
 def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     """Match every zone's book once, then tell the devices; nothing at a mark that was missed.
 
-    Raises what the database raises: the loop's next step is the retry.
+    A zone whose tick fails holds up neither the others nor the commands. Raises its error when they are done: the
+    loop's next step is the retry.
     """
     if missed(datetime.fromisoformat(event["mark"]), now=datetime.now(UTC)):
         log("tick.missed", level="warning", mark=event["mark"])
@@ -57,23 +58,39 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     with database.transaction() as conn:
         names = zones.all_zones(conn)
     made = 0
+    failure: psycopg.Error | None = None
     for zone in names:
-        began = time.perf_counter()
-        done = run_tick(database, zone=zone, settings=settings)
-        duration_ms = round((time.perf_counter() - began) * 1000, 2)
-        made += len(done.trade_ids)
-        log(
-            "tick",
-            mark=event["mark"],
-            zone=zone,
-            ran=done.ran,
-            trades=len(done.trade_ids),
-            locks_expired=done.locks_expired,
-            orders_expired=done.orders_expired,
-            attempts=done.attempts,
-            duration_ms=duration_ms,
-        )
-        metric("TickDuration", duration_ms, "Milliseconds")
+        try:
+            made += _tick(database, zone, settings, mark=event["mark"])
+        except psycopg.Error as error:
+            log("tick.failed", level="error", mark=event["mark"], zone=zone, error=type(error).__name__)
+            failure = error
+    told = _tell_devices(database, settings)
+    if failure is not None:
+        raise failure
+    return {"trades": made, "commands": told}
+
+
+def _tick(database: Database, zone: str, settings: config.MarketSettings, *, mark: str) -> int:
+    began = time.perf_counter()
+    done = run_tick(database, zone=zone, settings=settings)
+    duration_ms = round((time.perf_counter() - began) * 1000, 2)
+    log(
+        "tick",
+        mark=mark,
+        zone=zone,
+        ran=done.ran,
+        trades=len(done.trade_ids),
+        locks_expired=done.locks_expired,
+        orders_expired=done.orders_expired,
+        attempts=done.attempts,
+        duration_ms=duration_ms,
+    )
+    metric("TickDuration", duration_ms, "Milliseconds")
+    return len(done.trade_ids)
+
+
+def _tell_devices(database: Database, settings: config.MarketSettings) -> int:
     published = publish_commands(database, _publish(), settings=settings)
     for command, error in published.failed:
         log(
@@ -87,4 +104,4 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     commands = published.locks + published.unlocks + published.transfers
     if commands:
         log("commands", locks=published.locks, unlocks=published.unlocks, transfers=published.transfers)
-    return {"trades": made, "commands": commands}
+    return commands

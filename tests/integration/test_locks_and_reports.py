@@ -9,6 +9,7 @@ import pytest
 
 from energy_market.devices import Dropped, payload
 from energy_market.postgres import trades
+from energy_market.usecases.record_lock_response import record_lock_response
 from tests.integration.market import Market
 
 
@@ -217,8 +218,9 @@ def test_a_forged_trade_of_a_known_order_is_dropped(market: Market) -> None:
 def test_a_payload_that_makes_no_sense_is_dropped(market: Market, said: bytes) -> None:
     home, buyer, _, _, _ = market.matched()
     before = market.trades(buyer)
-    with pytest.raises(Dropped):
-        market.report(f"energy/donor/{home.device}/lock/response", said)
+    answer = market.say(f"energy/donor/{home.device}/lock/response", said)
+    with market.database.transaction() as conn, pytest.raises(Dropped, match=r"invalid_payload|payload_too_large"):
+        record_lock_response(conn, answer, settlement_window_s=600)
     for topic in ("energy/donor/{}/status", "energy/transfer/{}/status"):
         with pytest.raises(Dropped):
             market.report(topic.format(home.device), said)

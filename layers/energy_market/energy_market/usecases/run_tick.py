@@ -14,6 +14,8 @@ from energy_market.postgres import devices, orders, trades, zones
 ATTEMPTS: Final = 5
 MAX_EXPIRED: Final = 5_000
 """At most so many locks, and so many orders, are closed by one tick; the next takes the rest."""
+MAX_TRADES: Final = 20_000
+"""At most so many trades are made by one tick: the first that the rule makes. The next tick makes the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +61,7 @@ def _match_once(conn: Connection, zone: str, settings: MarketSettings, attempt: 
     trade_ids: list[UUID] = []
     if asks and bids:
         free_wh = devices.free_wh(conn, [ask.device_id for ask in asks if ask.device_id is not None])
-        matches = match(asks, bids, free_wh)
+        matches = match(asks, bids, free_wh)[:MAX_TRADES]
         if matches:
             trade_ids = trades.insert_matches(conn, matches)
             if not trade_ids:
