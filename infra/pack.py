@@ -100,7 +100,8 @@ def install(requirements: Path, destination: Path) -> None:
 def installer(requirements: Path, destination: Path) -> list[str]:
     """Return the command that installs a lock file's wheels, exactly those and nothing else."""
     common = ["--require-hashes", "--no-deps", "--target", str(destination), "-r", str(requirements), "--quiet"]
-    uv = os.environ.get("UV") or shutil.which("uv")
+    own = PROJECT / ".local" / "bin" / "uv"  # the set-up's
+    uv = os.environ.get("UV") or (str(own) if own.exists() else shutil.which("uv"))
     if uv:
         command = [uv, "pip", "install", "--python", sys.executable, "--link-mode", "copy", *common]
         if platform() == "aws":
