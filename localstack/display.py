@@ -2,10 +2,12 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
 from figures import STAGES, Figures, Level, percentile
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -88,29 +90,33 @@ def line(moment: Moment) -> str:
 
 
 def picture(moment: Moment) -> Group:
-    """The whole screen."""
+    """The whole screen; a terminal of 80 columns and 24 lines holds it."""
     figures = moment.figures
     rest = "until Ctrl-C" if moment.duration_s is None else f"of {moment.duration_s:.0f} s"
+    command, _, address = moment.example.rpartition(" ")
+    # No frame around the head, and its long line broken as a shell wants it: its lines are there to be copied.
     head = Text.assemble(
         "\n",
-        ("A neighbourhood trades  ", "bold"),
-        f"{moment.phase}, {moment.elapsed_s:.0f} s {rest}; {moment.street_time} on the street\n",
+        (f"The street at {moment.street_time}  ", "bold"),
+        f"{moment.phase}, {moment.elapsed_s:.0f} s {rest}\n",
         (f"API   {moment.api_url}/api/v1\n", "cyan"),
-        (f"try   {moment.example}\n", "cyan"),
+        (f"try   {command} \\\n  {address}\n", "cyan"),
     )
     columns = Table.grid(padding=(0, 2), expand=True)
-    columns.add_column(ratio=1)
-    columns.add_column(ratio=1)
-    columns.add_row(_book(figures), Group(_trades(figures), _numbers(moment)))
-    # No frame around the head: its lines are there to be copied.
-    parts: list[Panel | Table | Text] = [head, columns]
+    columns.add_column(ratio=2)
+    columns.add_column(ratio=3)
+    columns.add_row(_book(figures), Group(_trades(figures), "", _numbers(moment)))
+    # Errors come first: what a small terminal has no room for is cut off below.
+    parts: list[Panel | Table | Text] = [head]
     if moment.recent_errors:
         parts.append(Panel("\n".join(moment.recent_errors[-SHOWN_ERRORS:]), title="errors", border_style="red"))
-    return Group(*parts)
+    return Group(*parts, columns)
 
 
 def _book(figures: Figures) -> Table:
-    table = Table(title=f"Book: {figures.open_orders} open orders", expand=True)
+    table = Table(
+        title=f"Book: {figures.open_orders} open orders", expand=True, box=SIMPLE_HEAD, padding=0, show_edge=False
+    )
     for name in ("side", "price", "kWh", "orders"):
         table.add_column(name, justify="left" if name == "side" else "right")
     for level in reversed(figures.asks):
@@ -127,7 +133,7 @@ def _level(level: Level) -> tuple[str, str, str, str]:
 
 
 def _trades(figures: Figures) -> Table:
-    table = Table(title="Trades by stage", expand=True)
+    table = Table(title="Trades by stage", expand=True, box=SIMPLE_HEAD, padding=0, show_edge=False)
     for stage in STAGES:
         table.add_column(stage, justify="right", style="red" if stage == "Failed" else None)
     table.add_row(*(str(figures.trades.get(stage, 0)) for stage in STAGES))
@@ -139,13 +145,15 @@ def _trades(figures: Figures) -> Table:
 def _numbers(moment: Moment) -> Table:
     figures = moment.figures
     last = "-" if figures.last_price_micro is None else f"{figures.last_price_micro / 1e6:.3f} tokens/kWh"
-    table = Table(show_header=False, expand=True)
-    table.add_row("energy settled", f"{figures.traded_wh / 1000:.3f} kWh, delivered {figures.delivered_wh / 1000:.3f}")
+    table = Table.grid(padding=(0, 2))
+    table.add_row("energy settled", f"{figures.traded_wh / 1000:.3f} kWh")
+    table.add_row("energy delivered", f"{figures.delivered_wh / 1000:.3f} kWh")
     table.add_row("tokens settled", f"{figures.settled_nano / 1e9:.6f}")
     table.add_row("last price", last)
-    table.add_row("match to confirmed", _ms(figures.settle_ms))
+    table.add_row("match to confirmed", _middle_and_worst(figures.settle_ms, unit="s"))
     table.add_row(
-        f"ticks: {len(moment.tick_ms)}", f"{_ms(moment.tick_ms[-TICKS_SHOWN:])}, {moment.ticks_missed} missed"
+        f"ticks: {len(moment.tick_ms)}, {moment.ticks_missed} missed",
+        _middle_and_worst(moment.tick_ms[-TICKS_SHOWN:], unit="ms"),
     )
     table.add_row("devices online", f"{figures.devices_online} of {figures.devices}")
     table.add_row("orders placed", str(figures.orders))
@@ -153,7 +161,10 @@ def _numbers(moment: Moment) -> Table:
     return table
 
 
-def _ms(values: object) -> str:
-    numbers = list(values) if isinstance(values, list | tuple) else []
-    middle, worst = percentile(numbers, 50), percentile(numbers, 99)
-    return "-" if middle is None else f"p50 {middle:.0f} ms, p99 {worst:.0f} ms"
+def _middle_and_worst(ms: Sequence[float], *, unit: str) -> str:
+    middle, worst = percentile(ms, 50), percentile(ms, 99)
+    if middle is None or worst is None:
+        return "-"
+    if unit == "s":
+        return f"p50 {middle / 1000:.1f} s, p99 {worst / 1000:.1f} s"
+    return f"p50 {middle:.0f} ms, p99 {worst:.0f} ms"

@@ -1,10 +1,11 @@
 """What `make run` reads, sums up and shows."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from display import Display, Moment, line, picture
-from figures import Figures, Level, percentile
+from figures import BOOK_ROWS, Figures, Level, percentile
 from rich.console import Console
 from run import DEFAULT_SPEED, RunError, Settings
 
@@ -83,6 +84,40 @@ def test_the_picture_shows_book_stages_amounts_ticks_errors_and_the_api() -> Non
     text = shown.get()
     for word in ("0.190", "0.170", "Submitted", "lock_rejected", "1.250 kWh", "0.25", "p50 3 ms", "home-01", "curl -s"):
         assert word in text, word
+
+
+def test_a_small_terminal_has_room_for_the_whole_picture() -> None:
+    base = "http://127.0.0.1:24732/_aws/execute-api/582cf00e/live"
+    sell, buy = Level(side="sell", price_micro=190_000, energy_wh=12_250, orders=11), MOMENT.figures.bids[0]
+    moment = replace(
+        MOMENT,
+        phase="settling what is under way",
+        elapsed_s=1337,
+        duration_s=None,
+        figures=replace(
+            MOMENT.figures, asks=[sell] * BOOK_ROWS, bids=[buy] * BOOK_ROWS, settle_ms=[10_102.2, 15_089.9]
+        ),
+        tick_ms=[113.0, 155.0] * 60,
+        ticks_missed=12,
+        api_url=base,
+        example=f"curl -sK .local/run/curl {base}/api/v1/market/book",
+        recent_errors=[],
+    )
+    console = Console(file=io.StringIO(), width=80, force_terminal=False)
+    with console.capture() as shown:
+        console.print(picture(moment))
+    text = shown.get()
+    assert text.count("\n") <= 24
+    # Headings whole, nothing wrapped, and the line to try as two that a shell takes for one.
+    for words in (
+        "Submitted",
+        "Confirmed",
+        "p50 10.1 s, p99 15.1 s",
+        "ticks: 120, 12 missed",
+        "p50 113 ms, p99 155 ms",
+    ):
+        assert words in text, words
+    assert f"curl -sK .local/run/curl \\\n  {base}/api/v1/market/book\n" in text
 
 
 def test_a_line_says_the_same_in_short() -> None:
