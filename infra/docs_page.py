@@ -1,6 +1,7 @@
 """The API's contract as a page for people: plain HTML, one file, nothing loaded from anywhere."""
 
 import json
+import re
 from html import escape
 from typing import Any
 
@@ -52,7 +53,7 @@ def _operation(
         rows = "".join(
             f"<tr><td><code>{escape(p['name'])}</code></td><td>{escape(p['in'])}</td>"
             f"<td>{'required' if p.get('required') else 'optional'}</td>"
-            f"<td>{escape(p.get('description', ''))}</td></tr>"
+            f"<td>{_text(p.get('description', ''))}</td></tr>"
             for p in parameters
         )
         parts.append(f"<h4>Parameters</h4><table>{rows}</table>")
@@ -61,7 +62,7 @@ def _operation(
     parts.append("<h4>Answers</h4>")
     for status, found in operation.get("responses", {}).items():
         answer = _resolved(contract, found)
-        parts.append(f"<p><code>{escape(str(status))}</code> {escape(answer.get('description', ''))}</p>")
+        parts.append(f"<p><code>{escape(str(status))}</code> {_text(answer.get('description', ''))}</p>")
         if str(status).startswith("2"):
             parts.append(_schema(contract, answer))
     key = ' <span class="key">needs an access token</span>' if needs_token else ""
@@ -100,4 +101,9 @@ def _resolved(contract: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 
 def _paragraphs(text: str) -> str:
-    return "".join(f"<p>{escape(part)}</p>" for part in text.strip().split("\n\n") if part)
+    return "".join(f"<p>{_text(part)}</p>" for part in text.strip().split("\n\n") if part)
+
+
+def _text(text: str) -> str:
+    """Render what the contract uses of Markdown within a line: `code` and **strong**."""
+    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", re.sub(r"`(.+?)`", r"<code>\1</code>", escape(text)))

@@ -1,6 +1,7 @@
 """The documents say what is true: files that they name exist, links lead somewhere, routes and codes are real."""
 
 import re
+import sys
 from pathlib import Path
 
 import yaml
@@ -57,3 +58,15 @@ def test_every_test_that_the_integrity_page_names_exists() -> None:
     named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "integrity.md").read_text())
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_apis_page_shows_no_markup() -> None:
+    sys.path.insert(0, str(ROOT / "infra"))
+    try:
+        from docs_page import page  # noqa: PLC0415 -- a script beside the contract, not a package
+    finally:
+        sys.path.pop(0)
+    shown = page(yaml.safe_load((ROOT / "infra" / "openapi.yaml").read_text()))
+    assert "**" not in shown
+    assert "`" not in shown
+    assert "<strong>Numbers.</strong>" in shown
