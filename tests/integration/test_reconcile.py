@@ -20,6 +20,7 @@ AMOUNT = TRADE_WH * PRICE_MICRO * 10**9
 class Settled:
     """A market in which one trade was matched, locked, paid and delivered."""
 
+    url: str  # of the database
     market: Market
     chain: Chain
     ledger: Ledger
@@ -38,7 +39,7 @@ class Settled:
             conn.execute(statement.encode(), values)
 
     def differences(self, *devices: DeviceRecord) -> list[str]:
-        with self.market.database.transaction() as conn:
+        with psycopg.connect(self.url, autocommit=True) as conn:
             return reconcile(conn, ledger=self.ledger, devices=devices or [self.device()], at_rest=True)
 
 
@@ -50,7 +51,7 @@ def contracts(anvil: str) -> Iterator[Chain]:
 
 
 @pytest.fixture
-def settled(market: Market, contracts: Chain, anvil: str) -> Iterator[Settled]:
+def settled(market: Market, contracts: Chain, anvil: str, database_url: str) -> Iterator[Settled]:
     chain = contracts
     chain.rpc.start_budget(30)
     before = chain.rpc.call("evm_snapshot")
@@ -63,14 +64,16 @@ def settled(market: Market, contracts: Chain, anvil: str) -> Iterator[Settled]:
     market.sql(
         """WITH batch AS (
                INSERT INTO settlement_batches (chain_id, contract, sender, nonce, status)
-               VALUES (31337, 'contract', 'sender', 0, 'Final') RETURNING id
+               VALUES (31337, %s, 'sender', 0, 'Final') RETURNING id
            )
            UPDATE transactions SET status = 'Confirmed', batch_id = batch.id, confirmed_at = now(),
                   blockchain_hash = %s, delivery = 'Delivered', delivered_wh = energy_wh
            FROM batch""",
+        chain.settlement.address,
         receipt["transactionHash"],
     )
     yield Settled(
+        url=database_url,
         market=market,
         chain=chain,
         ledger=Ledger(rpc_url=anvil, contract=chain.settlement.address, token=chain.token.address, token_decimals=18),
@@ -156,7 +159,8 @@ def test_a_confirmed_trade_that_was_never_paid_is_found(settled: Settled) -> Non
         token=other.token.address,
         token_decimals=18,
     )
-    with settled.market.database.transaction() as conn:
+    settled.spoil("UPDATE settlement_batches SET contract = %s", other.settlement.address)
+    with psycopg.connect(settled.url, autocommit=True) as conn:
         found = reconcile(conn, ledger=ledger, at_rest=True)
     other.rpc.close()
     assert found == [f"trade {settled.trade} is Confirmed, but the chain never paid it"]
@@ -211,11 +215,9 @@ def test_a_device_that_delivered_what_nobody_paid_is_found(settled: Settled) -> 
     assert line.endswith(f"delivered 250 Wh for trade {gift}, which is unknown")
 
 
-def test_while_it_runs_what_is_under_way_is_no_difference(market: Market) -> None:
+def test_while_it_runs_what_is_under_way_is_no_difference(market: Market, connection: psycopg.Connection) -> None:
     home, _, ask, _, matched = market.matched()
-    with market.database.transaction() as conn:
-        assert reconcile(conn) == []
+    assert reconcile(connection) == []
     market.answer(home.device, ask, "locked", trade=matched.id)
-    with market.database.transaction() as conn:
-        assert reconcile(conn) == []
-        assert reconcile(conn, at_rest=True) == [f"trade {matched.id} is still Locked"]
+    assert reconcile(connection) == []
+    assert reconcile(connection, at_rest=True) == [f"trade {matched.id} is still Locked"]

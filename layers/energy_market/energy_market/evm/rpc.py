@@ -24,6 +24,10 @@ class Unreachable(ChainError):
     """No usable answer came in time. Whether the node acted on the request is not known."""
 
 
+class AnswerTooLong(Unreachable):
+    """The node answered with more than we take, as it would again: less must be asked for."""
+
+
 class Refused(ChainError):
     """The node answered with an error."""
 
@@ -104,6 +108,8 @@ class Rpc:
         while True:
             try:
                 return self._request(calls)
+            except AnswerTooLong:
+                raise
             except Unreachable:
                 pause_s = backoff_s * self._chance()
                 if self.remaining_s() <= pause_s:
@@ -146,7 +152,7 @@ class Rpc:
             raise Unreachable(f"the node cannot be reached: {error or type(error).__name__}") from error
         if len(answer) > MAX_ANSWER_BYTES:
             self.close()
-            raise Unreachable("the node's answer is too long")
+            raise AnswerTooLong("the node's answer is too long")
         if response.status == TOO_MANY_REQUESTS or response.status >= SERVER_ERRORS:
             raise Unreachable(f"the node answered with HTTP status {response.status}")
         return answer

@@ -1,0 +1,247 @@
+"""The settlement contract as anybody can read it: every payment it made, and each account's escrow.
+
+Needs no key and none of the EVM libraries: events and answers are words of 32 bytes.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from energy_market.domain.wallets import keccak256, parse_address
+from energy_market.evm.rpc import AnswerTooLong, ChainError, Refused, Rpc, Unreachable
+
+BLOCKS_PER_QUERY: Final = 10_000
+"""Nodes bound what they answer to by blocks, by entries or by bytes; a query that is refused is halved."""
+WORD: Final = 64  # hexadecimal digits
+
+Moved = Mapping[str, int]
+
+
+class WrongContract(ChainError):
+    """The node is on another chain, or what is at the address is no settlement contract."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paid:
+    """A trade that the contract paid (its event `TradeSettled`). Amount in the token's smallest unit, energy in Wh."""
+
+    trade_id: UUID
+    buyer: str
+    seller: str
+    amount: int
+    energy_wh: int
+    transaction_hash: str
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holdings:
+    """What the contract holds of the token, what it says is escrow, and what it must be by the events."""
+
+    held: int
+    stated: int
+    by_events: int
+
+
+class Books:
+    """Reads the contract's events from the first to the newest, once, and keeps each account's balance by them.
+
+    A look at a chain that goes on: what was read belongs together if `stand` says so at the end.
+    """
+
+    def __init__(
+        self, rpc: Rpc, *, chain_id: int, contract: str, token: str, token_decimals: int, first_block: int = 0
+    ) -> None:
+        """Asks nothing yet. `first_block`: nothing happened before it."""
+        self._rpc = rpc
+        self.chain_id = chain_id
+        self.contract = parse_address(contract)
+        self.token_decimals = token_decimals
+        self._token = token
+        self._first_block = first_block
+        self._blocks_per_query = BLOCKS_PER_QUERY
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Forget what was read."""
+        self.block = self._first_block - 1  # the newest that was read
+        self._moved: dict[str, int] = defaultdict(int)
+        self._heads: dict[int, str] = {}
+
+    def remaining_s(self) -> float:
+        """What is left of the node's budget, in seconds."""
+        return self._rpc.remaining_s()
+
+    def check(self) -> None:
+        """Raise WrongContract if the node is on another chain or has no contract at the address."""
+        chain, code = self._all([("eth_chainId", []), ("eth_getCode", [self.contract, "latest"])])
+        if _number(chain) != self.chain_id:
+            raise WrongContract(f"the node is on chain {_number(chain)}, not on {self.chain_id}")
+        if code == "0x":
+            raise WrongContract(f"there is no settlement contract at {self.contract}")
+
+    def read_on(self) -> Iterator[list[Paid]]:
+        """The payments from where the last reading ended to the newest block, a page at a time, oldest first."""
+        head = self._rpc.call("eth_getBlockByNumber", "latest", False)  # noqa: FBT003 -- JSON
+        newest = _number(_field(head, "number"))
+        self._heads[newest] = str(_field(head, "hash"))
+        while self.block < newest:
+            until = min(newest, self.block + self._blocks_per_query)
+            try:
+                entries = self._entries(self.block + 1, until, [[*_TOPICS]])
+            except (Refused, AnswerTooLong):
+                if until == self.block + 1:
+                    raise
+                self._blocks_per_query = (until - self.block) // 2
+                continue
+            payments = [payment for entry in entries if (payment := self._take(entry)) is not None]
+            self.block = until
+            yield payments
+
+    def again(self, payments: Collection[Paid]) -> list[Paid]:
+        """What the chain now says of these trades in the blocks that these payments were in."""
+        by_block: dict[int, set[UUID]] = defaultdict(set)
+        for payment in payments:
+            by_block[payment.block_number].add(payment.trade_id)
+        return [
+            _paid(entry)
+            for block, ids in sorted(by_block.items())
+            for entry in self._entries(block, block, [_TRADE_SETTLED, ["0x" + _word(one.int) for one in sorted(ids)]])
+        ]
+
+    def settled(self, ids: Sequence[UUID]) -> set[UUID]:
+        """Those of the trades that the contract has paid by now."""
+        if not ids:
+            return set()
+        # areSettled(bytes32[]): where the list begins, its length, its words.
+        data = _ARE_SETTLED + _word(32) + _word(len(ids)) + "".join(_word(one.int) for one in ids)
+        words = _words(self._rpc.call("eth_call", {"to": self.contract, "data": data}, "latest"))[2:]
+        if len(words) != len(ids):
+            raise WrongContract(f"there is no settlement contract at {self.contract}")
+        return {one for one, paid in zip(ids, words, strict=True) if paid}
+
+    @property
+    def accounts(self) -> list[str]:
+        """Whoever's escrow ever changed."""
+        return sorted(self._moved)
+
+    def escrow_by_events(self, account: str) -> int:
+        """What an account deposited and received less what it withdrew and paid, up to `block`."""
+        return self._moved[account]
+
+    def escrow(self, accounts: Sequence[str]) -> dict[str, int]:
+        """What the contract says each account has at `block`: to be asked soon, for nodes forget old states."""
+        answers = self._all([self._view(self.contract, _ESCROW + _word(int(account, 16))) for account in accounts])
+        return {account: _number(answer) for account, answer in zip(accounts, answers, strict=True)}
+
+    def holdings(self) -> Holdings:
+        """The sums at `block`."""
+        held, stated = self._all(
+            [
+                self._view(self._token, _BALANCE_OF + _word(int(self.contract, 16))),
+                self._view(self.contract, _TOTAL_ESCROW),
+            ]
+        )
+        return Holdings(held=_number(held), stated=_number(stated), by_events=sum(self._moved.values()))
+
+    def stand(self) -> bool:
+        """Whether no reorganisation has touched what was read: a block's hash holds those of all before it."""
+        blocks = self._all([("eth_getBlockByNumber", [hex(number), False]) for number in self._heads])
+        return all(
+            block is not None and _field(block, "hash") == known
+            for block, known in zip(blocks, self._heads.values(), strict=True)
+        )
+
+    def _entries(self, oldest: int, newest: int, topics: list[object]) -> list[Mapping[str, Any]]:
+        asked = {"address": self.contract, "fromBlock": hex(oldest), "toBlock": hex(newest), "topics": topics}
+        entries = self._rpc.call("eth_getLogs", asked)
+        if not isinstance(entries, list):
+            raise Unreachable("the node's answer is no list of events")
+        return entries
+
+    def _take(self, entry: Mapping[str, Any]) -> Paid | None:
+        topic = _field(entry, "topics")[0]
+        if topic == _TRADE_SETTLED:
+            paid = _paid(entry)
+            self._moved[paid.buyer] -= paid.amount
+            self._moved[paid.seller] += paid.amount
+            return paid
+        try:
+            account, (amount,) = _address(entry["topics"][1]), _words(entry["data"])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise Unreachable("the node's event is not one") from error
+        self._moved[account] += amount if topic == _DEPOSITED else -amount
+        return None
+
+    def _view(self, contract: str, data: str) -> tuple[str, list[object]]:
+        return "eth_call", [{"to": contract, "data": data}, hex(self.block)]
+
+    def _all(self, calls: Sequence[tuple[str, list[object]]]) -> list[Any]:
+        answers = self._rpc.call_many(calls)
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise answer
+        return answers
+
+
+def _hash(signature: str) -> str:
+    return "0x" + keccak256(signature.encode()).hex()
+
+
+_TRADE_SETTLED: Final = _hash("TradeSettled(bytes32,address,address,uint256,uint256)")
+_DEPOSITED: Final = _hash("Deposited(address,uint256)")
+_WITHDRAWN: Final = _hash("Withdrawn(address,uint256)")
+_TOPICS: Final = (_TRADE_SETTLED, _DEPOSITED, _WITHDRAWN)
+_ARE_SETTLED: Final = _hash("areSettled(bytes32[])")[:10]
+_ESCROW: Final = _hash("escrow(address)")[:10]
+_TOTAL_ESCROW: Final = _hash("totalEscrow()")[:10]
+_BALANCE_OF: Final = _hash("balanceOf(address)")[:10]
+
+
+def _paid(entry: Mapping[str, Any]) -> Paid:
+    try:
+        _, trade, buyer, seller = entry["topics"]
+        amount, energy_wh = _words(entry["data"])
+        return Paid(
+            trade_id=UUID(int=int(trade, 16)),
+            buyer=_address(buyer),
+            seller=_address(seller),
+            amount=amount,
+            energy_wh=energy_wh,
+            transaction_hash=entry["transactionHash"],
+            block_number=int(entry["blockNumber"], 16),
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise Unreachable("the node's event is not one") from error
+
+
+def _words(answer: object) -> list[int]:
+    digits = str(answer).removeprefix("0x")
+    try:
+        return [int(digits[start : start + WORD], 16) for start in range(0, len(digits), WORD)]
+    except ValueError as error:
+        raise Unreachable("the node's answer is no number") from error
+
+
+def _word(number: int) -> str:
+    return f"{number:0{WORD}x}"
+
+
+def _address(topic: str) -> str:
+    return parse_address("0x" + topic[-40:])
+
+
+def _field(answer: Any, name: str) -> Any:  # noqa: ANN401 -- JSON
+    try:
+        return answer[name]
+    except (KeyError, TypeError, IndexError) as error:
+        raise Unreachable(f"the node's answer has no {name}") from error
+
+
+def _number(answer: Any) -> int:  # noqa: ANN401 -- JSON
+    try:
+        return int(answer, 16)
+    except (TypeError, ValueError) as error:
+        raise Unreachable("the node's answer is no number") from error

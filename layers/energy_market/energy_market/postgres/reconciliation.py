@@ -1,0 +1,164 @@
+"""What must hold within the database, each as a query of what violates it; and its side of a comparison with the chain.
+
+No order is filled beyond its size; every trade lies within both limits; no trade goes on without a lock that its
+device confirmed in time; a failed trade leaves no energy reserved, and its bid is back in the book with its old place;
+whatever is under way has a deadline ahead of it; the events say where the rows stand.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, LiteralString
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import class_row
+
+from energy_market.domain.reconciliation import MAX_LINES, Differences
+from energy_market.domain.trades import TradeStatus
+
+# Each query lists violations, one sentence a row. %(at_rest)s: nothing may be under way any more.
+CHECKS: Final[tuple[LiteralString, ...]] = (
+    # Orders: never beyond their size, and the book is what the trades leave of them.
+    """SELECT format('order %%s is filled beyond its size: %%s Wh of %%s Wh', id, filled_wh + pending_wh, energy_wh)
+       FROM order_states WHERE remaining_wh < 0""",
+    """SELECT format('order %%s has %%s Wh open, but %%s in the book', s.id, s.remaining_wh,
+                     coalesce(b.remaining_wh || ' Wh', 'is not'))
+       FROM order_states s LEFT JOIN open_orders b ON b.order_id = s.id
+       WHERE s.closed IS NULL AND s.remaining_wh > 0 AND b.remaining_wh IS DISTINCT FROM s.remaining_wh""",
+    """SELECT format('order %%s is in the book, but it is %%s', s.id, s.status)
+       FROM open_orders b JOIN order_states s ON s.id = b.order_id WHERE s.closed IS NOT NULL OR s.remaining_wh <= 0""",
+    """SELECT format('order %%s stands in the book with other terms than it was placed with', o.id)
+       FROM open_orders b JOIN energy_orders o ON o.id = b.order_id
+       WHERE (b.arrival, b.price_micro, b.type, b.user_id, b.zone, b.all_or_none)
+             <> (o.arrival, o.price_micro, o.type, o.user_id, o.zone, o.all_or_none)
+          OR b.device_id IS DISTINCT FROM o.device_id""",
+    """SELECT format('order %%s is all or none, but it was split', o.id)
+       FROM energy_orders o
+       JOIN transactions t ON o.id IN (t.sell_order_id, t.buy_order_id) AND t.status <> 'Failed'
+       WHERE o.all_or_none GROUP BY o.id, o.energy_wh HAVING count(*) > 1 OR min(t.energy_wh) <> o.energy_wh""",
+    # Trades: within both limits, between the right parties.
+    """SELECT format('trade %%s at %%s micro-tokens lies outside its limits: ask %%s, bid %%s',
+                     t.id, t.price_micro, s.price_micro, b.price_micro)
+       FROM transactions t JOIN energy_orders s ON s.id = t.sell_order_id JOIN energy_orders b ON b.id = t.buy_order_id
+       WHERE t.price_micro < s.price_micro OR t.price_micro > b.price_micro""",
+    """SELECT format('trade %%s is not between the owners of its orders', t.id)
+       FROM transactions t JOIN energy_orders s ON s.id = t.sell_order_id JOIN energy_orders b ON b.id = t.buy_order_id
+       WHERE s.type <> 'sell' OR b.type <> 'buy' OR t.donor_id <> s.user_id OR t.recipient_id <> b.user_id
+          OR t.device_id IS DISTINCT FROM s.device_id OR t.donor_id = t.recipient_id""",
+    # Locks: in time, or not at all.
+    """SELECT format('trade %%s is %%s without a lock that its device confirmed in time', id, status)
+       FROM transactions WHERE status IN ('Locked', 'Submitted', 'Confirmed')
+        AND (locked_at IS NULL OR expires_at IS NULL OR locked_at >= expires_at)""",
+    # Deadlines: what is under way has one ahead of it (a minute is granted to whoever acts on it).
+    """SELECT format('trade %%s is %%s with no deadline ahead', id, status)
+       FROM transactions
+       WHERE (status = 'Pending'
+              AND coalesce(expires_at, "timestamp" + interval '1 minute') < now() - interval '1 minute')
+          OR (status = 'Locked' AND valid_until < now() - interval '1 minute')""",
+    """SELECT format('trade %%s is Submitted in a batch that is %%s', t.id, coalesce(b.status, 'unknown'))
+       FROM transactions t LEFT JOIN settlement_batches b ON b.id = t.batch_id
+       WHERE t.status = 'Submitted' AND coalesce(b.status, '') NOT IN ('Stored', 'Mined')""",
+    """SELECT format('trade %%s is still %%s', id, status) FROM transactions
+       WHERE %(at_rest)s AND status IN ('Pending', 'Locked', 'Submitted')""",
+    """SELECT format('trade %%s is confirmed, but its delivery is %%s (%%s of %%s Wh)',
+                     id, coalesce(delivery, 'not ordered'), delivered_wh, energy_wh)
+       FROM transactions WHERE status = 'Confirmed' AND (delivery IS NULL OR %(at_rest)s)
+        AND (delivery IS DISTINCT FROM 'Delivered' OR delivered_wh <> energy_wh)""",
+    """SELECT format('trade %%s has failed, but its device was not told to release it', id)
+       FROM transactions WHERE %(at_rest)s AND unlock = 'Owed'""",
+    # The devices' own words, as far as they reached the database.
+    """SELECT format('device %%s still reports a lock of trade %%s, which is %%s', d.id, l.id,
+                     coalesce(CASE WHEN t.delivery = 'Delivered' THEN 'delivered' ELSE t.status END, 'unknown'))
+       FROM iot_devices d CROSS JOIN LATERAL unnest(d.reported_locks) l(id) LEFT JOIN transactions t ON t.id = l.id
+       WHERE %(at_rest)s
+         AND (t.id IS NULL OR t.device_id <> d.id OR t.status = 'Failed' OR t.delivery = 'Delivered')""",
+    # The record of transitions ends where the rows stand.
+    """SELECT format('trade %%s is %%s, but its last event says %%s', t.id, t.status, coalesce(e.to_status, 'nothing'))
+       FROM transactions t
+       LEFT JOIN LATERAL (SELECT to_status FROM events WHERE entity_id = t.id ORDER BY id DESC LIMIT 1) e ON true
+       WHERE e.to_status IS DISTINCT FROM t.status""",
+    """SELECT format('order %%s is %%s, but its last event says %%s', s.id, s.status, coalesce(e.to_status, 'nothing'))
+       FROM order_states s
+       LEFT JOIN LATERAL (SELECT to_status FROM events WHERE entity_id = s.id ORDER BY id DESC LIMIT 1) e ON true
+       WHERE e.to_status IS DISTINCT FROM s.status""",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BookedTrade:
+    """A trade as the chain should have paid it. Amount in nano-tokens, energy in Wh."""
+
+    id: UUID
+    status: TradeStatus
+    was_signed: bool  # bytes exist, or existed, that could pay it
+    buyer: str
+    seller: str
+    amount_nano: int
+    energy_wh: int
+    blockchain_hash: str | None
+
+
+def hold_still(conn: Connection, *, timeout_s: float) -> None:
+    """Make the transaction that has just begun a look at one moment, which writes nothing.
+
+    `timeout_s` bounds each of its statements. Raises psycopg.errors.ActiveSqlTransaction if it has begun before.
+    """
+    conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+    conn.execute("SELECT set_config('statement_timeout', %s, true)", (f"{max(1, round(timeout_s * 1000))}ms",))
+
+
+def database_differences(conn: Connection, *, at_rest: bool, limit: int = MAX_LINES) -> Differences:
+    """Where the database contradicts itself. `at_rest`: what is still under way is a difference too."""
+    found = Differences(limit=limit)
+    for check in CHECKS:
+        rows = conn.execute(
+            f"SELECT line, count(*) OVER () FROM ({check}) violations (line) LIMIT %(limit)s",
+            {"at_rest": at_rest, "limit": limit},
+        ).fetchall()
+        for line, _ in rows[:-1]:
+            found.add(line)
+        if rows:
+            line, count = rows[-1]
+            found.add(line, times=count - len(rows) + 1)
+    return found
+
+
+def booked_trades(conn: Connection, ids: Collection[UUID]) -> dict[UUID, BookedTrade]:
+    """Those of these trades that there are."""
+    with conn.cursor(row_factory=class_row(BookedTrade)) as cursor:
+        rows = cursor.execute(
+            """
+            SELECT t.id, t.status, t.batch_id IS NOT NULL AS was_signed, recipient.wallet_address AS buyer,
+                   donor.wallet_address AS seller, t.amount_nano, t.energy_wh, t.blockchain_hash
+            FROM transactions t JOIN users donor ON donor.id = t.donor_id
+            JOIN users recipient ON recipient.id = t.recipient_id
+            WHERE t.id = ANY (%s)
+            """,
+            (list(ids),),
+        ).fetchall()
+    return {row.id: row for row in rows}
+
+
+def confirmed_trades(
+    conn: Connection, *, chain_id: int, contract: str, after_seq: int, limit: int
+) -> list[tuple[int, UUID]]:
+    """(seq, id) of trades that count as paid by this contract, in order of `seq`."""
+    return conn.execute(
+        """
+        SELECT t.seq, t.id FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
+        WHERE t.status = 'Confirmed' AND b.chain_id = %s AND b.contract = %s AND t.seq > %s ORDER BY t.seq LIMIT %s
+        """,
+        (chain_id, contract, after_seq, limit),
+    ).fetchall()
+
+
+def confirmed_elsewhere(conn: Connection, *, chain_id: int, contract: str) -> int:
+    """How many trades count as paid by another contract, or on another chain."""
+    ((trades,),) = conn.execute(
+        """
+        SELECT count(*) FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
+        WHERE t.status = 'Confirmed' AND (b.chain_id <> %s OR b.contract <> %s)
+        """,
+        (chain_id, contract),
+    ).fetchall()
+    return int(trades)

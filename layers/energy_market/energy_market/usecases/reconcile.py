@@ -1,0 +1,212 @@
+"""Do database and chain tell the same story? Looks at a market that goes on, without writing anything.
+
+What must hold of the database alone is a list of queries (`postgres.reconciliation`). Between the two, whatever
+crashed, came twice or came late: a confirmed trade was paid exactly once, to and from the right accounts, any other
+never; each account's escrow is what it deposited and received less what it withdrew and paid, and the contract's
+tokens are the sum of all escrow.
+
+The two cannot be looked at in the same moment, so the order of looking decides what counts. What the chain has paid
+was stored before: the database is asked after the chain, and must know it. What the database calls confirmed was paid
+before: the chain is asked after the database, and must know that. What still looks wrong is looked at once more.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+from uuid import UUID
+
+from psycopg import Connection
+
+from energy_market.domain.reconciliation import Differences
+from energy_market.evm.books import Books, Paid
+from energy_market.evm.rpc import Unreachable
+from energy_market.postgres import reconciliation
+from energy_market.postgres.reconciliation import BookedTrade
+
+ATTEMPTS: Final = 3
+TRADES_AT_ONCE: Final = 500
+ACCOUNTS_AT_ONCE: Final = 500
+MAX_SUSPECTS: Final = 1_000
+"""So many trades are looked at a second time; of more than that, something is wrong beyond doubt."""
+NANO_DECIMALS: Final = 9
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, kw_only=True)
+class Reconciled:
+    """What was found, and in how much."""
+
+    differences: Differences = field(default_factory=Differences)
+    block: int = -1  # the newest that was compared
+    payments: int = 0
+    accounts: int = 0
+    paid_elsewhere: int = 0  # confirmed trades of another contract, which was not asked
+
+
+@dataclass(slots=True, kw_only=True)
+class _Suspects:
+    """Trades that looked wrong once: their payments; none of one that seems not to be paid."""
+
+    payments: dict[UUID, list[Paid]] = field(default_factory=dict)
+    unpaid: set[UUID] = field(default_factory=set)
+    beyond: int = 0
+
+    def add(self, trade: UUID, payments: Collection[Paid] = ()) -> None:
+        if len(self.payments) + len(self.unpaid) >= MAX_SUSPECTS:
+            self.beyond += 1
+        elif payments:
+            self.payments.setdefault(trade, []).extend(payments)
+        else:
+            self.unpaid.add(trade)
+
+
+def reconcile(
+    conn: Connection,
+    *,
+    books: Books | None,
+    at_rest: bool = False,
+    recheck_s: float = 0.0,
+    timeout_s: float = 60.0,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Reconciled:
+    """Compare all there is. Without books the chain is left out.
+
+    `conn` must not be in a transaction. `at_rest` says that nothing is under way any more: then what has not ended is a
+    difference too. `recheck_s` is waited before the second look, `timeout_s` bounds each query. Raises psycopg's errors
+    and `evm.rpc.ChainError` when one of the two cannot be asked.
+    """
+    done = Reconciled()
+    with conn.transaction():
+        reconciliation.hold_still(conn, timeout_s=timeout_s)
+        done.differences = reconciliation.database_differences(conn, at_rest=at_rest)
+    if books is None:
+        return done
+    books.check()
+    for _ in range(ATTEMPTS):
+        books.start_again()
+        suspects, done.payments = _suspects(conn, books, at_rest=at_rest, timeout_s=timeout_s)
+        escrow = _escrow_differences(books)
+        if books.stand():
+            break
+    else:
+        raise Unreachable(f"blocks were reorganised during each of {ATTEMPTS} readings")
+    done.block, done.accounts = books.block, len(books.accounts)
+    done.differences.extend(escrow)
+    if suspects.payments or suspects.unpaid:
+        sleep(recheck_s)
+        done.differences.extend(_second_look(conn, books, suspects, at_rest=at_rest, timeout_s=timeout_s))
+    if suspects.beyond:
+        done.differences.add(f"{suspects.beyond} more trades differ", times=suspects.beyond)
+    with conn.transaction():
+        reconciliation.hold_still(conn, timeout_s=timeout_s)
+        done.paid_elsewhere = reconciliation.confirmed_elsewhere(conn, chain_id=books.chain_id, contract=books.contract)
+    return done
+
+
+def _suspects(conn: Connection, books: Books, *, at_rest: bool, timeout_s: float) -> tuple[_Suspects, int]:
+    """The trades that look wrong, and how many payments there are."""
+    suspects = _Suspects()
+    count = 0
+    for page in books.read_on():
+        count += len(page)
+        times = Counter(payment.trade_id for payment in page)
+        for payments in _slices(page, TRADES_AT_ONCE):
+            trades = _booked(conn, [p.trade_id for p in payments], timeout_s=timeout_s)
+            for payment in payments:
+                trade = trades.get(payment.trade_id)
+                if times[payment.trade_id] > 1 or _wrong(payment, trade, books, at_rest=at_rest):
+                    suspects.add(payment.trade_id, [payment])
+    for ids in _confirmed(conn, books, timeout_s=timeout_s):
+        for trade_id in set(ids) - books.settled(ids):
+            suspects.add(trade_id)
+    return suspects, count
+
+
+def _second_look(
+    conn: Connection, books: Books, suspects: _Suspects, *, at_rest: bool, timeout_s: float
+) -> Iterator[str]:
+    """What is still wrong with them: a sweep may have been at work, or a block have given way to another."""
+    payments = books.again([payment for known in suspects.payments.values() for payment in known])
+    trades = _booked(conn, [*suspects.payments, *suspects.unpaid], timeout_s=timeout_s)
+    times = Counter(payment.trade_id for payment in payments)
+    for trade_id, number in times.items():
+        if number > 1:
+            yield f"trade {trade_id} was paid {number} times"
+    for payment in payments:
+        yield from _wrong(payment, trades.get(payment.trade_id), books, at_rest=at_rest)
+    for ids in _slices(sorted(suspects.unpaid), TRADES_AT_ONCE):
+        for trade_id in sorted(set(ids) - books.settled(ids)):
+            if trade_id in trades and trades[trade_id].status == "Confirmed":
+                yield f"trade {trade_id} is Confirmed, but the chain never paid it"
+
+
+def _wrong(paid: Paid, trade: BookedTrade | None, books: Books, *, at_rest: bool) -> list[str]:
+    """What is wrong with a payment."""
+    if trade is None:
+        return [f"the chain paid a trade {paid.trade_id} that nobody knows"]
+    found = []
+    # Bytes that were signed may pay at any time; the next sweeps learn of it.
+    is_expected = trade.status == "Submitted" or (trade.status == "Locked" and trade.was_signed)
+    if trade.status != "Confirmed" and (at_rest or not is_expected):
+        found.append(f"trade {trade.id} was paid, but it is {trade.status}")
+    unit = 10 ** (books.token_decimals - NANO_DECIMALS)
+    stored = (trade.buyer, trade.seller, trade.amount_nano * unit, trade.energy_wh)
+    on_chain = (paid.buyer, paid.seller, paid.amount, paid.energy_wh)
+    if stored != on_chain:
+        found.append(f"trade {trade.id} was paid as {on_chain}, but it is {stored}")
+    if trade.status == "Confirmed" and trade.blockchain_hash != paid.transaction_hash:
+        found.append(f"trade {trade.id} names {trade.blockchain_hash}, but was paid in {paid.transaction_hash}")
+    return found
+
+
+def _escrow_differences(books: Books) -> list[str]:
+    """Where escrow is not what the events make it.
+
+    Asked in portions, each at the then newest block: a node may not know the state of one that is minutes old.
+    """
+    found = []
+    for accounts in _slices(books.accounts, ACCOUNTS_AT_ONCE):
+        for _ in books.read_on():
+            pass  # what is paid now, the next comparison looks at
+        for account, escrow in books.escrow(accounts).items():
+            by_events = books.escrow_by_events(account)
+            if escrow != by_events:
+                found.append(f"account {account} has {escrow} in escrow, but by the events it should be {by_events}")
+    for _ in books.read_on():
+        pass
+    sums = books.holdings()
+    if not sums.held == sums.stated == sums.by_events:
+        found.append(
+            f"the contract holds {sums.held} tokens' units and states {sums.stated} as escrow,"
+            f" but the accounts have {sums.by_events}"
+        )
+    return found
+
+
+def _confirmed(conn: Connection, books: Books, *, timeout_s: float) -> Iterator[list[UUID]]:
+    """The trades that count as paid by the contract, a page at a time."""
+    after_seq = 0
+    while True:
+        with conn.transaction():
+            reconciliation.hold_still(conn, timeout_s=timeout_s)
+            rows = reconciliation.confirmed_trades(
+                conn, chain_id=books.chain_id, contract=books.contract, after_seq=after_seq, limit=TRADES_AT_ONCE
+            )
+        if not rows:
+            return
+        yield [trade_id for _, trade_id in rows]
+        after_seq = rows[-1][0]
+
+
+def _booked(conn: Connection, ids: Collection[UUID], *, timeout_s: float) -> dict[UUID, BookedTrade]:
+    with conn.transaction():
+        reconciliation.hold_still(conn, timeout_s=timeout_s)
+        return reconciliation.booked_trades(conn, ids)
+
+
+def _slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
