@@ -86,7 +86,7 @@ class Books:
         """The payments from where the last reading ended to the newest block, a page at a time, oldest first."""
         head = self._rpc.call("eth_getBlockByNumber", "latest", False)  # noqa: FBT003 -- JSON
         newest = _number(_field(head, "number"))
-        self._heads[newest] = str(_field(head, "hash"))
+        self._heads.setdefault(newest, str(_field(head, "hash")))
         while self.block < newest:
             until = min(newest, self.block + self._blocks_per_query)
             try:
