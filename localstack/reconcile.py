@@ -19,7 +19,7 @@ from energy_market.evm.books import Books
 from energy_market.evm.rpc import ChainError, Rpc
 from energy_market.usecases import reconcile as usecase
 
-CHAIN_BUDGET_S: Final = 300.0
+BUDGET_S: Final = 300.0
 CHAIN_TIMEOUT_S: Final = 20.0  # for one answer
 RECHECK_S: Final = 15.0  # a tick and a sweep
 TOKEN_DECIMALS: Final = 18  # of the local stack's test token
@@ -58,10 +58,12 @@ def reconcile(
     `at_rest` says that nothing is under way any more: then what has not ended is a difference too. What looks wrong on
     the chain is looked at again after `recheck_s`. Raises ChainError if the node cannot be asked.
     """
-    rpc = None if ledger is None else Rpc(ledger.rpc_url, timeout_s=CHAIN_TIMEOUT_S, budget_s=CHAIN_BUDGET_S)
+    rpc = None if ledger is None else Rpc(ledger.rpc_url, timeout_s=CHAIN_TIMEOUT_S, budget_s=BUDGET_S)
     try:
         books = None if ledger is None or rpc is None else _books(rpc, ledger)
-        found = usecase.reconcile(conn, books=books, at_rest=at_rest, recheck_s=recheck_s).differences
+        found = usecase.reconcile(
+            conn, books=books, at_rest=at_rest, budget_s=BUDGET_S, recheck_s=recheck_s
+        ).differences
     finally:
         if rpc is not None:
             rpc.close()

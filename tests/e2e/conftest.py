@@ -118,9 +118,18 @@ class Neighbourhood:
             found = reconcile(conn, ledger=ledger, at_rest=True)
         return found + [f"device {one.device_id} holds {agent.locks}" for one, agent in self.agents if agent.locks]
 
-    def logged(self, function: str, event: str) -> set[str]:
-        """The reasons that a function has logged with an event."""
-        return {line["reason"] for line in self._log_lines(function) if line.get("event") == event}
+    def reconciled_by_night(self) -> int:
+        """How many differences the nightly function finds, called as its schedule calls it."""
+        client = boto3.client("lambda", endpoint_url=self.market.stack.aws.endpoint_url)
+        answer = client.invoke(FunctionName=f"{STACK}-reconcile", Payload=b"{}")
+        said = json.loads(answer["Payload"].read())
+        client.close()
+        assert not answer.get("FunctionError"), said
+        return int(said["differences"])
+
+    def logged(self, function: str, event: str, *, what: str = "reason") -> set[str]:
+        """The reasons, or another field, that a function has logged with an event."""
+        return {line[what] for line in self._log_lines(function) if line.get("event") == event}
 
     def marks(self) -> list[datetime]:
         """The loop's marks at which something was matched or looked for, in order."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from awscrt.exceptions import AwsCrtError
 from client import ApiError
@@ -189,6 +190,24 @@ def _ask(neighbourhood: Neighbourhood, method: str, path: str, **headers: str) -
     body = answer.read()
     connection.close()
     return answer.status, dict(answer.headers), body
+
+
+def test_the_nightly_comparison_runs_as_deployed_and_finds_what_differs(neighbourhood: Neighbourhood) -> None:
+    wait_until(lambda: neighbourhood.reconciled_by_night() == 0)
+    with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
+        planted = conn.execute(
+            """INSERT INTO energy_orders (user_id, zone, type, energy_wh, price_micro, all_or_none)
+            SELECT id, zone, 'buy', 1, 1, true FROM users LIMIT 1 RETURNING id"""
+        ).fetchone()  # open, and not in the book
+        assert planted is not None
+        assert neighbourhood.reconciled_by_night() == 1
+        conn.execute("SET session_replication_role = replica")
+        conn.execute("DELETE FROM energy_orders WHERE id = %s", planted)
+        conn.execute("DELETE FROM events WHERE entity_id = %s", planted)
+    assert neighbourhood.logged("reconcile", "reconciliation.difference", what="difference") == {
+        f"order {planted[0]} has 1 Wh open, but is not in the book"
+    }
+    assert neighbourhood.reconciled_by_night() == 0
 
 
 def test_the_contract_is_served_and_readable(neighbourhood: Neighbourhood) -> None:

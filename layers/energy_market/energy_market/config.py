@@ -106,6 +106,11 @@ def chain_settings() -> ChainSettings:
     )
 
 
+def settlement_block() -> int:
+    """The block in which the settlement contract was deployed, or one before it."""
+    return _number("SETTLEMENT_BLOCK")
+
+
 def settlement_settings() -> SettlementSettings:
     """Settings of the operator."""
     return SettlementSettings(operator_private_key=_text("OPERATOR_PRIVATE_KEY"), max_batch=_number("MAX_BATCH"))

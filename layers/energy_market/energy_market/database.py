@@ -8,6 +8,7 @@ from psycopg import Connection
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 20_000
+_READ_ONLY_SESSION = b"SET default_transaction_read_only = on; SET timezone = 'UTC'"
 _SESSION = f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET timezone = 'UTC'".encode()
 
 
@@ -66,3 +67,14 @@ class Database:
         self._connection = connection
         stack.enter_context(connection.transaction())
         return connection
+
+
+@contextmanager
+def read_only(url: str) -> Iterator[Connection]:
+    """A connection for this block, whose transactions write nothing, in autocommit mode. How long they take is theirs.
+
+    Raises `psycopg.OperationalError` when the database cannot be reached.
+    """
+    with psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+        connection.execute(_READ_ONLY_SESSION)
+        yield connection

@@ -10,7 +10,7 @@ import pytest
 from energy_market.evm.books import BLOCKS_PER_QUERY, Books, Paid, WrongContract
 from energy_market.evm.rpc import Refused, Rpc, Unreachable
 from energy_market.postgres import reconciliation
-from energy_market.usecases.reconcile import Reconciled, reconcile
+from energy_market.usecases.reconcile import OutOfTime, Reconciled, reconcile
 from tests.chain import trade
 from tests.integration.settlement.world import CHAIN_ID, World
 
@@ -247,7 +247,8 @@ def test_of_very_many_differences_the_first_are_listed_and_all_counted(world: Wo
 
 def test_a_look_writes_nothing_and_sees_one_moment(world: World, conn: psycopg.Connection) -> None:
     with conn.transaction():
-        reconciliation.hold_still(conn, timeout_s=2.5)
+        reconciliation.hold_still(conn)
+        reconciliation.allow(conn, 2.5)
         before = conn.execute("SELECT count(*) FROM users").fetchone()
         world.market.user()
         assert conn.execute("SELECT count(*) FROM users").fetchone() == before
@@ -255,3 +256,18 @@ def test_a_look_writes_nothing_and_sees_one_moment(world: World, conn: psycopg.C
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), conn.transaction():
             conn.execute("DELETE FROM users WHERE id = %s", (UUID(int=0),))
     assert conn.execute("SHOW statement_timeout").fetchone() == ("0",)
+
+
+def test_a_comparison_that_takes_too_long_is_given_up(world: World, conn: psycopg.Connection) -> None:
+    world.lock()
+    times = iter([0.0, *[1.0] * 10, *[30.0] * 1000])
+    with pytest.raises(OutOfTime, match="not compared in 20 s"):
+        reconcile(conn, books=books_of(world), budget_s=20.0, monotonic=lambda: next(times))
+
+
+def test_a_query_that_takes_too_long_is_cancelled(
+    world: World, conn: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconciliation, "CHECKS", ("SELECT pg_sleep(60)::text",))
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        reconcile(conn, books=books_of(world), budget_s=0.2)

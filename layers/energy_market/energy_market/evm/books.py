@@ -70,9 +70,9 @@ class Books:
         self._moved: dict[str, int] = defaultdict(int)
         self._heads: dict[int, str] = {}
 
-    def remaining_s(self) -> float:
-        """What is left of the node's budget, in seconds."""
-        return self._rpc.remaining_s()
+    def start_budget(self, budget_s: float) -> None:
+        """From now on, all questions together may take this long."""
+        self._rpc.start_budget(budget_s)
 
     def check(self) -> None:
         """Raise WrongContract if the node is on another chain or has no contract at the address."""

@@ -5,7 +5,7 @@ device confirmed in time; a failed trade leaves no energy reserved, and its bid 
 whatever is under way has a deadline ahead of it; the events say where the rows stand.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final, LiteralString
 from uuid import UUID
@@ -98,19 +98,30 @@ class BookedTrade:
     blockchain_hash: str | None
 
 
-def hold_still(conn: Connection, *, timeout_s: float) -> None:
+def hold_still(conn: Connection) -> None:
     """Make the transaction that has just begun a look at one moment, which writes nothing.
 
-    `timeout_s` bounds each of its statements. Raises psycopg.errors.ActiveSqlTransaction if it has begun before.
+    Raises psycopg.errors.ActiveSqlTransaction if it began with another statement.
     """
     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+
+
+def allow(conn: Connection, timeout_s: float) -> None:
+    """Give each statement of this transaction from now on so many seconds; QueryCanceled after that."""
     conn.execute("SELECT set_config('statement_timeout', %s, true)", (f"{max(1, round(timeout_s * 1000))}ms",))
 
 
-def database_differences(conn: Connection, *, at_rest: bool, limit: int = MAX_LINES) -> Differences:
-    """Where the database contradicts itself. `at_rest`: what is still under way is a difference too."""
+def database_differences(
+    conn: Connection, *, at_rest: bool, limit: int = MAX_LINES, allowed_s: Callable[[], float] | None = None
+) -> Differences:
+    """Where the database contradicts itself. `at_rest`: what is still under way is a difference too.
+
+    `allowed_s` says before each query how long it may take.
+    """
     found = Differences(limit=limit)
     for check in CHECKS:
+        if allowed_s is not None:
+            allow(conn, allowed_s())
         rows = conn.execute(
             f"SELECT line, count(*) OVER () FROM ({check}) violations (line) LIMIT %(limit)s",
             {"at_rest": at_rest, "limit": limit},

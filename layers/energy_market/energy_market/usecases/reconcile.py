@@ -13,6 +13,7 @@ before: the chain is asked after the database, and must know that. What still lo
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from uuid import UUID
@@ -33,6 +34,10 @@ MAX_SUSPECTS: Final = 1_000
 NANO_DECIMALS: Final = 9
 
 T = TypeVar("T")
+
+
+class OutOfTime(Exception):
+    """The comparison was not done when its time was over."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,26 +73,34 @@ def reconcile(
     *,
     books: Books | None,
     at_rest: bool = False,
+    budget_s: float = 300.0,
     recheck_s: float = 0.0,
-    timeout_s: float = 60.0,
+    monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Reconciled:
-    """Compare all there is. Without books the chain is left out.
+    """Compare all there is, in `budget_s` seconds at most. Without books the chain is left out.
 
     `conn` must not be in a transaction. `at_rest` says that nothing is under way any more: then what has not ended is a
-    difference too. `recheck_s` is waited before the second look, `timeout_s` bounds each query. Raises psycopg's errors
-    and `evm.rpc.ChainError` when one of the two cannot be asked.
+    difference too. `recheck_s` is waited before the second look. Raises psycopg's errors and `evm.rpc.ChainError` when
+    one of the two cannot be asked, and OutOfTime.
     """
+    deadline = monotonic() + budget_s
+
+    def remaining_s() -> float:
+        if monotonic() >= deadline:
+            raise OutOfTime(f"database and chain were not compared in {budget_s:.0f} s")
+        return deadline - monotonic()
+
     done = Reconciled()
-    with conn.transaction():
-        reconciliation.hold_still(conn, timeout_s=timeout_s)
-        done.differences = reconciliation.database_differences(conn, at_rest=at_rest)
+    with _look(conn, remaining_s):
+        done.differences = reconciliation.database_differences(conn, at_rest=at_rest, allowed_s=remaining_s)
     if books is None:
         return done
+    books.start_budget(remaining_s())
     books.check()
     for _ in range(ATTEMPTS):
         books.start_again()
-        suspects, done.payments = _suspects(conn, books, at_rest=at_rest, timeout_s=timeout_s)
+        suspects, done.payments = _suspects(conn, books, remaining_s, at_rest=at_rest)
         escrow = _escrow_differences(books)
         if books.stand():
             break
@@ -97,16 +110,26 @@ def reconcile(
     done.differences.extend(escrow)
     if suspects.payments or suspects.unpaid:
         sleep(recheck_s)
-        done.differences.extend(_second_look(conn, books, suspects, at_rest=at_rest, timeout_s=timeout_s))
+        done.differences.extend(_second_look(conn, books, suspects, remaining_s, at_rest=at_rest))
     if suspects.beyond:
         done.differences.add(f"{suspects.beyond} more trades differ", times=suspects.beyond)
-    with conn.transaction():
-        reconciliation.hold_still(conn, timeout_s=timeout_s)
+    with _look(conn, remaining_s):
         done.paid_elsewhere = reconciliation.confirmed_elsewhere(conn, chain_id=books.chain_id, contract=books.contract)
     return done
 
 
-def _suspects(conn: Connection, books: Books, *, at_rest: bool, timeout_s: float) -> tuple[_Suspects, int]:
+@contextmanager
+def _look(conn: Connection, remaining_s: Callable[[], float]) -> Iterator[None]:
+    """One moment of the database."""
+    with conn.transaction():
+        reconciliation.hold_still(conn)
+        reconciliation.allow(conn, remaining_s())
+        yield
+
+
+def _suspects(
+    conn: Connection, books: Books, remaining_s: Callable[[], float], *, at_rest: bool
+) -> tuple[_Suspects, int]:
     """The trades that look wrong, and how many payments there are."""
     suspects = _Suspects()
     count = 0
@@ -114,23 +137,25 @@ def _suspects(conn: Connection, books: Books, *, at_rest: bool, timeout_s: float
         count += len(page)
         times = Counter(payment.trade_id for payment in page)
         for payments in _slices(page, TRADES_AT_ONCE):
-            trades = _booked(conn, [p.trade_id for p in payments], timeout_s=timeout_s)
+            with _look(conn, remaining_s):
+                trades = reconciliation.booked_trades(conn, [p.trade_id for p in payments])
             for payment in payments:
                 trade = trades.get(payment.trade_id)
                 if times[payment.trade_id] > 1 or _wrong(payment, trade, books, at_rest=at_rest):
                     suspects.add(payment.trade_id, [payment])
-    for ids in _confirmed(conn, books, timeout_s=timeout_s):
+    for ids in _confirmed(conn, books, remaining_s):
         for trade_id in set(ids) - books.settled(ids):
             suspects.add(trade_id)
     return suspects, count
 
 
 def _second_look(
-    conn: Connection, books: Books, suspects: _Suspects, *, at_rest: bool, timeout_s: float
+    conn: Connection, books: Books, suspects: _Suspects, remaining_s: Callable[[], float], *, at_rest: bool
 ) -> Iterator[str]:
     """What is still wrong with them: a sweep may have been at work, or a block have given way to another."""
     payments = books.again([payment for known in suspects.payments.values() for payment in known])
-    trades = _booked(conn, [*suspects.payments, *suspects.unpaid], timeout_s=timeout_s)
+    with _look(conn, remaining_s):
+        trades = reconciliation.booked_trades(conn, [*suspects.payments, *suspects.unpaid])
     times = Counter(payment.trade_id for payment in payments)
     for trade_id, number in times.items():
         if number > 1:
@@ -186,12 +211,11 @@ def _escrow_differences(books: Books) -> list[str]:
     return found
 
 
-def _confirmed(conn: Connection, books: Books, *, timeout_s: float) -> Iterator[list[UUID]]:
+def _confirmed(conn: Connection, books: Books, remaining_s: Callable[[], float]) -> Iterator[list[UUID]]:
     """The trades that count as paid by the contract, a page at a time."""
     after_seq = 0
     while True:
-        with conn.transaction():
-            reconciliation.hold_still(conn, timeout_s=timeout_s)
+        with _look(conn, remaining_s):
             rows = reconciliation.confirmed_trades(
                 conn, chain_id=books.chain_id, contract=books.contract, after_seq=after_seq, limit=TRADES_AT_ONCE
             )
@@ -199,12 +223,6 @@ def _confirmed(conn: Connection, books: Books, *, timeout_s: float) -> Iterator[
             return
         yield [trade_id for _, trade_id in rows]
         after_seq = rows[-1][0]
-
-
-def _booked(conn: Connection, ids: Collection[UUID], *, timeout_s: float) -> dict[UUID, BookedTrade]:
-    with conn.transaction():
-        reconciliation.hold_still(conn, timeout_s=timeout_s)
-        return reconciliation.booked_trades(conn, ids)
 
 
 def _slices(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
