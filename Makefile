@@ -1,7 +1,7 @@
 # Everything a newcomer types. `make` alone says what there is.
 #
 # PYTHON     the interpreter to use, 3.11 to 3.14 (default: python3)
-# HOMES, DURATION, SPEED, SEED                           what `make run` plays
+# HOMES, DURATION, SPEED, SEED                           what `make run` and `make chaos` play
 # POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT          ports (default: free ones)
 # DATABASE_URL, RPC_URL, ANVIL_BIN                       existing parts to use in place of the embedded ones
 # RUNTIME    the version of Python that `make deploy` deploys for, 3.11 to 3.14 (default: 3.13)
@@ -19,10 +19,11 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up run up down reconcile deploy test check format lock clean
+.PHONY: help set-up run chaos up down reconcile deploy test check format lock clean
 
 help: ## Say what there is
 	@echo "make run     the whole system on this machine, with a simulated community (HOMES=10 DURATION=seconds)"
+	@echo "make chaos   that community while everything beneath it fails (SEED=1 DURATION=120 HOMES=10)"
 	@echo "make up      the same system without the community; it keeps its state until \`make clean\`"
 	@echo "make down    stop it"
 	@echo "make reconcile  compare database and chain of what runs here, and list each difference"
@@ -40,6 +41,9 @@ set-up:
 
 run: set-up
 	@$(VENV)/python localstack/run.py
+
+chaos: set-up
+	@$(VENV)/python localstack/chaos.py
 
 up: set-up
 	@$(VENV)/python localstack/up.py

@@ -170,16 +170,23 @@ class MarketClient:
         )
 
     def place(
-        self, *, side: str, size_wh: int, price_micro: int, all_or_none: bool, device_id: str | None = None
+        self,
+        *,
+        side: str,
+        size_wh: int,
+        price_micro: int,
+        all_or_none: bool,
+        device_id: str | None = None,
+        key: str | None = None,
     ) -> Mapping[str, Any]:
-        """Place an order; sent twice, it is still one."""
+        """Place an order; sent twice, it is still one. With a `key` that also holds from one call to the next."""
         # With at most 9 significant digits the shortest text of the float is the very number that is meant.
         body: dict[str, object] = {"type": side, "kwh_amount": size_wh / 1000, "token_price": price_micro / 1_000_000}
         if not all_or_none:
             body["all_or_none"] = False
         if device_id is not None:
             body["device_id"] = device_id
-        answer: Mapping[str, Any] = self.post("/api/v1/market/order/create", body, key=str(uuid.uuid4()))
+        answer: Mapping[str, Any] = self.post("/api/v1/market/order/create", body, key=key or str(uuid.uuid4()))
         return answer
 
     def cancel(self, order_id: str) -> bool:

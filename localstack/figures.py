@@ -14,12 +14,24 @@ import boto3
 import psycopg
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from deploy import STACK
 from services import AWS_ENVIRONMENT
 
 BOOK_ROWS: Final = 6
 LOG_PAGE_LIMIT: Final = 20
 REMEMBERED_FAULTS: Final = 20
 LOG_OVERLAP_MS: Final = 3_000  # a line may become readable a little after its time
+FUNCTIONS: Final = (
+    "auth-api",
+    "market-api",
+    "iot-api",
+    "analytics-api",
+    "marks",
+    "match",
+    "settle",
+    "lock-responses",
+    "telemetry",
+)
 STAGES: Final = ("Pending", "Locked", "Submitted", "Confirmed", "Failed")
 
 
@@ -111,16 +123,24 @@ def read_figures(conn: psycopg.Connection[Any]) -> Figures:
     )
 
 
-def is_at_rest(conn: psycopg.Connection[Any]) -> bool:
-    """Whether nothing is under way: no trade, no delivery, no unlock owed, and no lock on any device's last word."""
-    with conn.transaction(), conn.cursor() as cursor:
-        row = cursor.execute(
-            """SELECT NOT EXISTS (SELECT FROM transactions
-                                  WHERE status IN ('Pending', 'Locked', 'Submitted') OR unlock = 'Owed'
-                                     OR status = 'Confirmed' AND delivery IS DISTINCT FROM 'Delivered')
-                  AND NOT EXISTS (SELECT FROM iot_devices WHERE reported_locks <> '{}')"""
-        ).fetchone()
-    return bool(row and row[0])
+# Each query lists what is under way, one line each.
+UNDER_WAY: Final = (
+    """SELECT format('trade %s is %s', id, status)
+       FROM transactions WHERE status IN ('Pending', 'Locked', 'Submitted')""",
+    """SELECT format('trade %s has failed, and its device is still to release it', id)
+       FROM transactions WHERE unlock = 'Owed'""",
+    """SELECT format('trade %s is confirmed, and its delivery is %s (%s of %s Wh)',
+                     id, coalesce(delivery, 'not ordered'), delivered_wh, energy_wh)
+       FROM transactions WHERE status = 'Confirmed' AND delivery IS DISTINCT FROM 'Delivered'""",
+    """SELECT format('device %s reports locks: %s', id, reported_locks)
+       FROM iot_devices WHERE reported_locks <> '{}'""",
+)
+
+
+def under_way(conn: psycopg.Connection[Any]) -> list[str]:
+    """What has not come to rest: trades, deliveries, unlocks owed, locks on a device's last word; one line each."""
+    with conn.transaction():
+        return [row[0] for query in UNDER_WAY for row in conn.execute(query)]
 
 
 _Line = tuple[int, str, str]
@@ -129,8 +149,8 @@ _Line = tuple[int, str, str]
 class FunctionLogs:
     """What the functions have logged: the ticks' durations, and what went wrong. By the CloudWatch Logs API."""
 
-    def __init__(self, endpoint_url: str, *, groups: Sequence[str], ticks_in: str) -> None:
-        """`groups`: the functions' log groups; `ticks_in`: the one of the matching function."""
+    def __init__(self, endpoint_url: str) -> None:
+        """Of the local AWS at this address, from now on."""
         self._client = boto3.client(
             "logs",
             endpoint_url=endpoint_url,
@@ -139,7 +159,8 @@ class FunctionLogs:
             region_name=AWS_ENVIRONMENT["AWS_DEFAULT_REGION"],
             config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 2}),
         )
-        self._ticks_in = ticks_in
+        self._ticks_in = f"/aws/lambda/{STACK}-match"
+        groups = [f"/aws/lambda/{STACK}-{name}" for name in FUNCTIONS]
         self._since_ms = {group: int(time.time() * 1000) - LOG_OVERLAP_MS for group in groups}
         self._seen: dict[str, set[_Line]] = {group: set() for group in groups}
         self.tick_ms: list[float] = []

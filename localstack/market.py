@@ -1,10 +1,11 @@
 """The whole market on this machine: the parts, the contracts on the chain, the template on the local AWS."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from deploy import Deployment, build, deploy
 from eth_account import Account
@@ -20,6 +21,24 @@ ARTIFACTS = CHECKOUT / "infra" / "contracts" / "artifacts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where the functions find database and chain, and the devices their broker (host:port)."""
+
+    database_url: str
+    rpc_url: str
+    broker: str
+
+    @classmethod
+    def of(cls, stack: Stack) -> Self:
+        """The parts' own."""
+        return cls(
+            database_url=stack.database.url,
+            rpc_url=stack.chain.rpc_url,
+            broker=f"{stack.aws.iot_host}:{stack.aws.iot_port}",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Market:
     """A running market: its parts, its contracts' addresses, and what was deployed."""
 
@@ -27,6 +46,8 @@ class Market:
     token: str
     settlement_contract: str
     deployment: Deployment
+    deploy_again: Callable[[Mapping[str, str]], Deployment]
+    """Deploy the same once more, with these parameters changed. Raises `ServiceError`."""
 
     @property
     def api_url(self) -> str:
@@ -38,13 +59,14 @@ def start_market(
     folder: Path,
     *,
     parameters: Mapping[str, str] | None = None,
+    addresses_of: Callable[[Stack], Addresses] = Addresses.of,
     keep_state: bool = False,
     outlives_us: bool = False,
 ) -> Market:
     """Start all parts with their state in the folder, deploy contracts and template; all or nothing.
 
-    parameters are the template's, over those that follow from the parts. Contracts that stand already on a kept
-    chain are used again. Raises `ServiceError`.
+    parameters are the template's, over those that follow from the parts. addresses_of: other ways to the parts than
+    their own addresses. Contracts that stand already on a kept chain are used again. Raises `ServiceError`.
     """
     with contextlib.ExitStack() as undo, ThreadPoolExecutor(1) as builder:
         built = builder.submit(build, folder)
@@ -52,27 +74,39 @@ def start_market(
         undo.callback(stack.stop)
         token, settlement_contract = deploy_contracts(stack.chain, known=read_stack(folder))
         update_stack(folder, token=token, settlement_contract=settlement_contract)
-        deployment = deploy(
-            built.result(),
-            endpoint_url=stack.aws.endpoint_url,
-            database_url=stack.database.url,
-            operator_key=stack.chain.operator_key,
-            parameters={
-                "ChainId": str(stack.chain.chain_id),
-                # One block a second, and nobody reorganises this chain but a test.
-                "Confirmations": "2",
-                "FinalityBlocks": "8",
-                "RpcUrl": stack.chain.rpc_url,
-                "SettlementContract": settlement_contract,
-                "TokenContract": token,
-                "DeviceBroker": f"{stack.aws.iot_host}:{stack.aws.iot_port}",
-                "DeviceCaUrl": f"{stack.aws.endpoint_url}/_ministack/iot/ca.pem",
-                **(parameters or {}),
-            },
-        )
+        addresses = addresses_of(stack)
+
+        def deploy_with(changed: Mapping[str, str]) -> Deployment:
+            return deploy(
+                built.result(),
+                endpoint_url=stack.aws.endpoint_url,
+                database_url=addresses.database_url,
+                operator_key=stack.chain.operator_key,
+                parameters={
+                    "ChainId": str(stack.chain.chain_id),
+                    # One block a second, and nobody reorganises this chain but a test.
+                    "Confirmations": "2",
+                    "FinalityBlocks": "8",
+                    "RpcUrl": addresses.rpc_url,
+                    "SettlementContract": settlement_contract,
+                    "TokenContract": token,
+                    "DeviceBroker": addresses.broker,
+                    "DeviceCaUrl": f"{stack.aws.endpoint_url}/_ministack/iot/ca.pem",
+                    **(parameters or {}),
+                    **changed,
+                },
+            )
+
+        deployment = deploy_with({})
         update_stack(folder, api_url=deployment.api_url)
         undo.pop_all()
-    return Market(stack=stack, token=token, settlement_contract=settlement_contract, deployment=deployment)
+    return Market(
+        stack=stack,
+        token=token,
+        settlement_contract=settlement_contract,
+        deployment=deployment,
+        deploy_again=deploy_with,
+    )
 
 
 @contextlib.contextmanager

@@ -195,7 +195,7 @@ def _wait(condition: Callable[[], bool], *, timeout_s: float) -> bool:
         for child in list(_children.values()):
             # A child that ended stays a zombie until it is waited for.
             if child.poll() is not None:
-                del _children[child.pid]
+                _children.pop(child.pid, None)  # another thread may wait for it as well
         if condition():
             return True
         if time.monotonic() > deadline:

@@ -8,119 +8,40 @@ only if something was traded and database, chain and devices agree.
 """
 
 import contextlib
-import datetime as dt
-import fcntl
 import json
-import logging
 import os
-import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import psycopg
 from client import ApiError, MarketClient, UnreachableError
-from deploy import STACK
 from display import Display, Moment, say
-from figures import Figures, FunctionLogs, is_at_rest, percentile, read_figures
+from figures import Figures, FunctionLogs, percentile, read_figures, under_way
 from homes import community
+from launch import (
+    FOLDER,
+    LOGS,
+    RATE_LIMIT_PER_MINUTE,
+    Interrupts,
+    RunError,
+    Settings,
+    only_one,
+    state,
+    stop_what_is_ours,
+)
 from market import Market, start_market
-from processes import recorded, stop
 from reconcile import TOKEN_DECIMALS, Ledger, reconcile
-from services import CHECKOUT, LOCAL, ServiceError, remove_state, stop_orphans
-from street import SimulatedClock, Street, StreetError
+from services import CHECKOUT, ServiceError
+from street import START, SimulatedClock, Street, StreetError
 
 from energy_market.evm.rpc import ChainError
 
-FOLDER: Final = LOCAL / "run"
-LOGS: Final = LOCAL / "logs"
 CURL_FILE: Final = FOLDER / "curl"  # curl's configuration, with an access token, for whoever wants to try the API
 TOKEN_PERIOD_S: Final = 600.0
-START: Final = dt.datetime(2025, 5, 21, 12, 0)  # noqa: DTZ001 - the local clock of the place; a clear Wednesday in May
-DEFAULT_SPEED: Final = 320.0  # noon to evening in 90 seconds
-MOST_HOMES: Final = 100
-RATE_LIMIT_PER_MINUTE: Final = 1_000_000  # all homes ask from one address
 PERIOD_S: Final = 0.5
 FIRST_ORDER_TIMEOUT_S: Final = 60.0
 REST_TIMEOUT_S: Final = 120.0  # a lock's deadline is 30 s, a settlement takes about 10 s, and each may be repeated
-GROUPS: Final = (
-    "auth-api",
-    "market-api",
-    "iot-api",
-    "analytics-api",
-    "marks",
-    "match",
-    "settle",
-    "lock-responses",
-    "telemetry",
-)
-
-
-class RunError(Exception):
-    """What is wrong, as a sentence for whoever typed `make run`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the environment asks for."""
-
-    homes: int
-    duration_s: float | None
-    speed: float
-    seed: int
-
-    @classmethod
-    def from_environment(cls) -> Self:
-        """Raises RunError for what makes no sense."""
-        homes = _number("HOMES", 10.0)
-        duration_s = _number("DURATION", 0.0)
-        speed = _number("SPEED", DEFAULT_SPEED)
-        if not 2 <= homes <= MOST_HOMES or homes != int(homes):  # noqa: PLR2004 - it takes two to trade
-            raise RunError(f"HOMES must be a whole number from 2 to {MOST_HOMES}.")
-        if duration_s < 0 or not 0 < speed <= 3600:  # noqa: PLR2004 - an hour a second leaves no time to trade
-            raise RunError("DURATION must be a number of seconds, SPEED above 0 and at most 3600.")
-        return cls(homes=int(homes), duration_s=duration_s or None, speed=speed, seed=int(_number("SEED", 1.0)))
-
-
-def _number(name: str, default: float) -> float:
-    text = os.environ.get(name, "")
-    try:
-        value = float(text) if text else default
-    except ValueError:
-        raise RunError(f"{name} is {text!r}, which is no number.") from None
-    if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN
-        raise RunError(f"{name} is {text!r}, which is no number.")
-    return value
-
-
-class Interrupts:
-    """What Ctrl-C, SIGTERM and SIGHUP do: break off the set-up; end the trading; skip the waiting; and then nothing."""
-
-    def __init__(self) -> None:
-        """From here on the signals are ours."""
-        self.ended = threading.Event()
-        self._breaks_off = True
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._received)
-
-    def _received(self, _number: int, _frame: object) -> None:
-        again = self.ended.is_set()
-        self.ended.set()
-        if self._breaks_off or again:
-            raise KeyboardInterrupt
-
-    def trading(self) -> None:
-        """From here on the first signal ends the trading in order; one more breaks off."""
-        self._breaks_off = False
-
-    def stopping(self) -> None:
-        """From here on nothing may be broken off: what runs is being stopped, which takes seconds at most."""
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
 
 
 class Run:
@@ -133,11 +54,7 @@ class Run:
         self._interrupts = interrupts
         self._display = display
         self._api_url = market.api_url
-        self._logs = FunctionLogs(
-            market.stack.aws.endpoint_url,
-            groups=[f"/aws/lambda/{STACK}-{name}" for name in GROUPS],
-            ticks_in=f"/aws/lambda/{STACK}-match",
-        )
+        self._logs = FunctionLogs(market.stack.aws.endpoint_url)
         self._example = f"curl -sK {CURL_FILE.relative_to(CHECKOUT)} {self._api_url}/api/v1/market/book"
         self._visitor = MarketClient(self._api_url)
         self._token_renewed_at = 0.0
@@ -184,7 +101,7 @@ class Run:
         self._look("cancelling open orders")
         late = self.street.stop_trading()
         until = time.monotonic() + REST_TIMEOUT_S
-        while not is_at_rest(self._conn) and time.monotonic() < until:
+        while under_way(self._conn) and time.monotonic() < until:
             self._look("settling what is under way")
             time.sleep(PERIOD_S)
         with contextlib.suppress(ApiError, UnreachableError):  # what was not collected is a difference below
@@ -295,47 +212,12 @@ def run(settings: Settings, interrupts: Interrupts) -> int:
         if market is not None:
             say("Stopping everything ...")
             market.stack.stop()
-        for process in recorded():  # what a launch that was broken off in the middle may have left
-            if process.owner == os.getpid():
-                stop(process)
+        stop_what_is_ours()
     for difference in found:
         say(f"DIFFERENCE: {difference}")
     result = session.result(consistent=not found)
     print(json.dumps(result), flush=True)
     return 0 if not found and result["trades_confirmed"] else 1
-
-
-@contextlib.contextmanager
-def only_one() -> Iterator[None]:
-    """Refuse to run twice in one checkout at the same time. Raises RunError."""
-    LOCAL.mkdir(exist_ok=True)
-    with (LOCAL / "run.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError("`make run` is running in this checkout already.") from None
-        yield
-
-
-@contextlib.contextmanager
-def state() -> Iterator[None]:
-    """Begin with fresh state, without orphans; at the end nothing is left but the logs."""
-    for name in stop_orphans():
-        say(f"Stopped {name}, which an earlier run left behind.")
-    remove_state(FOLDER)
-    (FOLDER / "logs").mkdir(parents=True)
-    handler = logging.FileHandler(FOLDER / "logs" / "community.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    logging.getLogger().setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        handler.close()
-        logging.getLogger().removeHandler(handler)
-        shutil.rmtree(LOGS, ignore_errors=True)
-        (FOLDER / "logs").rename(LOGS)
-        remove_state(FOLDER)
 
 
 def main() -> int:

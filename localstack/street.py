@@ -10,19 +10,20 @@ import logging
 import sqlite3
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from client import ApiError, EndedError, MarketClient, RegisteredDevice, UnreachableError, energy_wh
 from energy_device.agent import DeviceAgent, Network
 from energy_device.config import DeviceConfig
 from eth_account import Account
-from homes import EnergyBooks, Household, OwnOrder, Side, Trader, held_wh
+from homes import Draft, EnergyBooks, Household, OwnOrder, Side, Trader, held_wh
 from profiles import Profiles
 from reconcile import DeviceRecord
 from wallet import TransactionFailedError, Wallet, call_data
@@ -32,6 +33,7 @@ from energy_market.evm.rpc import ChainError
 T = TypeVar("T")
 logger: Final = logging.getLogger("community")
 
+START: Final = dt.datetime(2025, 5, 21, 12, 0)  # noqa: DTZ001 - the local clock of the place; a clear Wednesday in May
 ROUND_S: Final = 2.5  # each home looks at its orders this often
 PATIENCE_S: Final = 20.0  # an order that stands longer is cancelled and placed anew, at a better price for the others
 AHEAD_S: Final = 30.0  # a home cares for what it will need in the next half minute of our time ...
@@ -159,6 +161,45 @@ class HomeHardware:
             return fed_wh + step_wh
 
 
+class RunningDevice(Protocol):
+    """A home's device at work, wherever it runs."""
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until it is connected and hears its commands."""
+
+    def stop(self) -> None:
+        """End it in order, so that its state file may be read. Raises TimeoutError."""
+
+
+class Devices(Protocol):
+    """What starts devices, and ends with them."""
+
+    def start(self, config: DeviceConfig, hardware: HomeHardware, *, name: str) -> RunningDevice:
+        """Start the device of the home of this name."""
+
+    def close(self) -> None:
+        """Let go of what the devices shared; all of them must have stopped. Raises TimeoutError."""
+
+
+class DevicesHere:
+    """Devices as agents in this process."""
+
+    def __init__(self) -> None:
+        """No device yet."""
+        self._network = Network()
+
+    def start(self, config: DeviceConfig, hardware: HomeHardware, *, name: str) -> RunningDevice:
+        """Start an agent."""
+        logger.info("the device of %s is %s", name, config.device_id)
+        agent = DeviceAgent(config=config, source=hardware, network=self._network)
+        agent.start()
+        return agent
+
+    def close(self) -> None:
+        """End the agents' threads."""
+        self._network.close()
+
+
 @dataclass(slots=True)
 class _Standing:
     """An order of the home's own as last seen."""
@@ -181,7 +222,7 @@ class Home:
         self.hardware = hardware
         self.client = MarketClient(api_url, Account.create())
         self.device: RegisteredDevice | None = None
-        self.agent: DeviceAgent | None = None
+        self.agent: RunningDevice | None = None
         self.errors = 0
         self.recent_errors: deque[str] = deque(maxlen=REMEMBERED_ERRORS)
         self._state_path: Path | None = None
@@ -189,6 +230,7 @@ class Home:
         self._trader = Trader(household=household, patience_s=PATIENCE_S)
         self._ahead = min(AHEAD_AT_MOST, max(AHEAD_AT_LEAST, dt.timedelta(seconds=AHEAD_S * clock.speed)))
         self._orders: dict[str, _Standing] = {}
+        self._unanswered: dict[str, Draft] = {}  # by idempotency key
         self._thread: threading.Thread | None = None
 
     @property
@@ -214,30 +256,26 @@ class Home:
                 amount=tokens * 10**chain.token_decimals,
             )
 
-    def connect(self, network: Network, *, ca: bytes, folder: Path) -> None:
+    def connect(self, devices: Devices, *, ca: bytes, folder: Path) -> None:
         """Start the device with the certificate that its registration gave."""
         if self.device is None:
             raise RuntimeError("a home is registered before its device is connected")
         folder.mkdir(parents=True, exist_ok=True)
         self._state_path = folder / f"{self.household.name}.db"
         host, _, port = str(self.device.answer["broker"]).rpartition(":")
-        self.agent = DeviceAgent(
-            config=DeviceConfig(
-                device_id=self.device.device_id,
-                side="donor" if self.household.is_donor else "recipient",
-                host=host,
-                port=int(port),
-                certificate=self.device.certificate_pem.encode(),
-                private_key=self.device.private_key.encode(),
-                ca=ca,
-                state_path=self._state_path,
-                status_period_s=5.0,
-                transfer_period_s=0.5,
-            ),
-            source=self.hardware,
-            network=network,
+        config = DeviceConfig(
+            device_id=self.device.device_id,
+            side="donor" if self.household.is_donor else "recipient",
+            host=host,
+            port=int(port),
+            certificate=self.device.certificate_pem.encode(),
+            private_key=self.device.private_key.encode(),
+            ca=ca,
+            state_path=self._state_path,
+            status_period_s=5.0,
+            transfer_period_s=0.5,
         )
-        self.agent.start()
+        self.agent = devices.start(config, self.hardware, name=self.household.name)
 
     def start(self, stop: threading.Event, *, delay_s: float) -> None:
         """Begin to trade, the first round after `delay_s`, until `stop`; then cancel what is open."""
@@ -278,6 +316,7 @@ class Home:
         logger.warning("%s: %s", self.household.name, sentence)
 
     def _round(self) -> None:
+        self._place()
         self.look_at_orders()
         self.collect()
         orders = self._own_orders()
@@ -285,16 +324,28 @@ class Home:
         for order_id in decision.cancel:
             self.client.cancel(order_id)
         for draft in decision.place:
-            if draft.side == "sell":
-                self._hold(draft.energy_wh)  # before it is offered: from here on the home's own use leaves it alone
-            answer = self.client.place(
-                side=draft.side,
-                size_wh=draft.energy_wh,
-                price_micro=draft.price_micro,
-                all_or_none=draft.all_or_none,
-                device_id=self._selling_device if draft.side == "sell" else None,
-            )
+            self._unanswered[str(uuid.uuid4())] = draft
+        self._place()
+
+    def _place(self) -> None:
+        """Place what the home wants; what was not answered for is asked for again, under the same key, until it is."""
+        # Before it is offered: from here on the home's own use leaves it alone.
+        self._hold()
+        for key, draft in list(self._unanswered.items()):
+            try:
+                answer = self.client.place(
+                    side=draft.side,
+                    size_wh=draft.energy_wh,
+                    price_micro=draft.price_micro,
+                    all_or_none=draft.all_or_none,
+                    device_id=self._selling_device if draft.side == "sell" else None,
+                    key=key,
+                )
+            except ApiError:
+                del self._unanswered[key]  # the market said no
+                raise
             self._orders[answer["id"]] = _Standing(draft.side, draft.energy_wh, 0, 0, time.monotonic())
+            del self._unanswered[key]
 
     @property
     def _selling_device(self) -> str | None:
@@ -303,6 +354,7 @@ class Home:
 
     def _withdraw(self) -> None:
         """Cancel all that is open."""
+        self._place()
         self.look_at_orders()
         for order_id, order in self._orders.items():
             if order.open_wh:
@@ -321,7 +373,7 @@ class Home:
             known.open_wh = energy_wh(answer["remaining_kwh"]) if is_open else 0
             known.under_way_wh = energy_wh(answer["pending_kwh"])
             known.filled_wh = filled_wh
-        self._hold(0)
+        self._hold()
 
     def collect(self) -> None:
         """Take in what neighbours delivered for the home's confirmed purchases."""
@@ -345,11 +397,12 @@ class Home:
             for order_id, order in self._orders.items()
         ]
 
-    def _hold(self, more_wh: int) -> None:
+    def _hold(self) -> None:
         orders = self._own_orders()
+        unanswered_wh = sum(draft.energy_wh for draft in self._unanswered.values() if draft.side == "sell")
 
         def hold(books: EnergyBooks) -> None:
-            books.held_wh = held_wh(orders, sold_wh=books.sold_wh) + more_wh
+            books.held_wh = held_wh(orders, sold_wh=books.sold_wh) + unanswered_wh
 
         self.hardware.look(hold)
 
@@ -386,7 +439,7 @@ class Street:
             )
             for household in households
         ]
-        self._network: Network | None = None
+        self._devices: Devices | None = None
         self._stop = threading.Event()
 
     def register(self) -> None:
@@ -411,10 +464,13 @@ class Street:
             raise StreetError(f"The homes' wallets could not be given tokens: {error}") from error
         self._all(lambda home: home.deposit(rpc_url=rpc_url, tokens=tokens), "deposit")
 
-    def connect(self, *, ca: bytes, folder: Path) -> None:
-        """Connect every device with its own certificate. Raises StreetError."""
-        self._network = network = Network()
-        self._all(lambda home: home.connect(network, ca=ca, folder=folder), "connect")
+    def connect(self, *, ca: bytes, folder: Path, devices: Devices | None = None) -> None:
+        """Connect every device with its own certificate; the devices run in this process unless told otherwise.
+
+        Raises StreetError.
+        """
+        self._devices = running = devices if devices is not None else DevicesHere()
+        self._all(lambda home: home.connect(running, ca=ca, folder=folder), "connect")
         until = time.monotonic() + CONNECT_TIMEOUT_S
         for home in self.homes:
             if home.agent is None or not home.agent.wait_ready(max(0.1, until - time.monotonic())):
@@ -437,12 +493,6 @@ class Street:
         for home in self.homes:
             home.collect()
 
-    def report(self) -> None:
-        """Have every device say how it stands."""
-        for home in self.homes:
-            if home.agent is not None:
-                home.agent.report_soon()
-
     def disconnect(self) -> list[str]:
         """End what the homes still do, stop the devices and their threads; a sentence for each that would not end."""
         self._stop.set()
@@ -459,10 +509,10 @@ class Street:
                     home.agent.stop()
                 except TimeoutError as error:
                     trouble.append(str(error))
-        if self._network is not None:
-            network, self._network = self._network, None
+        if self._devices is not None:
+            devices, self._devices = self._devices, None
             try:
-                network.close()
+                devices.close()
             except TimeoutError as error:
                 trouble.append(str(error))
         return trouble

@@ -16,7 +16,8 @@ import processes
 import psycopg
 import pytest
 import services
-from run import RunError, refuse_a_used_database
+from launch import RunError
+from run import refuse_a_used_database
 from services import ServiceError, read_stack, remove_state, start_anvil, start_postgres, update_stack
 
 LOCALSTACK = Path(services.__file__).parent

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from display import Display, Moment, line, picture
 from figures import BOOK_ROWS, Figures, Level, percentile
+from launch import DEFAULT_SPEED, RunError, Settings
 from rich.console import Console
-from run import DEFAULT_SPEED, RunError, Settings
 
 
 def test_without_an_environment_ten_homes_trade_until_they_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
