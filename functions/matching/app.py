@@ -101,6 +101,8 @@ def _tell_devices(database: Database, settings: config.MarketSettings) -> int:
             device=command.device_id,
             error=type(error).__name__,
         )
+    if published.failed:
+        metric("CommandsUnsent", len(published.failed))
     commands = published.locks + published.unlocks + published.transfers
     if commands:
         log("commands", locks=published.locks, unlocks=published.unlocks, transfers=published.transfers)

@@ -14,6 +14,7 @@ from energy_market.devices import Dropped, read_queued
 from energy_market.domain.settlement import SettlementRules
 from energy_market.logs import log, metric
 from energy_market.usecases.record_lock_response import record_lock_response
+from energy_market.usecases.report_failures import report_failures
 
 if TYPE_CHECKING:
     from energy_market.evm.ledger import Ledger
@@ -43,22 +44,22 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
     settings = config.market_settings()
     database = _database()
     again: list[dict[str, str]] = []
-    outcomes: dict[str, int] = {}
+    has_locked = False
     for record in event["Records"]:
         try:
             message = read_queued(record["body"])
             with database.transaction() as conn:
                 outcome, trade = record_lock_response(conn, message, settlement_window_s=settings.settlement_window_s)
-            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+            has_locked = has_locked or outcome == "locked"
             log("lock.answered", outcome=outcome, transaction_id=trade)
+            if outcome == "rejected":
+                report_failures([trade], "lock_rejected")
         except Dropped as dropped:
             log("device.message.dropped", level="warning", reason=dropped.reason, message=record["messageId"])
         except psycopg.Error as error:
             log("device.message.failed", level="error", error=type(error).__name__, message=record["messageId"])
             again.append({"itemIdentifier": record["messageId"]})
-    if outcomes.get("rejected"):
-        metric("TradesFailed", outcomes["rejected"])
-    if outcomes.get("locked"):
+    if has_locked:
         _wake_sweep()
     return {"batchItemFailures": again}
 

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from typing import Final, Literal
 
 NAMESPACE: Final = "EnergyMarket"
@@ -15,16 +16,18 @@ def log(event: str, *, level: Level = "info", **fields: object) -> None:
     _print({"event": event, "level": level, **fields})
 
 
-def metric(name: str, value: float, unit: Unit = "Count") -> None:
-    """Print one line that CloudWatch takes for a metric (embedded metric format)."""
+def metric(name: str, value: float, unit: Unit = "Count", *, by: Mapping[str, str] | None = None) -> None:
+    """Print one line that CloudWatch takes for a metric (embedded metric format): as a whole, and `by` a dimension."""
+    dimensions = [[], [*by]] if by else [[]]
     _print(
         {
             "_aws": {
                 "Timestamp": time.time_ns() // 1_000_000,
                 "CloudWatchMetrics": [
-                    {"Namespace": NAMESPACE, "Dimensions": [[]], "Metrics": [{"Name": name, "Unit": unit}]}
+                    {"Namespace": NAMESPACE, "Dimensions": dimensions, "Metrics": [{"Name": name, "Unit": unit}]}
                 ],
             },
+            **(by or {}),
             name: value,
         }
     )

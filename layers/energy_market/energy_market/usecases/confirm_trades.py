@@ -16,6 +16,7 @@ from energy_market.evm.ledger import Ledger, Receipt, Skip, View
 from energy_market.logs import log, metric
 from energy_market.postgres import settlement, trades
 from energy_market.postgres.settlement import Batch
+from energy_market.usecases.report_failures import report_failures
 
 MAX_BATCHES: Final = 1000
 OUTCOMES: Final[dict[Skip, tuple[FailReason, trades.Side | None]]] = {
@@ -58,6 +59,7 @@ def confirm_paid_elsewhere(database: Database, ledger: Ledger, view: View, paid:
         payment = ledger.payment_of(trade, since=locked_at, head=view.head)
         if payment is None:
             log("settlement.payment_not_found", level="error", transaction_id=trade)
+            metric("TradesUnexplained", 1)
         elif view.final is not None and payment[1] <= view.final.number:
             confirmed.add(trade)
             _confirm(database, [trade], payment[0])
@@ -184,20 +186,17 @@ def _finish(database: Database, ledger: Ledger, view: View, batch: Batch, receip
         waiting = settlement.waiting_trades(conn, batch.id)
     paid_before = [t for t in waiting if receipt.skipped.get(t) == Skip.ALREADY_SETTLED]
     confirm_paid_elsewhere(database, ledger, view, {t: waiting[t] for t in paid_before})
-    failed: dict[UUID, FailReason] = {}
+    failed: dict[FailReason, list[UUID]] = {}
     with database.transaction() as conn:
         for skip, (reason, side) in OUTCOMES.items():
             skipped = [t for t in waiting if receipt.skipped.get(t) == skip]
-            for trade in (
-                trades.fail(conn, skipped, reason=reason, expected="Submitted", reject=side) if skipped else []
-            ):
-                failed[trade] = reason
+            if skipped:
+                failed[reason] = trades.fail(conn, skipped, reason=reason, expected="Submitted", reject=side)
         settlement.mark_final(conn, batch.id)
-    for trade, reason in failed.items():
-        log("trade.failed", level="warning", transaction_id=trade, reason=reason, tx_hash=receipt.hash)
-    if failed:
-        metric("TradesFailed", len(failed))
+    for reason, ids in failed.items():
+        report_failures(ids, reason, tx_hash=receipt.hash)
     for trade in waiting.keys() - receipt.skipped.keys() - receipt.paid:
         # It stays Submitted until its time on the chain is over, and fails then as expired.
         log("settlement.no_word_on_trade", level="error", transaction_id=trade, tx_hash=receipt.hash)
+        metric("TradesUnexplained", 1)
     log("settlement.final", batch_id=batch.id, tx_hash=receipt.hash, gas_used=receipt.gas_used, paid=len(receipt.paid))

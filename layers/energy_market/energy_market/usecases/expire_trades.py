@@ -1,15 +1,14 @@
 """Give up trades that can no longer be paid, and open both of their orders again: nobody in the trade is at fault."""
 
-from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final
-from uuid import UUID
 
 from energy_market.database import Database
 from energy_market.evm.ledger import Ledger, View
 from energy_market.logs import log, metric
 from energy_market.postgres import settlement, trades
 from energy_market.usecases.confirm_trades import confirm_paid_elsewhere
+from energy_market.usecases.report_failures import report_failures
 
 MAX_TRADES: Final = 500  # a sweep
 
@@ -21,7 +20,7 @@ def expire_unstored(database: Database) -> None:
         failed = (
             trades.fail(conn, overdue, reason="settlement_expired", expected="Locked", reject=None) if overdue else []
         )
-    _report(failed)
+    report_failures(failed, "settlement_expired")
 
 
 def expire_stored(database: Database, ledger: Ledger, view: View) -> None:
@@ -61,11 +60,4 @@ def expire_stored(database: Database, ledger: Ledger, view: View) -> None:
                     reject=None,
                 )
             ]
-        _report(failed)
-
-
-def _report(failed: Collection[UUID]) -> None:
-    for trade in failed:
-        log("trade.failed", level="warning", transaction_id=trade, reason="settlement_expired")
-    if failed:
-        metric("TradesFailed", len(failed))
+        report_failures(failed, "settlement_expired")

@@ -10,6 +10,7 @@ from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.domain.matching import match
 from energy_market.postgres import devices, orders, trades, zones
+from energy_market.usecases.report_failures import report_failures
 
 ATTEMPTS: Final = 5
 MAX_EXPIRED: Final = 5_000
@@ -46,14 +47,16 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick
             with database.transaction() as conn:
                 if not zones.try_lock(conn, zone):
                     return Tick(ran=False)
-                return _match_once(conn, zone, settings, attempt)
+                unanswered = _expire_locks(conn, zone)
+                done = _match_once(conn, zone, settings, attempt, locks_expired=len(unanswered))
         except _BookMoved:
             continue
+        report_failures(unanswered, "lock_timeout")
+        return done
     return Tick(ran=True, attempts=ATTEMPTS)
 
 
-def _match_once(conn: Connection, zone: str, settings: MarketSettings, attempt: int) -> Tick:
-    locks_expired = _expire_locks(conn, zone)
+def _match_once(conn: Connection, zone: str, settings: MarketSettings, attempt: int, *, locks_expired: int) -> Tick:
     orders_expired = orders.expire(conn, zone, limit=MAX_EXPIRED)
     if attempt == ATTEMPTS:
         orders.hold_book(conn)
@@ -75,11 +78,11 @@ def _match_once(conn: Connection, zone: str, settings: MarketSettings, attempt: 
     )
 
 
-def _expire_locks(conn: Connection, zone: str) -> int:
+def _expire_locks(conn: Connection, zone: str) -> list[UUID]:
     """Locks that ran out unanswered: the ask is rejected, the bid goes back, the device waits for its next status."""
     late = trades.awaiting_lock_too_long(conn, zone, limit=MAX_EXPIRED)
     if not late:
-        return 0
+        return []
     failed = trades.fail(conn, [trade for trade, _ in late], reason="lock_timeout", expected="Pending", reject="ask")
     devices.mark_silent(conn, [device for _, device in late])
-    return len(failed)
+    return failed

@@ -24,6 +24,7 @@ from energy_market.postgres import leases, settlement, trades
 from energy_market.postgres.settlement import Settleable
 from energy_market.usecases.confirm_trades import confirm_paid_elsewhere, confirm_trades
 from energy_market.usecases.expire_trades import expire_stored, expire_unstored
+from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.resend_batches import resend_batches, send
 
 LEASE: Final = "settlement"
@@ -213,9 +214,7 @@ def _give_up(database: Database, ledger: Ledger, view: View, trade: Settleable, 
         if settlement.payable_by_old_bytes(conn, trade.id, account, final_nonce=view.nonce_final):
             return
         failed = trades.fail(conn, [trade.id], reason="chain_refused", expected="Locked", reject=None)
-    if failed:
-        log("trade.failed", level="error", transaction_id=trade.id, reason="chain_refused", detail=reason)
-        metric("TradesFailed", 1)
+    report_failures(failed, "chain_refused", detail=reason)
 
 
 def _store_and_send(database: Database, ledger: Ledger, view: View, batch: _Batch, *, nonce: int, holder: UUID) -> None:

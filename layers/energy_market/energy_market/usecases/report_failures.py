@@ -1,0 +1,32 @@
+"""Say that trades have failed, wherever it happens: to be called when the transaction that failed them is committed."""
+
+from collections.abc import Collection
+from typing import Final
+from uuid import UUID
+
+from energy_market.domain.trades import REASON_SENTENCES, FailReason
+from energy_market.logs import Level, log, metric
+
+# What neighbours do to each other is the market's day; the others are the operator's or the chain's doing.
+LEVELS: Final[dict[FailReason, Level]] = {
+    "lock_rejected": "info",
+    "lock_timeout": "warning",
+    "insufficient_escrow": "info",
+    "settlement_expired": "error",
+    "chain_refused": "error",
+}
+
+
+def report_failures(trades: Collection[UUID], reason: FailReason, **more: object) -> None:
+    """A line for each, with the reason as a word and as a sentence, and the metric `TradesFailed`, also by reason."""
+    for trade in trades:
+        log(
+            "trade.failed",
+            level=LEVELS[reason],
+            transaction_id=trade,
+            reason=reason,
+            reason_text=REASON_SENTENCES[reason],
+            **more,
+        )
+    if trades:
+        metric("TradesFailed", len(trades), by={"Reason": reason})

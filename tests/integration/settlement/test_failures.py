@@ -1,0 +1,140 @@
+"""What fails for good is visible: its reason as a word and as a sentence in the API and the log, and a metric."""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, get_args
+from uuid import UUID, uuid4
+
+import pytest
+import yaml
+
+from energy_market.domain import tokens
+from energy_market.domain.trades import REASON_SENTENCES, FailReason
+from energy_market.logs import NAMESPACE
+from tests.api import ENVIRONMENT, FUNCTIONS, load_function
+from tests.chain import CHECKOUT
+from tests.integration.conftest import LoadApi
+from tests.integration.settlement.test_faults import poison
+from tests.integration.settlement.world import World
+
+KEYS = json.loads(ENVIRONMENT["JWT_KEYS"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """A trade that has failed, and what became of its orders."""
+
+    trade: UUID
+    donor: UUID
+    recipient: UUID
+    ask: UUID
+    bid: UUID
+    rejected: str | None  # "ask", "bid", or none
+
+
+def lock_rejected(world: World) -> Failed:
+    home, buyer, ask, bid, trade = world.market.matched()
+    answer = {"order_id": str(ask), "transaction_id": str(trade.id), "status": "rejected"}
+    message = {
+        "topic": f"energy/donor/{home.device}/lock/response",
+        "client_id": str(home.device),
+        "payload": base64.b64encode(json.dumps(answer).encode()).decode(),
+        "received_at_ms": 1,
+    }
+    function = load_function("settlement")
+    function.lock_responses({"Records": [{"messageId": str(uuid4()), "body": json.dumps(message)}]}, None)
+    function._database().close()  # noqa: SLF001 -- a sandbox keeps it; a test must not
+    return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected="ask")
+
+
+def lock_timeout(world: World) -> Failed:
+    home, buyer, ask, bid, trade = world.market.matched()
+    world.sql("UPDATE transactions SET expires_at = clock_timestamp() WHERE id = %s", trade.id)
+    world.market.tick()
+    return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected="ask")
+
+
+def insufficient_escrow(world: World) -> Failed:
+    deal = world.lock(in_escrow=False)
+    world.sweep_until_final()
+    return Failed(trade=deal.id, donor=deal.donor, recipient=deal.recipient, ask=deal.ask, bid=deal.bid, rejected="bid")
+
+
+def settlement_expired(world: World) -> Failed:
+    deal = world.lock()
+    world.let_expire(deal)
+    world.sweep()
+    return Failed(trade=deal.id, donor=deal.donor, recipient=deal.recipient, ask=deal.ask, bid=deal.bid, rejected=None)
+
+
+def chain_refused(world: World) -> Failed:
+    deal = world.lock()
+    poison(world, deal)
+    world.sweep()
+    return Failed(trade=deal.id, donor=deal.donor, recipient=deal.recipient, ask=deal.ask, bid=deal.bid, rejected=None)
+
+
+WAYS: Mapping[str, Callable[[World], Failed]] = {
+    way.__name__: way for way in (lock_rejected, lock_timeout, insufficient_escrow, settlement_expired, chain_refused)
+}
+REASONS: tuple[FailReason, ...] = get_args(FailReason)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_failed_trade_says_why(
+    world: World,
+    load_api: LoadApi,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reason: FailReason,
+) -> None:
+    analytics, market = load_api("analytics_api"), load_api("market_api")
+    monkeypatch.setenv("SETTLE_FUNCTION", "settle")
+    sentence = REASON_SENTENCES[reason]
+    failed = WAYS[reason](world)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    (line,) = (line for line in lines if line.get("event") == "trade.failed")
+    assert (line["transaction_id"], line["reason"], line["reason_text"]) == (str(failed.trade), reason, sentence)
+    (metric,) = (line for line in lines if "TradesFailed" in line)
+    (shape,) = metric["_aws"]["CloudWatchMetrics"]
+    assert (metric["TradesFailed"], metric["Reason"], shape["Namespace"]) == (1, reason, NAMESPACE)
+    assert shape["Dimensions"] == [[], ["Reason"]]
+
+    for user, side in ((failed.donor, "donor"), (failed.recipient, "recipient")):
+        (trade,) = analytics.get("/api/v1/analytics/transactions", token=token_of(user)).json
+        assert (trade["side"], trade["status"]) == (side, "Failed")
+        assert (trade["reason"], trade["reason_text"]) == (reason, sentence)
+    for order, side in ((failed.ask, "ask"), (failed.bid, "bid")):
+        found = market.get(f"/api/v1/market/order/{order}", token=token_of(failed.donor)).json
+        expected: tuple[Any, ...] = ("Created", None, None)
+        if side == failed.rejected:
+            expected = ("Rejected", reason, sentence)
+        assert (found["status"], found["reason"], found["reason_text"]) == expected
+
+
+def token_of(user: UUID) -> str:
+    return tokens.issue(user_id=user, token_id=tokens.new_id(), keys=KEYS, now=datetime.now(UTC))
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_every_reason_is_a_word_of_the_contract_and_of_the_pages(reason: str) -> None:
+    schemas = yaml.safe_load((CHECKOUT / "infra" / "openapi.yaml").read_text())["components"]["schemas"]
+    assert reason in schemas["Trade"]["properties"]["reason"]["enum"]
+    assert reason in schemas["Order"]["properties"]["reason"]["enum"]
+    assert f"| `{reason}` |" in (CHECKOUT / "docs" / "architecture.md").read_text()
+    assert REASON_SENTENCES[reason].endswith(".")
+
+
+def test_nothing_else_fails_a_trade() -> None:
+    """Whoever calls `trades.fail` reports it: there is no other statement that sets the status."""
+    sources = [*(CHECKOUT / "layers").rglob("*.py"), *FUNCTIONS.rglob("*.py")]
+    failing = {path.name for path in sources if "SET status = 'Failed'" in path.read_text()}
+    callers = {path.name for path in sources if "trades.fail(" in path.read_text()}
+    assert failing == {"trades.py"}
+    silent = {name for name in callers if not any(
+        path.name == name and "report_failures(" in path.read_text() for path in sources)}  # fmt: skip
+    assert silent == {"record_lock_response.py"}  # its caller commits, and reports
