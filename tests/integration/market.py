@@ -1,6 +1,7 @@
 """A small market to test with: people, devices and orders, made by the product's own use cases."""
 
 import json
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -28,6 +29,11 @@ class Home:
 
     user: UUID
     device: UUID
+
+
+def now_ms() -> int:
+    """The broker's clock."""
+    return time.time_ns() // 1_000_000
 
 
 class Market:
@@ -146,12 +152,25 @@ class Market:
     # --------------------------------------------------------------------------------------------- messages
 
     @staticmethod
-    def say(topic: str, payload: object, *, client_id: str | None = None) -> QueuedMessage:
+    def say(
+        topic: str, payload: object, *, client_id: str | None = None, received_ms: int | None = None
+    ) -> QueuedMessage:
+        """A message as the broker queued it, now or at another time."""
         raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         sender = topic.split("/")[2] if client_id is None else client_id
-        return QueuedMessage(topic=topic, client_id=sender, payload=raw, received_at_ms=0)
+        return QueuedMessage(
+            topic=topic, client_id=sender, payload=raw, received_at_ms=now_ms() if received_ms is None else received_ms
+        )
 
-    def status(self, device: UUID, *, available_wh: int, locks: tuple[UUID, ...] = (), seq: int | None = None) -> None:
+    def status(
+        self,
+        device: UUID,
+        *,
+        available_wh: int,
+        locks: tuple[UUID, ...] = (),
+        seq: int | None = None,
+        received_ms: int | None = None,
+    ) -> None:
         self._seq = self._seq + 1 if seq is None else seq
         message = self.say(
             f"energy/donor/{device}/status",
@@ -161,13 +180,16 @@ class Market:
                 "locks": [str(lock) for lock in locks],
                 "seq": self._seq,
             },
+            received_ms=received_ms,
         )
         with self.database.transaction() as conn:
             record_telemetry(conn, message)
 
-    def report(self, topic: str, payload: object, *, client_id: str | None = None) -> None:
+    def report(
+        self, topic: str, payload: object, *, client_id: str | None = None, received_ms: int | None = None
+    ) -> None:
         with self.database.transaction() as conn:
-            record_telemetry(conn, self.say(topic, payload, client_id=client_id))
+            record_telemetry(conn, self.say(topic, payload, client_id=client_id, received_ms=received_ms))
 
     def answer(
         self,

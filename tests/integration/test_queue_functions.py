@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.api import ENVIRONMENT, load_function
-from tests.integration.market import Market
+from tests.integration.market import Market, now_ms
 
 LOCKS = "energy/donor/{}/lock/response"
 
@@ -25,7 +25,7 @@ def queued(topic: str, payload: object, *, client_id: object = None) -> dict[str
         "topic": topic,
         "client_id": topic.split("/")[2] if client_id is None else str(client_id),
         "payload": base64.b64encode(raw).decode(),
-        "received_at_ms": 1,
+        "received_at_ms": now_ms(),
     }
     return {"messageId": str(uuid4()), "body": json.dumps(body)}
 

@@ -17,6 +17,7 @@ from energy_market.logs import NAMESPACE
 from tests.api import ENVIRONMENT, FUNCTIONS, load_function
 from tests.chain import CHECKOUT
 from tests.integration.conftest import LoadApi
+from tests.integration.market import now_ms
 from tests.integration.settlement.test_faults import poison
 from tests.integration.settlement.world import World
 
@@ -42,7 +43,7 @@ def lock_rejected(world: World) -> Failed:
         "topic": f"energy/donor/{home.device}/lock/response",
         "client_id": str(home.device),
         "payload": base64.b64encode(json.dumps(answer).encode()).decode(),
-        "received_at_ms": 1,
+        "received_at_ms": now_ms(),
     }
     function = load_function("settlement")
     function.lock_responses({"Records": [{"messageId": str(uuid4()), "body": json.dumps(message)}]}, None)

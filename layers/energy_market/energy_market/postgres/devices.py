@@ -21,6 +21,14 @@ _PROMISED: Final[LiteralString] = """
     WHERE t.device_id = d.id AND t.status <> 'Failed' AND t.delivery IS DISTINCT FROM 'Delivered'"""
 
 
+# When the broker had the message, which may have lain in a queue since: only then was the device surely there.
+_HEARD: Final[LiteralString] = "least(clock_timestamp(), to_timestamp(%(received_ms)s::bigint / 1000.0))"
+# Not of one that the broker saw leave after that.
+_BACK: Final[LiteralString] = (
+    "CASE WHEN status = 'Offline' AND presence_ms > %(received_ms)s THEN 'Offline' ELSE 'Online' END"
+)
+
+
 def insert(
     conn: Connection, *, owner_id: UUID, device_type: DeviceType, side: DeviceSide, location: str, zone: str
 ) -> UUID:
@@ -103,38 +111,60 @@ def record_status(
     battery_level: Decimal | None,
     locks: Sequence[UUID],
     seq: int,
+    received_ms: int,
 ) -> bool:
-    """Take a donor's status; False if it is of no device of ours, or older than one already taken."""
+    """Take a donor's status; False if it is of no device of ours, or older than one already taken.
+
+    `received_ms`: the broker's time. A device that was silent since is still silent.
+    """
     return (
         conn.execute(
             """
             UPDATE iot_devices
-            SET available_wh = %s, battery_level = coalesce(%s, battery_level), reported_locks = %s, status_seq = %s,
-                last_ping = clock_timestamp(), status = 'Online', silent_since = NULL
-            WHERE id = %s AND side = 'donor' AND status NOT IN ('Provisioning', 'Removed')
-              AND (status_seq IS NULL OR status_seq < %s)
+            SET available_wh = %(available_wh)s, battery_level = coalesce(%(battery_level)s, battery_level),
+                reported_locks = %(locks)s, status_seq = %(seq)s,
+                status = """
+            + _BACK
+            + """, last_ping = greatest(last_ping, """
+            + _HEARD
+            + """),
+                silent_since = CASE WHEN silent_since > interval '1 second' + """
+            + _HEARD
+            + """ THEN silent_since END
+            WHERE id = %(id)s AND side = 'donor' AND status NOT IN ('Provisioning', 'Removed')
+              AND (status_seq IS NULL OR status_seq < %(seq)s)
             """,
-            (available_wh, battery_level, list(locks), seq, device_id, seq),
+            {
+                "available_wh": available_wh,
+                "battery_level": battery_level,
+                "locks": list(locks),
+                "seq": seq,
+                "id": device_id,
+                "received_ms": received_ms,
+            },
         ).rowcount
         == 1
     )
 
 
-def record_sign_of_life(conn: Connection, device_id: UUID) -> bool:
-    """A device said something; False if it is not one of ours."""
+def record_sign_of_life(conn: Connection, device_id: UUID, *, received_ms: int) -> bool:
+    """A device said something, at the broker's time `received_ms`; False if it is not one of ours."""
     return (
         conn.execute(
-            """
-            UPDATE iot_devices SET last_ping = clock_timestamp(), status = 'Online'
-            WHERE id = %s AND status NOT IN ('Provisioning', 'Removed')
-            """,
-            (device_id,),
+            "UPDATE iot_devices SET status = "
+            + _BACK
+            + ", last_ping = greatest(last_ping, "
+            + _HEARD
+            + ") WHERE id = %(id)s AND status NOT IN ('Provisioning', 'Removed')",
+            {"id": device_id, "received_ms": received_ms},
         ).rowcount
         == 1
     )
 
 
-def record_presence(conn: Connection, device_id: UUID, *, connected: bool, session: str, at_ms: int) -> bool:
+def record_presence(
+    conn: Connection, device_id: UUID, *, connected: bool, session: str, at_ms: int, received_ms: int
+) -> bool:
     """Take a presence event; False if it is of no device of ours, or overtaken by a later one.
 
     The broker's events may come twice and out of order, and a device that connects anew before its old session has
@@ -145,13 +175,15 @@ def record_presence(conn: Connection, device_id: UUID, *, connected: bool, sessi
             """
             UPDATE iot_devices
             SET status = CASE WHEN %(connected)s THEN 'Online' ELSE 'Offline' END,
-                last_ping = CASE WHEN %(connected)s THEN clock_timestamp() ELSE last_ping END,
+                last_ping = CASE WHEN %(connected)s THEN greatest(last_ping, """
+            + _HEARD
+            + """) ELSE last_ping END,
                 presence_session = %(session)s, presence_ms = %(at_ms)s
             WHERE id = %(id)s AND status NOT IN ('Provisioning', 'Removed')
               AND (presence_ms IS NULL OR presence_ms <= %(at_ms)s)
               AND (%(connected)s OR presence_session IS NULL OR presence_session = %(session)s)
             """,
-            {"connected": connected, "session": session, "at_ms": at_ms, "id": device_id},
+            {"connected": connected, "session": session, "at_ms": at_ms, "id": device_id, "received_ms": received_ms},
         ).rowcount
         == 1
     )

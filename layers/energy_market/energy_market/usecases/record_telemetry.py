@@ -56,6 +56,7 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> tuple[ReportKind,
         battery_level=None if status.battery_level is None else status.battery_level.value,
         locks=status.locks,
         seq=status.seq,
+        received_ms=message.received_at_ms,
     )
     if not taken:
         raise Dropped("unknown_device_or_old_news")
@@ -90,7 +91,7 @@ def _transfer(conn: Connection, message: QueuedMessage) -> tuple[ReportKind, UUI
 def _kept(conn: Connection, message: QueuedMessage, kind: ReportKind, *, topic: str) -> tuple[ReportKind, UUID]:
     device_id = sender(message, topic=topic)
     text = read_text(message.payload)
-    if not devices.record_sign_of_life(conn, device_id):
+    if not devices.record_sign_of_life(conn, device_id, received_ms=message.received_at_ms):
         raise Dropped("unknown_device")
     devices.keep_report(conn, device_id, kind, text)
     return kind, device_id
@@ -104,7 +105,12 @@ def _presence(conn: Connection, message: QueuedMessage) -> tuple[ReportKind, UUI
         raise Dropped("unknown_topic")
     text = read_text(message.payload)
     taken = devices.record_presence(
-        conn, device_id, connected=kind == "connected", session=event.session_identifier, at_ms=event.timestamp
+        conn,
+        device_id,
+        connected=kind == "connected",
+        session=event.session_identifier,
+        at_ms=event.timestamp,
+        received_ms=message.received_at_ms,
     )
     if not taken:
         raise Dropped("unknown_device_or_old_news")
