@@ -195,11 +195,11 @@ def of_user(
 
 
 def hold_book(conn: Connection) -> None:
-    """Let nobody else change the book until this transaction ends.
+    """Let nobody else change the book, or lock a row of it, until this transaction ends.
 
-    Whoever waits for it may have an order's row locked: to be called when no such row is needed any more.
+    Whoever waits for it may have an order's row locked: to be called before all else, and by whoever needs no such row.
     """
-    conn.execute("LOCK TABLE open_orders IN SHARE ROW EXCLUSIVE MODE")
+    conn.execute("LOCK TABLE open_orders IN EXCLUSIVE MODE")
 
 
 def crossing(conn: Connection, zone: str, *, device_online_s: int) -> tuple[list[OpenOrder], list[OpenOrder]]:

@@ -4,7 +4,7 @@ Each transition is a guarded update: its WHERE clause is the whole concurrency c
 once, sweeps may overlap, and of two that try the same transition only the first finds the row as it must be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Final, Literal, LiteralString
 from uuid import UUID
@@ -29,6 +29,7 @@ def insert_matches(conn: Connection, matches: Sequence[Match]) -> list[UUID]:
     Returns fewer ids than matches (none, in fact) when an order was cancelled or changed since it was read: the caller
     must then roll back. An order that is wholly taken leaves the book, one that is partly taken shrinks.
     """
+    _hold_in_book(conn, {order.order_id for m in matches for order in (m.ask, m.bid)})
     rows = conn.execute(
         """
         WITH made AS (
@@ -66,6 +67,18 @@ def insert_matches(conn: Connection, matches: Sequence[Match]) -> list[UUID]:
     return [row[0] for row in rows]
 
 
+def _hold_in_book(conn: Connection, order_ids: Collection[UUID]) -> None:
+    """Lock these orders' rows in the book.
+
+    Whoever changes several of them locks them first, by a statement of its own and in one order, so that of two who
+    want the same rows neither waits for one that the other has.
+    """
+    conn.execute(
+        "SELECT count(*) FROM (SELECT FROM open_orders WHERE order_id = ANY (%s) ORDER BY order_id FOR UPDATE) held",
+        (list(order_ids),),
+    )
+
+
 def lock(conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID, settlement_window_s: int) -> bool:
     """Mark a trade as locked by its device; False if it was not awaiting that lock from that device in time.
 
@@ -100,20 +113,23 @@ def fail(
     in the trade and their old arrival, unless they were closed meanwhile. A lock that was published is owed an unlock,
     but for one that the device itself refused.
 
-    The rows are locked by a statement of their own, the trades before their orders, here as in every transition: the
-    one that writes must see in the book what another trade of the same order has just put back, to withdraw that too.
+    The rows are locked by statements of their own: the one that writes must see in the book what another trade of the
+    same order has just put back, to withdraw that too. And they are locked in the order in which every transition locks
+    them: trades, their orders, the book. For the same reason a transaction fails trades only once: a second time would
+    lock trades while the first one's orders are locked.
     """
-    conn.execute(
+    orders = conn.execute(
         """
         WITH due AS (
             SELECT sell_order_id, buy_order_id FROM transactions
             WHERE id = ANY (%s) AND status = %s ORDER BY seq FOR NO KEY UPDATE
         )
-        SELECT FROM energy_orders WHERE id IN (SELECT sell_order_id FROM due UNION ALL SELECT buy_order_id FROM due)
+        SELECT id FROM energy_orders WHERE id IN (SELECT sell_order_id FROM due UNION ALL SELECT buy_order_id FROM due)
         ORDER BY id FOR NO KEY UPDATE
         """,
         (list(transaction_ids), expected),
-    )
+    ).fetchall()
+    _hold_in_book(conn, [row[0] for row in orders])
     rows = conn.execute(
         """
         WITH failed AS (

@@ -186,15 +186,13 @@ def _finish(database: Database, ledger: Ledger, view: View, batch: Batch, receip
         waiting = settlement.waiting_trades(conn, batch.id)
     paid_before = [t for t in waiting if receipt.skipped.get(t) == Skip.ALREADY_SETTLED]
     confirm_paid_elsewhere(database, ledger, view, {t: waiting[t] for t in paid_before})
-    failed: dict[FailReason, list[UUID]] = {}
+    for skip, (reason, side) in OUTCOMES.items():
+        if skipped := [t for t in waiting if receipt.skipped.get(t) == skip]:
+            with database.transaction() as conn:
+                failed = trades.fail(conn, skipped, reason=reason, expected="Submitted", reject=side)
+            report_failures(failed, reason, tx_hash=receipt.hash)
     with database.transaction() as conn:
-        for skip, (reason, side) in OUTCOMES.items():
-            skipped = [t for t in waiting if receipt.skipped.get(t) == skip]
-            if skipped:
-                failed[reason] = trades.fail(conn, skipped, reason=reason, expected="Submitted", reject=side)
         settlement.mark_final(conn, batch.id)
-    for reason, ids in failed.items():
-        report_failures(ids, reason, tx_hash=receipt.hash)
     for trade in waiting.keys() - receipt.skipped.keys() - receipt.paid:
         # It stays Submitted until its time on the chain is over, and fails then as expired.
         log("settlement.no_word_on_trade", level="error", transaction_id=trade, tx_hash=receipt.hash)

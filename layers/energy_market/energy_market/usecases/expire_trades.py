@@ -46,18 +46,8 @@ def expire_stored(database: Database, ledger: Ledger, view: View) -> None:
         metric("TradesStoredElsewhere", elsewhere)
     paid = ledger.paid([t.id for t in overdue], at=view.head)
     confirm_paid_elsewhere(database, ledger, view, {t.id: t.locked_at for t in overdue if t.id in paid})
-    unpaid = [t for t in overdue if t.id not in paid]
-    if unpaid:
-        with database.transaction() as conn:
-            failed = [
-                one
-                for status in ("Locked", "Submitted")
-                for one in trades.fail(
-                    conn,
-                    [t.id for t in unpaid if t.status == status],
-                    reason="settlement_expired",
-                    expected=status,
-                    reject=None,
-                )
-            ]
-        report_failures(failed, "settlement_expired")
+    for status in ("Locked", "Submitted"):
+        if unpaid := [t.id for t in overdue if t.id not in paid and t.status == status]:
+            with database.transaction() as conn:
+                failed = trades.fail(conn, unpaid, reason="settlement_expired", expected=status, reject=None)
+            report_failures(failed, "settlement_expired")

@@ -35,47 +35,53 @@ class _BookMoved(Exception):
 
 
 def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick:
-    """Match a zone's book once. Two ticks of a zone never overlap; the second does nothing.
+    """Close what has run out, then match a zone's book once.
 
-    Everything a tick does is one transaction, and a pure function of the open remainders, the devices' free energy and
-    the transaction's time. It reads without locking, so that a long book does not hold up those who cancel; the one
-    statement that writes checks every row again, and when one has changed meanwhile the tick is taken anew. The last
-    time it holds the book, so that whoever keeps changing orders cannot keep all others from trading.
+    Two ticks of a zone never overlap; the second does nothing.
+    Matching is one transaction, and a pure function of the open remainders, the devices' free energy and the
+    transaction's time. It reads without locking, so that a long book does not hold up those who cancel; the one
+    statement that writes checks every row again, and when one has changed meanwhile the book is matched anew. The last
+    time it is held, so that whoever keeps changing orders cannot keep all others from trading. For that, what has run
+    out is closed in a transaction before it: whoever holds the book must not hold orders.
     """
+    with database.transaction() as conn:
+        if not zones.try_lock(conn, zone):
+            return Tick(ran=False)
+        unanswered = _expire_locks(conn, zone)
+        orders_expired = orders.expire(conn, zone, limit=MAX_EXPIRED)
+    report_failures(unanswered, "lock_timeout")
+    trade_ids: tuple[UUID, ...] = ()
     for attempt in range(1, ATTEMPTS + 1):
         try:
             with database.transaction() as conn:
-                if not zones.try_lock(conn, zone):
-                    return Tick(ran=False)
-                unanswered = _expire_locks(conn, zone)
-                done = _match_once(conn, zone, settings, attempt, locks_expired=len(unanswered))
+                if zones.try_lock(conn, zone):
+                    trade_ids = _match_once(conn, zone, settings, hold=attempt == ATTEMPTS)
+                break
         except _BookMoved:
             continue
-        report_failures(unanswered, "lock_timeout")
-        return done
-    return Tick(ran=True, attempts=ATTEMPTS)
-
-
-def _match_once(conn: Connection, zone: str, settings: MarketSettings, attempt: int, *, locks_expired: int) -> Tick:
-    orders_expired = orders.expire(conn, zone, limit=MAX_EXPIRED)
-    if attempt == ATTEMPTS:
-        orders.hold_book(conn)
-    asks, bids = orders.crossing(conn, zone, device_online_s=settings.device_online_s)
-    trade_ids: list[UUID] = []
-    if asks and bids:
-        free_wh = devices.free_wh(conn, [ask.device_id for ask in asks if ask.device_id is not None])
-        matches = match(asks, bids, free_wh)[:MAX_TRADES]
-        if matches:
-            trade_ids = trades.insert_matches(conn, matches)
-            if not trade_ids:
-                raise _BookMoved
     return Tick(
         ran=True,
-        trade_ids=tuple(trade_ids),
-        locks_expired=locks_expired,
+        trade_ids=trade_ids,
+        locks_expired=len(unanswered),
         orders_expired=orders_expired,
         attempts=attempt,
     )
+
+
+def _match_once(conn: Connection, zone: str, settings: MarketSettings, *, hold: bool) -> tuple[UUID, ...]:
+    if hold:
+        orders.hold_book(conn)
+    asks, bids = orders.crossing(conn, zone, device_online_s=settings.device_online_s)
+    if not asks or not bids:
+        return ()
+    free_wh = devices.free_wh(conn, [ask.device_id for ask in asks if ask.device_id is not None])
+    matches = match(asks, bids, free_wh)[:MAX_TRADES]
+    if not matches:
+        return ()
+    trade_ids = trades.insert_matches(conn, matches)
+    if not trade_ids:
+        raise _BookMoved
+    return tuple(trade_ids)
 
 
 def _expire_locks(conn: Connection, zone: str) -> list[UUID]:

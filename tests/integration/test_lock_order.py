@@ -1,0 +1,155 @@
+"""No two transactions ever wait for each other: rows are locked in one order, the book by whoever holds nothing."""
+
+import threading
+from collections.abc import Iterator
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg import Connection
+
+from energy_market.domain.matching import Match
+from energy_market.postgres import orders, trades
+from energy_market.usecases import run_tick as tick_module
+from energy_market.usecases.run_tick import Tick, run_tick
+from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
+from tests.integration.market import SETTINGS, Market
+
+ASKS = 6
+
+
+@pytest.fixture
+def other(database_url: str) -> Iterator[Connection]:
+    """Somebody else's transaction."""
+    with psycopg.connect(database_url) as conn:
+        conn.execute("SET lock_timeout = '3 s'")
+        yield conn
+        conn.rollback()
+
+
+def crossed_book(market: Market) -> list[UUID]:
+    """Asks that all match with one bid, and stay in the book with it because their devices have less than they sell."""
+    for _ in range(ASKS):
+        market.order(market.home(available_wh=500).user, "sell", 10_000, 1_000, partial=True)
+    market.order(market.user(), "buy", 10_000, 1_000, partial=True)
+    return [row[0] for row in market.sql("SELECT order_id FROM open_orders ORDER BY order_id")]  # type: ignore[misc]
+
+
+def free_rows(conn: Connection) -> int:
+    """How many rows of the book nobody has locked."""
+    rows = conn.execute("SELECT order_id FROM open_orders FOR UPDATE SKIP LOCKED").fetchall()
+    return len(rows)
+
+
+def test_a_match_that_waits_for_the_first_row_of_the_book_holds_none_of_the_others(
+    market: Market, database_url: str, other: Connection
+) -> None:
+    first, *others = crossed_book(market)
+    other.execute("SELECT FROM open_orders WHERE order_id = %s FOR UPDATE", (first,))
+    ticks = Market(database_url)
+    ticking = Alongside(ticks.tick)
+    wait_until_somebody_waits_for(other)
+    with psycopg.connect(database_url) as third:
+        assert free_rows(third) == len(others)
+    other.rollback()
+    ticking.end()
+    ticks.close()
+    assert market.sql("SELECT count(*) FROM transactions") == [(ASKS,)]
+
+
+def test_a_failure_that_waits_for_the_first_row_of_the_book_holds_none_of_the_others(
+    market: Market, database_url: str, other: Connection
+) -> None:
+    first, *others = crossed_book(market)
+    made = market.tick().trade_ids
+    other.execute("SELECT FROM open_orders WHERE order_id = %s FOR UPDATE", (first,))
+
+    def fail() -> None:
+        with psycopg.connect(database_url) as conn:
+            assert len(trades.fail(conn, made, reason="lock_timeout", expected="Pending", reject="ask")) == ASKS
+
+    failing = Alongside(fail)
+    wait_until_somebody_waits_for(other)
+    with psycopg.connect(database_url) as third:
+        assert free_rows(third) == len(others)
+    other.rollback()
+    failing.end()
+    assert market.sql("SELECT count(*) FROM open_orders") == [(1,)]
+
+
+@pytest.fixture
+def _holds_the_book_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tick_module, "ATTEMPTS", 1)
+
+
+@pytest.mark.usefixtures("_holds_the_book_at_once")
+def test_a_tick_does_not_hold_the_book_while_somebody_has_a_row_of_it(
+    market: Market, database_url: str, other: Connection
+) -> None:
+    """He is about to write, and would wait for the tick, which would wait for his row."""
+    crossed_book(market)
+    ((ask,), *_) = market.sql("SELECT order_id FROM open_orders WHERE type = 'sell'")
+    other.execute("SELECT FROM open_orders WHERE order_id = %s FOR UPDATE", (ask,))
+    ticks = Market(database_url)
+    ticking = Alongside(ticks.tick)
+    wait_until_somebody_waits_for(other)
+    other.execute("DELETE FROM open_orders WHERE order_id = %s", (ask,))
+    other.commit()
+    ticking.end()
+    ticks.close()
+    assert market.sql("SELECT count(*) FROM transactions") == [(ASKS - 1,)]
+
+
+@pytest.mark.usefixtures("_holds_the_book_at_once")
+def test_ticks_of_two_zones_that_both_want_the_book_take_turns(
+    market: Market, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    market.sql("INSERT INTO zones (id) VALUES ('west')")
+    both_arrived = threading.Barrier(2, timeout=10)
+    hold = orders.hold_book
+
+    def wait_and_hold(conn: Connection) -> None:
+        both_arrived.wait()
+        hold(conn)
+
+    monkeypatch.setattr(orders, "hold_book", wait_and_hold)
+    ticks: list[Tick] = []
+
+    def tick(zone: str) -> None:
+        own = Market(database_url)
+        try:
+            ticks.append(run_tick(own.database, zone=zone, settings=SETTINGS))
+        finally:
+            own.close()
+
+    ticking = [Alongside(lambda: tick("default")), Alongside(lambda: tick("west"))]
+    for one in ticking:
+        one.end()
+    assert [one.ran for one in ticks] == [True, True]
+
+
+@pytest.mark.usefixtures("_holds_the_book_at_once")
+def test_who_holds_the_book_has_no_order(
+    market: Market, database_url: str, other: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An order whose lock ran out is closed by the tick; whoever cancels it must not have to wait for the match."""
+    _, _, ask, bid, _ = market.matched()
+    market.sql("UPDATE transactions SET expires_at = clock_timestamp()")
+    crossed_book(market)
+    write = trades.insert_matches
+    owners: list[object] = []
+
+    def look_and_write(conn: Connection, matches: list[Match]) -> list[UUID]:
+        owners.extend(
+            other.execute(
+                "SELECT id FROM energy_orders WHERE id = ANY (%s) FOR NO KEY UPDATE NOWAIT", ([ask, bid],)
+            ).fetchall()
+        )
+        other.rollback()
+        return write(conn, matches)
+
+    monkeypatch.setattr(trades, "insert_matches", look_and_write)
+    ticks = Market(database_url)
+    assert ticks.tick().locks_expired == 1
+    ticks.close()
+    assert len(owners) == 2
