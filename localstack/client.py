@@ -25,6 +25,8 @@ from eth_account.signers.local import LocalAccount
 ATTEMPTS: Final = 7
 FIRST_PAUSE_S: Final = 0.2
 LONGEST_PAUSE_S: Final = 8.0
+LONGEST_WAIT_S: Final = 60.0
+"""The longest that a server may tell us to wait before the pause that is ours: a minute's rate limit."""
 TIMEOUT_S: Final = 30.0
 OK_BELOW: Final = 300
 TOO_MANY: Final = 429
@@ -111,13 +113,20 @@ class MarketClient:
         try:
             self.post("/api/v1/auth/signup", self._proof(), signed_in=False)
         except ApiError as error:
-            if error.status != CONFLICT:
+            # A first try whose answer was lost has registered the wallet, and used up the challenge that is sent again.
+            if error.status not in (CONFLICT, UNAUTHORIZED):
                 raise
         self.log_in()
 
     def log_in(self) -> None:
         """Begin a session."""
-        answer = self.post("/api/v1/auth/login", self._proof(), signed_in=False)
+        try:
+            answer = self.post("/api/v1/auth/login", self._proof(), signed_in=False)
+        except ApiError as error:
+            if error.status != UNAUTHORIZED:
+                raise
+            # Perhaps only the challenge was used up, by a first try whose answer was lost.
+            answer = self.post("/api/v1/auth/login", self._proof(), signed_in=False)
         self._access_token, self._refresh_token = answer["access_token"], answer["refresh_token"]
         self.user_id = str(self.get("/api/v1/auth/me")["id"])
 
@@ -254,6 +263,7 @@ class MarketClient:
                 raise EndedError
             if signed_in and self._access_token:
                 headers["Authorization"] = f"Bearer {self._access_token}"
+            told_to_wait_s = 0.0
             try:
                 status, answer_headers, text = self._send(method, path, body, headers)
             except (OSError, http.client.HTTPException) as error:
@@ -271,9 +281,10 @@ class MarketClient:
                     raise refusal
                 trouble = str(refusal)
                 retry_after = answer_headers.get("Retry-After", "")
-                pause_s = max(pause_s, float(retry_after)) if retry_after.isdigit() else pause_s
+                told_to_wait_s = min(float(retry_after), LONGEST_WAIT_S) if retry_after.isdigit() else 0.0
             self.retries += 1
-            self._ended.wait(pause_s / 2 + random.uniform(0, pause_s / 2))  # noqa: S311 - not in step with others
+            # Full jitter, so that clients that failed together do not come again together.
+            self._ended.wait(told_to_wait_s + random.uniform(0, pause_s))  # noqa: S311 - not cryptography
             pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
         raise UnreachableError(f"{method} {path}: {trouble} (after {ATTEMPTS} attempts)")
 

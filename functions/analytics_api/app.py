@@ -3,12 +3,11 @@
 from functools import cache
 from pathlib import Path
 
-import psycopg
 from chalice.app import Response
 from msgspec import Struct
 
 from energy_market import answers, config
-from energy_market.database import Database
+from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain.trades import TradeStatus
 from energy_market.evm.rpc import chain_reachable
 from energy_market.http import Api
@@ -80,7 +79,7 @@ def health() -> Response:
     try:
         with database.transaction() as conn:
             version: int | None = schema_version(conn)
-    except psycopg.OperationalError:
+    except UNAVAILABLE:
         version = None
     database_ok = version is not None
     chain_ok = chain_reachable(settings.rpc_url, chain_id=settings.chain_id)

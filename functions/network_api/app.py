@@ -7,6 +7,7 @@ from energy_market import answers, config
 from energy_market.database import Database
 from energy_market.http import Api
 from energy_market.postgres import network_nodes
+from energy_market.usecases.answer_once import Answer, answer_once
 from energy_market.usecases.register_node import register_node
 from energy_market.wire import Location
 
@@ -30,8 +31,21 @@ def nodes() -> Response:
 
 @app.route("/api/v1/network/node/register", methods=["POST"])
 def register() -> Response:
-    """A new node of the caller's."""
+    """A new node of the caller's, once for each Idempotency-Key."""
     caller, request = app.caller(), app.read(NodeRequest)
     with database.transaction() as conn:
-        node = register_node(conn, operator_id=caller.user_id, location=request.location)
-    return app.present(answers.network_node(node), status=201)
+
+        def add() -> Answer:
+            node = register_node(conn, operator_id=caller.user_id, location=request.location)
+            answer = app.present(answers.network_node(node), status=201)
+            return Answer(status=answer.status_code, body=answer.body)
+
+        answer = answer_once(
+            conn,
+            user_id=caller.user_id,
+            route="node/register",
+            key=app.idempotency_key(),
+            body_hash=app.body_hash(),
+            answer=add,
+        )
+    return app.present_text(answer.body, status=answer.status)

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import msgspec
 import psycopg
+import psycopg.sql
 import pytest
 from chalice.app import Response
 
@@ -398,6 +399,7 @@ def test_without_the_database_requests_are_refused_without_a_detail(make_edge: M
     edge = make_edge(url="postgresql://somebody:hunter2@127.0.0.1:1/none")
     answer = edge.client.get("/numbers")
     assert answer.refusal == (503, "database_unavailable")
+    assert answer.headers["Retry-After"] == "2"
     assert "127.0.0.1" not in answer.text
     assert "hunter2" not in json.dumps(edge.printed())
 
@@ -413,6 +415,15 @@ def test_a_dropped_connection_is_replaced_unnoticed(edge: Edge, database_url: st
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
+    assert edge.client.get("/numbers").status == 200
+
+
+def test_after_a_failover_the_server_that_only_reads_is_left(edge: Edge, database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        name = psycopg.sql.Identifier(conn.info.dbname)
+        conn.execute(psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+        assert edge.client.get("/numbers").refusal == (503, "database_unavailable")
+        conn.execute(psycopg.sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
     assert edge.client.get("/numbers").status == 200
 
 

@@ -36,6 +36,15 @@ def test_its_operator_gains_the_role_once(api: Client, auth: Client, ann: Signed
     assert (me["role"], me["roles"]) == ("NetworkNodeOperator", ["Recipient", "NetworkNodeOperator"])
 
 
+def test_a_node_that_is_sent_again_under_its_key_is_one(api: Client, ann: SignedIn) -> None:
+    key = {"Idempotency-Key": "the mast"}
+    first, second = (api.post(REGISTER, {"location": "mast"}, token=ann.token, headers=key) for _ in range(2))
+    assert (first.status, first.text) == (second.status, second.text)
+    other = api.post(REGISTER, {"location": "another"}, token=ann.token, headers=key)
+    assert other.refusal == (409, "idempotency_key_reused")
+    assert [node["location"] for node in api.get(NODES, token=ann.token).json] == ["mast"]
+
+
 def test_one_sees_ones_own_nodes(api: Client, auth: Client, ann: SignedIn) -> None:
     for location in ("one", "two"):
         api.post(REGISTER, {"location": location}, token=ann.token)

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -169,6 +170,24 @@ def test_a_registered_wallet_just_logs_in(script: Script, market: MarketClient) 
     script.then(200, {"access_token": "a", "refresh_token": "r"}).then(200, {"id": "me"})
     market.sign_up()
     assert market.user_id == "me"
+
+
+def test_a_challenge_that_a_lost_answer_used_up_is_replaced(script: Script, market: MarketClient) -> None:
+    script.then(200, {"message": "m"}).then(0).then(401, refusal("invalid_signature"))  # registered, and not heard
+    script.then(200, {"message": "m"}).then(0).then(401, refusal("invalid_signature"))  # logged in, and not heard
+    script.then(200, {"message": "m"}).then(200, {"access_token": "a", "refresh_token": "r"}).then(200, {"id": "me"})
+    market.sign_up()
+    assert market.user_id == "me"
+
+
+def test_a_server_that_says_how_long_is_given_that_long(
+    script: Script, market: MarketClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.1)
+    script.then(503, refusal("database_unavailable"), Retry_After="2").then(200, [])
+    began = time.monotonic()
+    assert market.get("/x") == []
+    assert time.monotonic() - began >= 0.1
 
 
 def test_an_expired_token_is_refreshed_and_the_request_repeated(script: Script, market: MarketClient) -> None:

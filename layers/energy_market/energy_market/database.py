@@ -2,10 +2,17 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Final
 
 import psycopg
 from psycopg import Connection
+from psycopg.errors import IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
+from psycopg.pq import TransactionStatus
 
+UNAVAILABLE: Final = (psycopg.OperationalError, IdleInTransactionSessionTimeout, ReadOnlySqlTransaction)
+"""What a later try may well not meet: the server is away, starting, overloaded or full (SQLSTATE classes 08, 53, 57,
+58), it cancelled the statement or the session (57014, 25P03), another transaction was in the way (40001, 40P01), or it
+is the former writer after a failover (25006)."""
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 20_000
 _READ_ONLY_SESSION = b"SET default_transaction_read_only = on; SET timezone = 'UTC'"
@@ -28,15 +35,19 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """One transaction: committed at the end of the block, rolled back when it raises.
 
-        Raises `psycopg.OperationalError` when the database cannot be reached.
+        Raises one of `UNAVAILABLE` when the database cannot serve now. If the connection breaks while COMMIT is under
+        way nobody knows whether it took effect: whoever calls must be able to do the same again.
         """
-        with ExitStack() as stack:
-            connection = self._begin(stack)
-            try:
-                yield connection
-            finally:
-                if connection.broken:
-                    self.close()
+        try:
+            with ExitStack() as stack:
+                yield self._begin(stack)
+        except ReadOnlySqlTransaction:
+            self.close()  # another server writes now; this one would refuse for as long as it is asked
+            raise
+        finally:
+            # A connection that is kept has no transaction open: in one that lingered, the next would only be a part.
+            if self._connection is not None and self._connection.info.transaction_status != TransactionStatus.IDLE:
+                self.close()
 
     def close(self) -> None:
         """Drop the kept connection; the next transaction opens another."""
@@ -53,7 +64,7 @@ class Database:
         if self._connection is not None and not self._connection.closed:
             try:
                 stack.enter_context(self._connection.transaction())
-            except psycopg.OperationalError:
+            except psycopg.Error:
                 self.close()
             else:
                 return self._connection

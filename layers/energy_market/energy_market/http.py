@@ -19,11 +19,10 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 import msgspec
-import psycopg
 from chalice.app import Chalice, Response
 
 from energy_market.config import HttpSettings
-from energy_market.database import Database
+from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain import errors, tokens
 from energy_market.domain.errors import InvalidRequest, MarketError, Unauthorized
 from energy_market.postgres import rate_limits
@@ -31,6 +30,8 @@ from energy_market.postgres import rate_limits
 MAX_BODY_BYTES: Final = 16 * 1024
 MAX_IDEMPOTENCY_KEY: Final = 255
 PREFLIGHT_LIFE_S: Final = 600
+RETRY_AFTER_S: Final = 2
+"""What a client is told to wait when the database is away; its own pause, with jitter, comes on top."""
 
 T = TypeVar("T")
 
@@ -248,7 +249,7 @@ class Api(Chalice):
         try:
             with self._database.transaction() as conn:
                 rate = rate_limits.count(conn, self._current.source_ip)
-        except psycopg.OperationalError:
+        except UNAVAILABLE:
             if needs_database:
                 raise
             return
@@ -302,8 +303,10 @@ class Api(Chalice):
             request_id=self._current.request_id,
             traceback="".join(traceback.format_exception(error)),
         )
-        if isinstance(error, psycopg.OperationalError):
-            return self._error(503, "database_unavailable", "The database cannot be reached; try again shortly.")
+        if isinstance(error, UNAVAILABLE):
+            refusal = self._error(503, "database_unavailable", "The database cannot serve this now; try again shortly.")
+            refusal.headers["Retry-After"] = str(RETRY_AFTER_S)
+            return refusal
         return self._error(500, "internal", f"This failed on our side. Request id: {self._current.request_id}")
 
     def _error(self, status: int, code: str, sentence: str) -> Response:
