@@ -15,13 +15,11 @@ from energy_market.evm.ledger import Fees, Ledger, Payment, Signed
 from energy_market.postgres import settlement, trades
 from energy_market.usecases.settle_trades import settle_trades
 from tests.chain import mock_code
+from tests.integration.crashes import Crashed, Fuse, FusedDatabase
 from tests.integration.settlement.world import (
     FINALITY_BLOCKS,
     RULES,
-    Crashed,
     Deal,
-    Fuse,
-    FusedDatabase,
     World,
     logged,
 )
@@ -71,7 +69,7 @@ def test_a_crash_after_any_side_effect_of_any_sweep_pays_each_trade_once(world: 
         k += 1
         fuse = Fuse(k)
         deals = [world.lock(), world.lock(in_escrow=False)]
-        database, ledger = FusedDatabase(world.database_url, fuse), world.fused_ledger(fuse)
+        database, ledger = FusedDatabase(world.database_url, fuse, statements=False), world.fused_ledger(fuse)
         try:
             for _ in range(4):
                 settle_trades(database, ledger, rules=rules, budget_s=20.0)

@@ -1,23 +1,21 @@
 """A market whose trades are settled on a chain of their own, and the means to disturb both."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
 import pytest
 from eth_account.signers.local import LocalAccount
-from psycopg import Connection
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.contract import Contract
-from energy_market.evm.ledger import Ledger, Sent
+from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
 from energy_market.usecases.settle_trades import settle_trades
 from tests.chain import Chain
+from tests.integration.crashes import Fuse, FusedRpc
 from tests.integration.market import Market
 
 CHAIN_ID = 31337
@@ -28,55 +26,6 @@ RULES = SettlementRules(max_batch=50, confirmations=CONFIRMATIONS, finality_bloc
 
 
 L = TypeVar("L", bound=Ledger)
-
-
-class Crashed(BaseException):
-    """The process is gone. No product code catches it."""
-
-
-class Fuse:
-    """Counts side effects, and burns after one of them: everything later fails too, as for a process that is gone."""
-
-    def __init__(self, burns_after: int) -> None:
-        self.effects = 0
-        self.burns_after = burns_after
-
-    def check(self) -> None:
-        if self.effects >= self.burns_after:
-            raise Crashed
-
-    def count(self) -> None:
-        self.effects += 1
-        self.check()
-
-
-class FusedDatabase(Database):
-    """Crashes after a transaction that wrote. (Before its commit is the same as after what came before it.)"""
-
-    def __init__(self, url: str, fuse: Fuse) -> None:
-        super().__init__(url)
-        self._fuse = fuse
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        self._fuse.check()
-        with super().transaction() as conn:
-            yield conn
-            wrote = conn.execute("SELECT pg_current_xact_id_if_assigned() IS NOT NULL").fetchone() == (True,)
-        if wrote:
-            self._fuse.count()
-
-
-class FusedLedger(Ledger):
-    """Crashes after a transaction was sent, before anybody knows."""
-
-    fuse: Fuse
-
-    def send(self, raw: bytes) -> tuple[Sent, str]:
-        self.fuse.check()
-        answer = super().send(raw)
-        self.fuse.count()
-        return answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,20 +70,25 @@ class World:
         return self.ledger_of(Ledger, chain_id=chain_id, url=url, contract=contract)
 
     def ledger_of(
-        self, kind: type[L], *, chain_id: int = CHAIN_ID, url: str | None = None, contract: str | None = None
+        self,
+        kind: type[L],
+        *,
+        chain_id: int = CHAIN_ID,
+        url: str | None = None,
+        contract: str | None = None,
+        rpc: Rpc | None = None,
     ) -> L:
         return kind(
-            self.new_rpc(url),
+            rpc or self.new_rpc(url),
             chain_id=chain_id,
             contract=contract or self.chain.settlement.address,
             token_decimals=18,
             operator_key=self.chain.operator.key.hex(),
         )
 
-    def fused_ledger(self, fuse: Fuse) -> FusedLedger:
-        ledger = self.ledger_of(FusedLedger)
-        ledger.fuse = fuse
-        return ledger
+    def fused_ledger(self, fuse: Fuse) -> Ledger:
+        self._rpcs.append(FusedRpc(self.rpc_url, fuse))
+        return self.ledger_of(Ledger, rpc=self._rpcs[-1])
 
     # ------------------------------------------------------------------------------------------------ the market
 
