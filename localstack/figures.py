@@ -127,11 +127,11 @@ def read_figures(conn: psycopg.Connection[Any]) -> Figures:
 UNDER_WAY: Final = (
     """SELECT format('trade %s is %s', id, status)
        FROM transactions WHERE status IN ('Pending', 'Locked', 'Submitted')""",
-    """SELECT format('trade %s has failed, and its device is still to release it', id)
+    """SELECT format('trade %s is over, and its device is still to release it', id)
        FROM transactions WHERE unlock = 'Owed'""",
     """SELECT format('trade %s is confirmed, and its delivery is %s (%s of %s Wh)',
                      id, coalesce(delivery, 'not ordered'), delivered_wh, energy_wh)
-       FROM transactions WHERE status = 'Confirmed' AND delivery IS DISTINCT FROM 'Delivered'""",
+       FROM transactions WHERE status = 'Confirmed' AND coalesce(delivery, 'Owed') IN ('Owed', 'Started')""",
     """SELECT format('device %s reports locks: %s', id, reported_locks)
        FROM iot_devices WHERE reported_locks <> '{}'""",
 )

@@ -87,37 +87,58 @@ def device_differences(conn: psycopg.Connection[Any], devices: Iterable[DeviceRe
     with conn.cursor(row_factory=dict_row) as cursor:
         trades = {
             str(row["id"]): row
-            for row in cursor.execute("SELECT id, device_id, status, energy_wh, delivery FROM transactions")
+            for row in cursor.execute(
+                "SELECT id, device_id, status, energy_wh, delivery, delivered_wh FROM transactions"
+            )
         }
     found = []
     for device in devices:
         own = {key: trade for key, trade in trades.items() if str(trade["device_id"]) == device.device_id}
-        for trade_id, held_wh in device.held_wh.items():
-            trade = own.get(trade_id)
-            if trade is None:
-                found.append(
-                    f"device {device.device_id} holds {held_wh} Wh for {trade_id}, which is no trade of its own"
-                )
-            elif trade["status"] == "Failed" and at_rest:
-                found.append(f"device {device.device_id} holds {held_wh} Wh for trade {trade_id}, which has failed")
-            elif trade["delivery"] == "Delivered" or trade["energy_wh"] != held_wh:
-                found.append(
-                    f"device {device.device_id} holds {held_wh} Wh for trade {trade_id}"
-                    f" of {trade['energy_wh']} Wh, {trade['status']}, delivery {trade['delivery']}"
-                )
-        for trade_id, delivered_wh in device.delivered_wh.items():
-            trade = own.get(trade_id)
-            if trade is None or trade["status"] != "Confirmed":
-                status = trade["status"] if trade else "unknown"
-                found.append(
-                    f"device {device.device_id} delivered {delivered_wh} Wh for trade {trade_id}, which is {status}"
-                )
-        for trade_id, trade in own.items():
-            if trade["delivery"] == "Delivered" and device.delivered_wh.get(trade_id) != trade["energy_wh"]:
-                found.append(
-                    f"trade {trade_id} of {trade['energy_wh']} Wh counts as delivered,"
-                    f" but device {device.device_id} delivered {device.delivered_wh.get(trade_id, 0)} Wh"
-                )
+        found += _held_differences(device, own, at_rest=at_rest)
+        found += _delivered_differences(device, own, at_rest=at_rest)
+    return found
+
+
+def _held_differences(device: DeviceRecord, own: Mapping[str, Mapping[str, Any]], *, at_rest: bool) -> list[str]:
+    found = []
+    for trade_id, held_wh in device.held_wh.items():
+        holds = f"device {device.device_id} holds {held_wh} Wh for"
+        trade = own.get(trade_id)
+        if trade is None:
+            found.append(f"{holds} {trade_id}, which is no trade of its own")
+        elif trade["status"] == "Failed" and at_rest:
+            found.append(f"{holds} trade {trade_id}, which has failed")
+        elif (
+            trade["delivery"] == "Delivered"
+            or (trade["delivery"] == "Short" and at_rest)
+            or trade["energy_wh"] != held_wh
+        ):
+            found.append(
+                f"{holds} trade {trade_id} of {trade['energy_wh']} Wh, {trade['status']}, delivery {trade['delivery']}"
+            )
+    return found
+
+
+def _delivered_differences(device: DeviceRecord, own: Mapping[str, Mapping[str, Any]], *, at_rest: bool) -> list[str]:
+    found = []
+    for trade_id, delivered_wh in device.delivered_wh.items():
+        trade = own.get(trade_id)
+        if trade is None or trade["status"] != "Confirmed":
+            status = trade["status"] if trade else "unknown"
+            found.append(
+                f"device {device.device_id} delivered {delivered_wh} Wh for trade {trade_id}, which is {status}"
+            )
+        elif trade["delivery"] == "Short" and at_rest and trade["delivered_wh"] != delivered_wh:
+            found.append(
+                f"device {device.device_id} delivered {delivered_wh} Wh for trade {trade_id},"
+                f" of which {trade['delivered_wh']} Wh are known"
+            )
+    for trade_id, trade in own.items():
+        if trade["delivery"] == "Delivered" and device.delivered_wh.get(trade_id) != trade["energy_wh"]:
+            found.append(
+                f"trade {trade_id} of {trade['energy_wh']} Wh counts as delivered,"
+                f" but device {device.device_id} delivered {device.delivered_wh.get(trade_id, 0)} Wh"
+            )
     return found
 
 

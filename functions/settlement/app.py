@@ -91,6 +91,7 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
         max_batch=settlement.max_batch,
         confirmations=chain.confirmations,
         finality_blocks=chain.finality_blocks,
+        delivery_window_s=settlement.delivery_window_s,
     )
     budget_s = min(SWEEP_S, context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S)
     try:

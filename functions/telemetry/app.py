@@ -11,6 +11,7 @@ from energy_market.database import Database
 from energy_market.devices import Dropped, read_queued
 from energy_market.logs import log
 from energy_market.usecases.record_telemetry import record_telemetry
+from energy_market.usecases.report_shortfalls import report_shortfalls
 
 
 @cache
@@ -27,8 +28,10 @@ def handle(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[st
         try:
             message = read_queued(record["body"])
             with database.transaction() as conn:
-                kind, _ = record_telemetry(conn, message)
-            kinds[kind] = kinds.get(kind, 0) + 1
+                recorded = record_telemetry(conn, message)
+            kinds[recorded.kind] = kinds.get(recorded.kind, 0) + 1
+            if recorded.short is not None:
+                report_shortfalls([recorded.short])
         except Dropped as dropped:
             log("device.message.dropped", level="warning", reason=dropped.reason, message=record["messageId"])
         except psycopg.Error as error:

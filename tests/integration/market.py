@@ -144,6 +144,26 @@ class Market:
         (trade,) = self.trades(buyer)
         return home, buyer, ask, bid, trade
 
+    def confirm(self, trade: UUID) -> None:
+        """As if the chain had paid a locked trade."""
+        self.sql(
+            """
+            WITH batch AS (INSERT INTO settlement_batches (chain_id, contract, sender, nonce)
+                           SELECT 1, '0x', '0x', count(*) FROM settlement_batches RETURNING id)
+            UPDATE transactions SET status = 'Confirmed', batch_id = (SELECT id FROM batch), confirmed_at = now(),
+                   blockchain_hash = '0x1', delivery = 'Owed', command_sent_at = NULL WHERE id = %s
+            """,
+            trade,
+        )
+
+    def sold(self, *, energy_wh: int = 500) -> tuple[Home, UUID, Trade]:
+        """(donor's home, recipient, trade) of one trade that was locked, paid, and told to be delivered."""
+        home, buyer, ask, _, trade = self.matched(energy_wh=energy_wh)
+        self.answer(home.device, ask, "locked", trade=trade.id)
+        self.confirm(trade.id)
+        self.publish()
+        return home, buyer, self.trades(buyer)[0]
+
     def sql(self, statement: str, *values: object) -> list[tuple[object, ...]]:
         with self.database.transaction() as conn:
             cursor = conn.execute(statement.encode(), values)

@@ -136,6 +136,26 @@ def test_each_side_sees_its_own_order_of_a_trade(api: Client, auth: Client, mark
     assert api.get(TRANSACTIONS, token=signed_in(auth).token).json == []
 
 
+def test_both_sides_see_why_a_delivery_fell_short(api: Client, auth: Client, market: Market) -> None:
+    ann, ben = signed_in(auth), signed_in(auth)
+    device = market.device(UUID(ann.user_id))
+    market.status(device, available_wh=100_000)
+    market.order(UUID(ann.user_id), "sell", 1_500, 250_000)
+    market.order(UUID(ben.user_id), "buy", 1_500, 300_000)
+    market.tick()
+    confirm(market)
+    (trade,) = api.get(TRANSACTIONS, token=ben.token).json
+    assert (trade["delivery"], trade["delivery_reason"], trade["delivery_reason_text"]) == ("Owed", None, None)
+    assert trade["deliver_by"] > trade["confirmed_at"]
+    report = {"transaction_id": trade["id"], "status": "delivered", "kwh_delivered": 1.2, "seq": 100}
+    market.report(f"energy/transfer/{device}/status", report)
+    for token in (ann.token, ben.token):
+        (trade,) = api.get(TRANSACTIONS, token=token).json
+        assert (trade["status"], trade["delivery"], trade["delivered_kwh"]) == ("Confirmed", "Short", Decimal("1.2"))
+        assert trade["delivery_reason"] == "under_delivered"
+        assert trade["delivery_reason_text"] == "The donor's device delivered less than was traded."
+
+
 def test_trades_come_in_pages_and_by_status(api: Client, auth: Client, market: Market) -> None:
     ann, ben = signed_in(auth), signed_in(auth)
     market.status(market.device(UUID(ann.user_id)), available_wh=100_000)

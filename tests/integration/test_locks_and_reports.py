@@ -318,22 +318,10 @@ def test_presence_that_comes_late_is_dropped(market: Market) -> None:
     assert market.sql("SELECT status FROM iot_devices") == [("Offline",)]
 
 
-def _confirm(market: Market, trade: UUID) -> None:
-    market.sql(
-        """
-        WITH batch AS (INSERT INTO settlement_batches (chain_id, contract, sender, nonce)
-                       VALUES (1, '0x', '0x', 0) RETURNING id)
-        UPDATE transactions SET status = 'Confirmed', batch_id = (SELECT id FROM batch), confirmed_at = now(),
-               blockchain_hash = '0x1', delivery = 'Owed', command_sent_at = NULL WHERE id = %s
-        """,
-        trade,
-    )
-
-
 def test_a_confirmed_trade_is_delivered_and_stops_counting_as_promised(market: Market) -> None:
     home, buyer, ask, _, trade = market.matched()
     market.answer(home.device, ask, "locked", trade=trade.id)
-    _confirm(market, trade.id)
+    market.confirm(trade.id)
     market.publish()
     assert market.published[-1].topic == f"energy/donor/{home.device}/transfer"
     assert json.loads(payload(market.published[-1])) == {"transaction_id": str(trade.id), "kwh": 0.5}
@@ -355,7 +343,7 @@ def test_a_confirmed_trade_is_delivered_and_stops_counting_as_promised(market: M
 def test_a_transfer_of_anothers_trade_is_dropped(market: Market) -> None:
     home, buyer, ask, _, trade = market.matched()
     market.answer(home.device, ask, "locked", trade=trade.id)
-    _confirm(market, trade.id)
+    market.confirm(trade.id)
     thief = market.home()
     report = {"transaction_id": str(trade.id), "status": "delivered", "kwh_delivered": 0.5, "seq": 100}
     with pytest.raises(Dropped):

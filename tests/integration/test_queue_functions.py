@@ -175,6 +175,25 @@ def test_reports_are_taken_and_counted(
     assert [line["reason"] for line in said[:-1]] == ["unknown_device_or_old_news", "unknown_topic"]
 
 
+def test_a_delivery_that_falls_short_is_a_line_and_a_metric(
+    telemetry: ModuleType, market: Market, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, _, trade = market.sold(energy_wh=500)
+    report = {"transaction_id": str(trade.id), "status": "delivered", "kwh_delivered": 0.3, "seq": 100}
+    topic = f"energy/transfer/{home.device}/status"
+    records = [queued(topic, report), queued(topic, report | {"seq": 101})]
+    assert telemetry.handle({"Records": records}, None) == {"batchItemFailures": []}
+    short, measured, taken = lines(capsys)
+    assert (short["event"], short["transaction_id"], short["device_id"]) == (
+        "trade.short",
+        str(trade.id),
+        str(home.device),
+    )
+    assert (short["reason"], short["delivered_wh"]) == ("under_delivered", 300)
+    assert (measured["TradesShort"], measured["Reason"]) == (1, "under_delivered")
+    assert taken["taken"] == {"transfer": 2}
+
+
 def test_a_zone_whose_tick_fails_holds_up_neither_the_others_nor_the_commands(
     environment: Mapping[str, str], market: Market, capsys: pytest.CaptureFixture[str]
 ) -> None:

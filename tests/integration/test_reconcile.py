@@ -109,6 +109,16 @@ def test_a_market_that_has_just_begun_has_no_differences(connection: psycopg.Con
         ("UPDATE transactions SET delivery = NULL", "its delivery is not ordered"),
         ("UPDATE transactions SET delivered_wh = 499", "its delivery is Delivered (499 of 500 Wh)"),
         ("UPDATE transactions SET delivery = 'Started'", "its delivery is Started"),
+        ("UPDATE transactions SET delivery = 'Owed'", "the delivery of trade"),
+        ("UPDATE transactions SET delivery = 'Started', deliver_by = now() - interval '2 minutes'",
+         "is Started with no deadline ahead"),
+        ("UPDATE transactions SET delivery = 'Short', delivery_reason = 'delivery_timeout'",
+         "its delivery is Short (500 of 500 Wh)"),
+        ("UPDATE transactions SET delivery = 'Short', delivery_reason = 'delivery_timeout', delivered_wh = 0",
+         "is Short, but its last event says Delivered"),
+        ("UPDATE transactions SET unlock = 'Owed'", "its device was not told to release it"),
+        ("UPDATE transactions SET unlock = 'Owed', unlock_by = now() - interval '2 minutes'",
+         "owed with no deadline ahead"),
         ("UPDATE iot_devices SET reported_locks = (SELECT array_agg(id) FROM transactions)", "still reports a lock"),
         ("UPDATE iot_devices SET reported_locks = ARRAY[gen_random_uuid()]", "which is unknown"),
         ("DELETE FROM events WHERE to_status = 'Confirmed'", "its last event says Locked"),
@@ -193,6 +203,24 @@ def test_a_device_that_holds_energy_for_a_failed_trade_is_found(settled: Settled
     settled.spoil("UPDATE transactions SET status = 'Failed', reason = 'x', failed_at = now(), delivery = NULL")
     record = DeviceRecord(device_id=str(settled.home.device), held_wh={str(settled.trade): TRADE_WH})
     assert any("which has failed" in line for line in settled.differences(record))
+
+
+def test_a_device_that_holds_energy_for_a_delivery_that_ended_short_is_found(settled: Settled) -> None:
+    settled.market.sql(
+        "UPDATE transactions SET delivery = 'Short', delivery_reason = 'delivery_timeout', delivered_wh = 0"
+    )
+    record = DeviceRecord(device_id=str(settled.home.device), held_wh={str(settled.trade): TRADE_WH})
+    (line,) = settled.differences(record)
+    assert line.endswith("of 500 Wh, Confirmed, delivery Short")
+
+
+def test_a_device_that_delivered_more_than_is_known_is_found(settled: Settled) -> None:
+    settled.market.sql(
+        "UPDATE transactions SET delivery = 'Short', delivery_reason = 'delivery_timeout', delivered_wh = 100"
+    )
+    record = DeviceRecord(device_id=str(settled.home.device), delivered_wh={str(settled.trade): 200})
+    (line,) = settled.differences(record)
+    assert line.endswith("of which 100 Wh are known")
 
 
 def test_a_device_that_holds_energy_for_nobody_is_found(settled: Settled) -> None:

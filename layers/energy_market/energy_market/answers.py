@@ -62,6 +62,9 @@ def own_trade(found: Trade, *, viewer: UUID) -> dict[str, Any]:
         "confirmed_at": found.confirmed_at,
         "failed_at": found.failed_at,
         "delivery": found.delivery,
+        "delivery_reason": found.delivery_reason,
+        "delivery_reason_text": REASON_SENTENCES[found.delivery_reason] if found.delivery_reason else None,
+        "deliver_by": found.deliver_by,
         "delivered_kwh": kwh(found.delivered_wh),
     }
 

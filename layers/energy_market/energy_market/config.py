@@ -56,6 +56,7 @@ class SettlementSettings:
 
     operator_private_key: str
     max_batch: int
+    delivery_window_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,11 @@ def settlement_block() -> int:
 
 def settlement_settings() -> SettlementSettings:
     """Settings of the operator."""
-    return SettlementSettings(operator_private_key=_text("OPERATOR_PRIVATE_KEY"), max_batch=_number("MAX_BATCH"))
+    return SettlementSettings(
+        operator_private_key=_text("OPERATOR_PRIVATE_KEY"),
+        max_batch=_number("MAX_BATCH"),
+        delivery_window_s=_number("DELIVERY_WINDOW_S"),
+    )
 
 
 def market_settings() -> MarketSettings:

@@ -89,10 +89,10 @@ class DonorStatus(msgspec.Struct, frozen=True):
 
 
 class TransferStatus(msgspec.Struct, frozen=True):
-    """`energy/transfer/{device_id}/status`."""
+    """`energy/transfer/{device_id}/status`. `delivered`: it is over; `refused`: nothing is reserved for it here."""
 
     transaction_id: UUID
-    status: Literal["started", "delivering", "delivered"]
+    status: Literal["started", "delivering", "delivered", "refused"]
     kwh_delivered: Reported
     seq: int
 

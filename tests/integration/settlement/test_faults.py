@@ -12,6 +12,7 @@ from eth_utils.crypto import keccak
 
 from energy_market.database import Database
 from energy_market.evm.ledger import Fees, Ledger, Payment, Signed
+from energy_market.evm.rpc import Unreachable
 from energy_market.postgres import settlement, trades
 from energy_market.usecases.settle_trades import settle_trades
 from tests.chain import mock_code
@@ -207,6 +208,48 @@ def test_a_delivery_that_began_is_not_begun_again_after_a_reorganisation(world: 
     world.sweep_until_final()
     assert world.trade(deal) == ("Confirmed", None)
     assert world.sql("SELECT delivery FROM transactions") == [("Started",)]
+
+
+def test_a_reorganisation_moves_no_deadline_of_a_delivery(world: World) -> None:
+    deal = world.lock()
+    world.sweep()
+    world.mine()
+    world.sweep(replace(RULES, delivery_window_s=3_600))
+    ((first, ahead),) = world.sql("SELECT deliver_by, deliver_by - confirmed_at FROM transactions")
+    assert timedelta(seconds=3_599) < ahead <= timedelta(hours=1)
+    world.reorganise(2)
+    world.sweep()
+    assert world.trade(deal) == ("Submitted", None)
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert world.sql("SELECT deliver_by FROM transactions") == [(first,)]
+
+
+def test_a_delivery_ends_though_the_chain_is_away(world: World) -> None:
+    deal = world.lock()
+    world.sweep()
+    world.mine()
+    world.sweep()
+    world.sql("UPDATE transactions SET deliver_by = clock_timestamp()")
+    with pytest.raises(Unreachable):
+        world.sweep(ledger=world.new_ledger(url="http://127.0.0.1:9"), budget_s=0.2)
+    assert world.sql("SELECT delivery, delivery_reason FROM transactions") == [("Short", "delivery_timeout")]
+    assert world.trade(deal) == ("Confirmed", None)
+
+
+def test_a_delivery_that_ended_short_stays_so_through_a_reorganisation(world: World) -> None:
+    deal = world.lock()
+    world.sweep()
+    world.mine()
+    world.sweep()
+    refusal = {"transaction_id": str(deal.id), "status": "refused", "kwh_delivered": 0, "seq": 10**6}
+    world.market.report(f"energy/transfer/{deal.device}/status", refusal)
+    world.reorganise(2)
+    world.sweep()
+    assert world.trade(deal) == ("Submitted", None)
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert world.sql("SELECT delivery, delivery_reason FROM transactions") == [("Short", "reservation_lost")]
 
 
 def test_a_buyer_who_withdraws_in_a_reorganisation_is_found_out(world: World) -> None:

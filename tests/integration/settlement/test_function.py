@@ -25,6 +25,7 @@ def function(world: World, database_url: str, monkeypatch: pytest.MonkeyPatch) -
         "SETTLEMENT_CONTRACT": world.chain.settlement.address,
         "OPERATOR_PRIVATE_KEY": world.chain.operator.key.hex(),
         "MAX_BATCH": "50",
+        "DELIVERY_WINDOW_S": "86400",
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)

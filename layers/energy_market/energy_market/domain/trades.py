@@ -1,7 +1,7 @@
 """A trade: so much energy of one ask for one bid, at one price.
 
 Pending -> Locked -> Submitted -> Confirmed, or Failed with a reason. It is settled only after the donor's
-device has reserved the energy.
+device has reserved the energy. Then it is delivered: Owed -> Started -> Delivered, or Short with a reason.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from uuid import UUID
 
 TradeStatus = Literal["Pending", "Locked", "Submitted", "Confirmed", "Failed"]
 FailReason = Literal["lock_rejected", "lock_timeout", "insufficient_escrow", "settlement_expired", "chain_refused"]
+Delivery = Literal["Owed", "Started", "Delivered", "Short"]
+ShortReason = Literal["under_delivered", "delivery_timeout", "reservation_lost"]
 
 REASON_SENTENCES: Final[dict[str, str]] = {
     "lock_rejected": "The donor's device refused to reserve the energy.",
@@ -18,6 +20,9 @@ REASON_SENTENCES: Final[dict[str, str]] = {
     "insufficient_escrow": "The buyer's escrow did not cover the amount.",
     "settlement_expired": "The trade could not be paid in time.",
     "chain_refused": "The settlement contract refused the trade.",
+    "under_delivered": "The donor's device delivered less than was traded.",
+    "delivery_timeout": "The donor's device did not deliver all of it in time.",
+    "reservation_lost": "The donor's device no longer held the energy.",
     "cancelled_by_owner": "Cancelled by its owner.",
     "expired": "Its time in force has passed.",
 }
@@ -46,5 +51,17 @@ class Trade:
     submitted_at: datetime | None
     confirmed_at: datetime | None
     failed_at: datetime | None
-    delivery: Literal["Owed", "Started", "Delivered"] | None
+    delivery: Delivery | None
+    delivery_reason: ShortReason | None
+    deliver_by: datetime | None
+    delivered_wh: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shortfall:
+    """A delivery that ended with less than was traded: `delivered_wh`."""
+
+    transaction_id: UUID
+    device_id: UUID
+    reason: ShortReason
     delivered_wh: int

@@ -15,10 +15,11 @@ PRUNED_AT_ONCE: Final = 4
 
 ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
 
-# What a device has promised: its trades that neither failed nor were reported delivered.
-_PROMISED: Final[LiteralString] = """
+# What a device `d` has promised: its trades that neither failed nor came to the end of their delivery.
+PROMISED: Final[LiteralString] = """
     SELECT coalesce(sum(t.energy_wh), 0) FROM transactions t
-    WHERE t.device_id = d.id AND t.status <> 'Failed' AND t.delivery IS DISTINCT FROM 'Delivered'"""
+    WHERE t.device_id = d.id AND t.status <> 'Failed'
+      AND t.delivery IS DISTINCT FROM 'Delivered' AND t.delivery IS DISTINCT FROM 'Short'"""
 
 
 # When the broker had the message, which may have lain in a queue since: only then was the device surely there.
@@ -73,7 +74,7 @@ def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
     with conn.cursor(row_factory=class_row(Device)) as cursor:
         return cursor.execute(
             "SELECT d.id, d.owner_id, d.device_type, d.side, d.location, d.zone, d.status, d.last_ping, d.available_wh,"
-            " d.available_wh - (" + _PROMISED + ") AS free_wh, d.battery_level, d.created_at"
+            " d.available_wh - (" + PROMISED + ") AS free_wh, d.battery_level, d.created_at"
             " FROM iot_devices d WHERE d.owner_id = %s AND d.status <> 'Removed' ORDER BY d.created_at, d.id",
             (owner_id,),
         ).fetchall()
@@ -96,7 +97,7 @@ def free_wh(conn: Connection, device_ids: Sequence[UUID]) -> dict[UUID, int]:
     """Of each device, the energy that it has and has not promised to a trade."""
     return dict(
         conn.execute(
-            "SELECT d.id, (d.available_wh - (" + _PROMISED + "))::bigint FROM iot_devices d"
+            "SELECT d.id, (d.available_wh - (" + PROMISED + "))::bigint FROM iot_devices d"
             " WHERE d.id = ANY (%s) AND d.available_wh IS NOT NULL",
             (list(device_ids),),
         ).fetchall()

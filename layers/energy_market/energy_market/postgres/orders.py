@@ -8,6 +8,7 @@ from psycopg.rows import class_row
 
 from energy_market.domain.matching import OpenOrder
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
+from energy_market.postgres.devices import PROMISED
 
 # Why the matcher passes an open order over; `free` is the device's energy that is not promised (see devices.py).
 _UNMATCHABLE: Final[LiteralString] = """
@@ -25,13 +26,10 @@ _COLUMNS: Final[LiteralString] = """
     s.id, s.user_id, s.device_id, s.zone, s.type, s.energy_wh, s.price_micro, s.all_or_none, s.expires_at, s.created_at,
     s.closed_at, s.arrival, s.status, s.reason, s.filled_wh, s.pending_wh, s.remaining_wh, """
 
-_FROM: Final[LiteralString] = """
+_FROM: Final[LiteralString] = f"""
     FROM order_states s
     LEFT JOIN iot_devices d ON d.id = s.device_id
-    LEFT JOIN LATERAL (
-        SELECT d.available_wh - coalesce(sum(t.energy_wh), 0) AS free_wh FROM transactions t
-        WHERE t.device_id = d.id AND t.status <> 'Failed' AND t.delivery IS DISTINCT FROM 'Delivered'
-    ) f ON s.type = 'sell'"""
+    LEFT JOIN LATERAL (SELECT d.available_wh - ({PROMISED}) AS free_wh) f ON s.type = 'sell'"""
 
 
 def insert(conn: Connection, terms: OrderTerms, *, user_id: UUID, zone: str) -> UUID:

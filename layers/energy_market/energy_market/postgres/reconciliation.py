@@ -55,6 +55,11 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
        WHERE (status = 'Pending'
               AND coalesce(expires_at, "timestamp" + interval '1 minute') < now() - interval '1 minute')
           OR (status = 'Locked' AND valid_until < now() - interval '1 minute')""",
+    """SELECT format('the delivery of trade %%s is %%s with no deadline ahead', id, delivery)
+       FROM transactions WHERE status = 'Confirmed' AND delivery IN ('Owed', 'Started')
+        AND coalesce(deliver_by, '-infinity') < now() - interval '1 minute'""",
+    """SELECT format('the unlock of trade %%s is owed with no deadline ahead', id)
+       FROM transactions WHERE unlock = 'Owed' AND coalesce(unlock_by, '-infinity') < now() - interval '1 minute'""",
     """SELECT format('trade %%s is Submitted in a batch that is %%s', t.id, coalesce(b.status, 'unknown'))
        FROM transactions t LEFT JOIN settlement_batches b ON b.id = t.batch_id
        WHERE t.status = 'Submitted' AND coalesce(b.status, '') NOT IN ('Stored', 'Mined')""",
@@ -62,21 +67,31 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
        WHERE %(at_rest)s AND status IN ('Pending', 'Locked', 'Submitted')""",
     """SELECT format('trade %%s is confirmed, but its delivery is %%s (%%s of %%s Wh)',
                      id, coalesce(delivery, 'not ordered'), delivered_wh, energy_wh)
-       FROM transactions WHERE status = 'Confirmed' AND (delivery IS NULL OR %(at_rest)s)
-        AND (delivery IS DISTINCT FROM 'Delivered' OR delivered_wh <> energy_wh)""",
-    """SELECT format('trade %%s has failed, but its device was not told to release it', id)
+       FROM transactions WHERE status = 'Confirmed'
+        AND (delivery IS NULL
+             OR delivery IN ('Owed', 'Started') AND %(at_rest)s
+             OR delivery = 'Delivered' AND delivered_wh <> energy_wh
+             OR delivery = 'Short' AND delivered_wh >= energy_wh)""",
+    """SELECT format('trade %%s is over, but its device was not told to release it', id)
        FROM transactions WHERE %(at_rest)s AND unlock = 'Owed'""",
     # The devices' own words, as far as they reached the database.
     """SELECT format('device %%s still reports a lock of trade %%s, which is %%s', d.id, l.id,
-                     coalesce(CASE WHEN t.delivery = 'Delivered' THEN 'delivered' ELSE t.status END, 'unknown'))
+                     coalesce(CASE WHEN t.delivery IN ('Delivered', 'Short') THEN t.delivery END, t.status, 'unknown'))
        FROM iot_devices d CROSS JOIN LATERAL unnest(d.reported_locks) l(id) LEFT JOIN transactions t ON t.id = l.id
        WHERE %(at_rest)s
-         AND (t.id IS NULL OR t.device_id <> d.id OR t.status = 'Failed' OR t.delivery = 'Delivered')""",
+         AND (t.id IS NULL OR t.device_id <> d.id OR t.status = 'Failed' OR t.delivery IN ('Delivered', 'Short'))""",
     # The record of transitions ends where the rows stand.
     """SELECT format('trade %%s is %%s, but its last event says %%s', t.id, t.status, coalesce(e.to_status, 'nothing'))
        FROM transactions t
-       LEFT JOIN LATERAL (SELECT to_status FROM events WHERE entity_id = t.id ORDER BY id DESC LIMIT 1) e ON true
+       LEFT JOIN LATERAL (SELECT to_status FROM events WHERE entity_id = t.id AND entity = 'trade'
+                          ORDER BY id DESC LIMIT 1) e ON true
        WHERE e.to_status IS DISTINCT FROM t.status""",
+    """SELECT format('the delivery of trade %%s is %%s, but its last event says %%s',
+                     t.id, t.delivery, coalesce(e.to_status, 'nothing'))
+       FROM transactions t
+       LEFT JOIN LATERAL (SELECT to_status FROM events WHERE entity_id = t.id AND entity = 'delivery'
+                          ORDER BY id DESC LIMIT 1) e ON true
+       WHERE t.delivery IS NOT NULL AND e.to_status IS DISTINCT FROM t.delivery""",
     """SELECT format('order %%s is %%s, but its last event says %%s', s.id, s.status, coalesce(e.to_status, 'nothing'))
        FROM order_states s
        LEFT JOIN LATERAL (SELECT to_status FROM events WHERE entity_id = s.id ORDER BY id DESC LIMIT 1) e ON true

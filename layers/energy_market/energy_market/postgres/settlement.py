@@ -306,17 +306,21 @@ def end_without_effect(
     return 0 if row is None else row[0]
 
 
-def confirm(conn: Connection, trades: Collection[UUID], *, tx_hash: str) -> list[UUID]:
-    """These trades were paid by that transaction; those that were not yet Confirmed. Their delivery may begin."""
+def confirm(conn: Connection, trades: Collection[UUID], *, tx_hash: str, delivery_window_s: int) -> list[UUID]:
+    """These trades were paid by that transaction; those that were not yet Confirmed. Their delivery may begin.
+
+    It has `delivery_window_s` seconds from the first confirmation on, whatever a reorganisation puts back.
+    """
     rows = conn.execute(
         """
         UPDATE transactions
         SET status = 'Confirmed', blockchain_hash = %s, confirmed_at = clock_timestamp(),
-            delivery = coalesce(delivery, 'Owed'), command_sent_at = NULL
+            delivery = coalesce(delivery, 'Owed'), command_sent_at = NULL,
+            deliver_by = coalesce(deliver_by, clock_timestamp() + make_interval(secs => %s))
         WHERE id = ANY (%s) AND status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL
         RETURNING id
         """,
-        (tx_hash, list(trades)),
+        (tx_hash, delivery_window_s, list(trades)),
     ).fetchall()
     return [row[0] for row in rows]
 

@@ -5,6 +5,7 @@ once, sweeps may overlap, and of two that try the same transition only the first
 """
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, LiteralString
 from uuid import UUID
@@ -13,14 +14,24 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from energy_market.domain.matching import RULE_VERSION, Match
-from energy_market.domain.trades import FailReason, Trade, TradeStatus
+from energy_market.domain.trades import Delivery, FailReason, Shortfall, ShortReason, Trade, TradeStatus
 
 Side = Literal["ask", "bid"]
 
 _COLUMNS: Final[LiteralString] = """
     t.id, t.seq, t.sell_order_id, t.buy_order_id, t.donor_id, t.recipient_id, t.device_id, t.zone, t.energy_wh,
     t.price_micro, t.amount_nano, t.status, t.reason, t.blockchain_hash, t."timestamp" AS matched_at, t.locked_at,
-    t.submitted_at, t.confirmed_at, t.failed_at, t.delivery, t.delivered_wh"""
+    t.submitted_at, t.confirmed_at, t.failed_at, t.delivery, t.delivery_reason, t.deliver_by, t.delivered_wh"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryReport:
+    """What a report made of a delivery, and what it was before."""
+
+    before: Delivery
+    delivery: Delivery
+    reason: ShortReason | None
+    delivered_wh: int
 
 
 def insert_matches(conn: Connection, matches: Sequence[Match]) -> list[UUID]:
@@ -136,7 +147,7 @@ def fail(
             UPDATE transactions
             SET status = 'Failed', reason = %(reason)s, failed_at = clock_timestamp(), command_sent_at = NULL,
                 unlock = CASE WHEN expires_at IS NOT NULL AND %(reason)s <> 'lock_rejected' THEN 'Owed' END,
-                delivery = NULL
+                delivery = NULL, delivery_reason = NULL, deliver_by = NULL
             WHERE id = ANY (%(ids)s) AND status = %(expected)s
             RETURNING id, sell_order_id, buy_order_id, energy_wh
         ), touched AS (
@@ -197,12 +208,24 @@ def status_at_device(conn: Connection, transaction_id: UUID, *, device_id: UUID,
     return None if row is None else row[0]
 
 
+def hold_reserved(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID]) -> None:
+    """Lock the trades that a status can change, by a statement of its own and in the order in which all lock trades."""
+    conn.execute(
+        """
+        SELECT FROM transactions WHERE device_id = %s AND (unlock = 'Owed' OR id = ANY (%s))
+        ORDER BY seq FOR NO KEY UPDATE
+        """,
+        (device_id, list(reported_locks)),
+    )
+
+
 def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID]) -> int:
-    """The device holds reservations of trades that have failed: they are to be released (again). Returns how many."""
+    """The device holds reservations of trades that are over: they are to be released (again). Returns how many."""
     return conn.execute(
         """
         UPDATE transactions SET unlock = 'Owed', command_sent_at = NULL
-        WHERE device_id = %s AND id = ANY (%s) AND status = 'Failed' AND unlock IS DISTINCT FROM 'Owed'
+        WHERE device_id = %s AND id = ANY (%s) AND (status = 'Failed' OR delivery IN ('Delivered', 'Short'))
+          AND unlock IS DISTINCT FROM 'Owed'
         """,
         (device_id, list(transaction_ids)),
     ).rowcount
@@ -220,28 +243,69 @@ def settle_unlocks(conn: Connection, device_id: UUID, reported_locks: Sequence[U
 
 
 def record_delivery(
-    conn: Connection, transaction_id: UUID, *, device_id: UUID, delivered: bool, delivered_wh: int, seq: int
-) -> bool:
-    """Take a device's word on a delivery; False if it is old news, or of no confirmed trade of that device."""
-    return (
-        conn.execute(
+    conn: Connection, transaction_id: UUID, *, device_id: UUID, ended: ShortReason | None, delivered_wh: int, seq: int
+) -> DeliveryReport | None:
+    """Take a device's word on a delivery; None if it is old news, or of no confirmed trade of that device.
+
+    `ended`: the device is done with it, and this is why if it was not all. What was delivered in full is Delivered
+    whenever and in whatever order that is said; what ended with less is Short, and its device is told to release what
+    it may still hold.
+    """
+    with conn.cursor(row_factory=class_row(DeliveryReport)) as cursor:
+        return cursor.execute(
+            """
+            WITH told AS (
+                SELECT id, delivery AS before, %(wh)s >= energy_wh AS in_full,
+                       %(ended)s::text IS NOT NULL AND delivery <> 'Short' AND %(wh)s < energy_wh AS falls_short
+                FROM transactions
+                WHERE id = %(id)s AND device_id = %(device_id)s AND status = 'Confirmed' AND delivery <> 'Delivered'
+                  AND (%(wh)s >= energy_wh OR delivery_seq IS NULL OR delivery_seq < %(seq)s)
+                FOR NO KEY UPDATE
+            )
+            UPDATE transactions t
+            SET delivery = CASE WHEN in_full THEN 'Delivered' WHEN falls_short OR before = 'Short' THEN 'Short'
+                                ELSE 'Started' END,
+                delivery_reason = CASE WHEN in_full THEN NULL WHEN falls_short THEN %(ended)s ELSE delivery_reason END,
+                unlock = CASE WHEN falls_short THEN 'Owed' ELSE unlock END,
+                command_sent_at = CASE WHEN falls_short THEN NULL ELSE command_sent_at END,
+                delivered_wh = greatest(delivered_wh, least(%(wh)s, energy_wh)),
+                delivery_seq = greatest(delivery_seq, %(seq)s)
+            FROM told WHERE t.id = told.id
+            RETURNING told.before, t.delivery, t.delivery_reason AS reason, t.delivered_wh
+            """,
+            {"id": transaction_id, "device_id": device_id, "ended": ended, "wh": delivered_wh, "seq": seq},
+        ).fetchone()
+
+
+def end_overdue_deliveries(conn: Connection, *, limit: int) -> list[Shortfall]:
+    """Make deliveries Short whose time is over, the longest overdue first. Their devices are to release the rest."""
+    with conn.cursor(row_factory=class_row(Shortfall)) as cursor:
+        return cursor.execute(
             """
             UPDATE transactions
-            SET delivery = CASE WHEN %(delivered)s THEN 'Delivered' ELSE 'Started' END,
-                delivered_wh = greatest(delivered_wh, %(delivered_wh)s), delivery_seq = %(seq)s
-            WHERE id = %(id)s AND device_id = %(device_id)s AND status = 'Confirmed' AND delivery <> 'Delivered'
-              AND (delivery_seq IS NULL OR delivery_seq < %(seq)s)
+            SET delivery = 'Short', delivery_reason = 'delivery_timeout', unlock = 'Owed', command_sent_at = NULL
+            WHERE id IN (
+                SELECT id FROM transactions
+                WHERE status = 'Confirmed' AND delivery IN ('Owed', 'Started') AND deliver_by <= clock_timestamp()
+                ORDER BY deliver_by LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
+            RETURNING id AS transaction_id, device_id, delivery_reason AS reason, delivered_wh
             """,
-            {
-                "id": transaction_id,
-                "device_id": device_id,
-                "delivered": delivered,
-                "delivered_wh": delivered_wh,
-                "seq": seq,
-            },
-        ).rowcount
-        == 1
-    )
+            (limit,),
+        ).fetchall()
+
+
+def lapse_unlocks(conn: Connection, *, limit: int) -> list[tuple[UUID, UUID]]:
+    """Give up unlocks that were owed for a day: (trade, device)."""
+    return conn.execute(
+        """
+        UPDATE transactions SET unlock = 'Lapsed'
+        WHERE id IN (
+            SELECT id FROM transactions WHERE unlock = 'Owed' AND unlock_by <= clock_timestamp()
+            ORDER BY unlock_by LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
+        RETURNING id, device_id
+        """,
+        (limit,),
+    ).fetchall()
 
 
 def of_user(

@@ -46,10 +46,12 @@ def confirm_trades(database: Database, ledger: Ledger, view: View, rules: Settle
             if receipt is not None:
                 _follow(database, ledger, view, rules, batch=batch, receipt=receipt)
             elif not found:
-                _missing(database, ledger, view, batch)
+                _missing(database, ledger, view, rules, batch)
 
 
-def confirm_paid_elsewhere(database: Database, ledger: Ledger, view: View, paid: Mapping[UUID, datetime]) -> set[UUID]:
+def confirm_paid_elsewhere(
+    database: Database, ledger: Ledger, view: View, rules: SettlementRules, paid: Mapping[UUID, datetime]
+) -> set[UUID]:
     """Confirm trades that were paid by another transaction than their batch's; those that are Confirmed now.
 
     `paid`: trades and when each was locked. Nobody will look after them later, so the payment must be final.
@@ -62,7 +64,7 @@ def confirm_paid_elsewhere(database: Database, ledger: Ledger, view: View, paid:
             metric("TradesUnexplained", 1)
         elif view.final is not None and payment[1] <= view.final.number:
             confirmed.add(trade)
-            _confirm(database, [trade], payment[0])
+            _confirm(database, rules, [trade], payment[0])
     return confirmed
 
 
@@ -119,7 +121,7 @@ def _put_back(database: Database, batch: Batch) -> None:
     metric("Reorganisations", 1)
 
 
-def _missing(database: Database, ledger: Ledger, view: View, batch: Batch) -> None:
+def _missing(database: Database, ledger: Ledger, view: View, rules: SettlementRules, batch: Batch) -> None:
     """The batch's nonce is used, but by no form of it: somebody else has the operator's key."""
     if batch.status == "Mined":
         _put_back(database, batch)
@@ -128,7 +130,7 @@ def _missing(database: Database, ledger: Ledger, view: View, batch: Batch) -> No
     with database.transaction() as conn:
         waiting = settlement.waiting_trades(conn, batch.id)
     paid = ledger.paid(waiting, at=view.head)
-    confirmed = confirm_paid_elsewhere(database, ledger, view, {t: waiting[t] for t in paid})
+    confirmed = confirm_paid_elsewhere(database, ledger, view, rules, {t: waiting[t] for t in paid})
     if confirmed != paid:
         return  # paid by a stranger's transaction that is not final: the batch is ended when it is
     with database.transaction() as conn:
@@ -162,14 +164,14 @@ def _follow(
         log("settlement.reverted", level="error", batch_id=batch.id, tx_hash=receipt.hash, trades=freed)
         metric("BatchesReverted", 1)
         return
-    _confirm(database, receipt.paid, receipt.hash)
+    _confirm(database, rules, receipt.paid, receipt.hash)
     if depth >= rules.finality_blocks:
-        _finish(database, ledger, view, batch, receipt)
+        _finish(database, ledger, view, rules, batch=batch, receipt=receipt)
 
 
-def _confirm(database: Database, paid: Collection[UUID], tx_hash: str) -> None:
+def _confirm(database: Database, rules: SettlementRules, paid: Collection[UUID], tx_hash: str) -> None:
     with database.transaction() as conn:
-        confirmed = settlement.confirm(conn, paid, tx_hash=tx_hash)
+        confirmed = settlement.confirm(conn, paid, tx_hash=tx_hash, delivery_window_s=rules.delivery_window_s)
         wrong = settlement.failed_among(conn, paid)
     for trade in confirmed:
         log("trade.confirmed", transaction_id=trade, tx_hash=tx_hash)
@@ -180,12 +182,14 @@ def _confirm(database: Database, paid: Collection[UUID], tx_hash: str) -> None:
         metric("FailedTradesPaid", 1)
 
 
-def _finish(database: Database, ledger: Ledger, view: View, batch: Batch, receipt: Receipt) -> None:
+def _finish(
+    database: Database, ledger: Ledger, view: View, rules: SettlementRules, *, batch: Batch, receipt: Receipt
+) -> None:
     """A batch that stays for good: what it skipped fails, and nobody looks after it any more."""
     with database.transaction() as conn:
         waiting = settlement.waiting_trades(conn, batch.id)
     paid_before = [t for t in waiting if receipt.skipped.get(t) == Skip.ALREADY_SETTLED]
-    confirm_paid_elsewhere(database, ledger, view, {t: waiting[t] for t in paid_before})
+    confirm_paid_elsewhere(database, ledger, view, rules, {t: waiting[t] for t in paid_before})
     for skip, (reason, side) in OUTCOMES.items():
         if skipped := [t for t in waiting if receipt.skipped.get(t) == skip]:
             with database.transaction() as conn:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from energy_market.database import Database
+from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger, View
 from energy_market.logs import log, metric
 from energy_market.postgres import settlement, trades
@@ -23,7 +24,7 @@ def expire_unstored(database: Database) -> None:
     report_failures(failed, "settlement_expired")
 
 
-def expire_stored(database: Database, ledger: Ledger, view: View) -> None:
+def expire_stored(database: Database, ledger: Ledger, view: View, rules: SettlementRules) -> None:
     """Fail trades that were signed for when the chain says so: a final block is past their time and they are unpaid.
 
     Every later block is past it too, so no transaction can pay them any more, whatever is still about. Trades that were
@@ -45,7 +46,7 @@ def expire_stored(database: Database, ledger: Ledger, view: View) -> None:
         log("settlement.stored_elsewhere", level="error", trades=elsewhere)
         metric("TradesStoredElsewhere", elsewhere)
     paid = ledger.paid([t.id for t in overdue], at=view.head)
-    confirm_paid_elsewhere(database, ledger, view, {t.id: t.locked_at for t in overdue if t.id in paid})
+    confirm_paid_elsewhere(database, ledger, view, rules, {t.id: t.locked_at for t in overdue if t.id in paid})
     for status in ("Locked", "Submitted"):
         if unpaid := [t.id for t in overdue if t.id not in paid and t.status == status]:
             with database.transaction() as conn:

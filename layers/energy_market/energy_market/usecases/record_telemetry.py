@@ -1,5 +1,7 @@
 """Take what devices report: status, alerts, transfers, presence."""
 
+from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -15,10 +17,21 @@ from energy_market.devices import (
     read_text,
     sender,
 )
+from energy_market.domain.trades import Shortfall, ShortReason
 from energy_market.postgres import devices, trades
 from energy_market.postgres.devices import ReportKind
 
 PRESENCE_TOPIC = "$aws/events/presence/"
+WHY_SHORT: Final[dict[str, ShortReason]] = {"delivered": "under_delivered", "refused": "reservation_lost"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A report that was taken: its kind, its device, and the delivery that it ended short."""
+
+    kind: ReportKind
+    device_id: UUID
+    short: Shortfall | None = None
 
 
 class _Presence(msgspec.Struct, frozen=True, rename="camel"):
@@ -29,8 +42,8 @@ class _Presence(msgspec.Struct, frozen=True, rename="camel"):
     session_identifier: str = ""
 
 
-def record_telemetry(conn: Connection, message: QueuedMessage) -> tuple[ReportKind, UUID]:
-    """Keep a report and let it do what it does; its kind and its device. Raises Dropped for what is not taken."""
+def record_telemetry(conn: Connection, message: QueuedMessage) -> Recorded:
+    """Keep a report and let it do what it does. Raises Dropped for what is not taken."""
     if message.topic.startswith(PRESENCE_TOPIC):
         return _presence(conn, message)
     match message.topic.split("/"):
@@ -45,10 +58,15 @@ def record_telemetry(conn: Connection, message: QueuedMessage) -> tuple[ReportKi
     raise Dropped("unknown_topic")
 
 
-def _donor_status(conn: Connection, message: QueuedMessage) -> tuple[ReportKind, UUID]:
+def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
     device_id = sender(message, topic="energy/donor/+/status")
     status = read_payload(message.payload, DonorStatus)
     text = read_text(message.payload)
+    # What the device still holds of trades that are over is to be released; what it no longer lists has been. Trades
+    # are locked before devices, here as everywhere; if the status proves to be old news, this is rolled back.
+    trades.hold_reserved(conn, device_id, status.locks)
+    trades.owe_unlock(conn, device_id, status.locks)
+    trades.settle_unlocks(conn, device_id, status.locks)
     taken = devices.record_status(
         conn,
         device_id,
@@ -60,44 +78,50 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> tuple[ReportKind,
     )
     if not taken:
         raise Dropped("unknown_device_or_old_news")
-    # What the device still holds of failed trades is to be released; what it no longer lists has been.
-    trades.owe_unlock(conn, device_id, status.locks)
-    trades.settle_unlocks(conn, device_id, status.locks)
     devices.keep_report(conn, device_id, "donor_status", text)
-    return "donor_status", device_id
+    return Recorded(kind="donor_status", device_id=device_id)
 
 
-def _transfer(conn: Connection, message: QueuedMessage) -> tuple[ReportKind, UUID]:
+def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
     device_id = sender(message, topic="energy/transfer/+/status")
     transfer = read_payload(message.payload, TransferStatus)
     text = read_text(message.payload)
     delivered_wh = transfer.kwh_delivered.energy_wh
-    taken = trades.record_delivery(
+    report = trades.record_delivery(
         conn,
         transfer.transaction_id,
         device_id=device_id,
-        delivered=transfer.status == "delivered",
+        ended=WHY_SHORT.get(transfer.status),
         delivered_wh=delivered_wh,
         seq=transfer.seq,
     )
-    if not taken:
+    if report is None:
         raise Dropped("foreign_transfer_or_old_news")
     if transfer.status == "delivered":
         devices.record_delivered(conn, device_id, delivered_wh=delivered_wh, seq=transfer.seq)
     devices.keep_report(conn, device_id, "transfer", text)
-    return "transfer", device_id
+    short = None
+    if report.delivery == "Short" and report.before != "Short":
+        assert report.reason is not None  # a constraint of the table
+        short = Shortfall(
+            transaction_id=transfer.transaction_id,
+            device_id=device_id,
+            reason=report.reason,
+            delivered_wh=report.delivered_wh,
+        )
+    return Recorded(kind="transfer", device_id=device_id, short=short)
 
 
-def _kept(conn: Connection, message: QueuedMessage, kind: ReportKind, *, topic: str) -> tuple[ReportKind, UUID]:
+def _kept(conn: Connection, message: QueuedMessage, kind: ReportKind, *, topic: str) -> Recorded:
     device_id = sender(message, topic=topic)
     text = read_text(message.payload)
     if not devices.record_sign_of_life(conn, device_id, received_ms=message.received_at_ms):
         raise Dropped("unknown_device")
     devices.keep_report(conn, device_id, kind, text)
-    return kind, device_id
+    return Recorded(kind=kind, device_id=device_id)
 
 
-def _presence(conn: Connection, message: QueuedMessage) -> tuple[ReportKind, UUID]:
+def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     event = read_payload(message.payload, _Presence)
     device_id = device_uuid(event.client_id)
     kind, client_id = message.topic.removeprefix(PRESENCE_TOPIC).split("/", 1)
@@ -115,4 +139,4 @@ def _presence(conn: Connection, message: QueuedMessage) -> tuple[ReportKind, UUI
     if not taken:
         raise Dropped("unknown_device_or_old_news")
     devices.keep_report(conn, device_id, "presence", text)
-    return "presence", device_id
+    return Recorded(kind="presence", device_id=device_id)

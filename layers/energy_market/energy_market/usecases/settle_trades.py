@@ -23,6 +23,7 @@ from energy_market.logs import log, metric
 from energy_market.postgres import leases, settlement, trades
 from energy_market.postgres.settlement import Settleable
 from energy_market.usecases.confirm_trades import confirm_paid_elsewhere, confirm_trades
+from energy_market.usecases.end_deliveries import end_deliveries
 from energy_market.usecases.expire_trades import expire_stored, expire_unstored
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.resend_batches import resend_batches, send
@@ -67,10 +68,11 @@ def settle_trades(
         sleep(LEASE_POLL_S * (1 + random.random()))  # noqa: S311 -- not cryptography
     try:
         expire_unstored(database)
+        end_deliveries(database)
         ledger.start_budget(budget_s)
         view = ledger.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
         confirm_trades(database, ledger, view, rules)
-        expire_stored(database, ledger, view)
+        expire_stored(database, ledger, view, rules)
         resend_batches(database, ledger, view, rules)
         _settle_locked(database, ledger, view, rules, holder)
     except LeaseLost:
@@ -102,7 +104,7 @@ def _settle_locked(database: Database, ledger: Ledger, view: View, rules: Settle
             limit=max(0, room) * rules.max_batch,
         )
         used = settlement.used_nonces(conn, account, at_least=view.nonce_pending)
-    locked = _without_paid(database, ledger, view, locked)
+    locked = _without_paid(database, ledger, view, rules, locked)
     nonces = _free_nonces(view.nonce_pending, used)
     balance_wei = view.balance_wei
     for batch in _batches(database, ledger, view, locked, rules):
@@ -133,10 +135,12 @@ def _free_nonces(start: int, used: set[int]) -> Iterator[int]:
         nonce += 1
 
 
-def _without_paid(database: Database, ledger: Ledger, view: View, locked: Sequence[Settleable]) -> list[Settleable]:
+def _without_paid(
+    database: Database, ledger: Ledger, view: View, rules: SettlementRules, locked: Sequence[Settleable]
+) -> list[Settleable]:
     """Those that are still to be paid: bytes of an earlier batch may have paid a trade after all."""
     paid = ledger.paid([t.id for t in locked if t.stored_before], at=view.head)
-    confirm_paid_elsewhere(database, ledger, view, {t.id: t.locked_at for t in locked if t.id in paid})
+    confirm_paid_elsewhere(database, ledger, view, rules, {t.id: t.locked_at for t in locked if t.id in paid})
     return [t for t in locked if t.id not in paid]
 
 

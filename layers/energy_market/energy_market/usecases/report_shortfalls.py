@@ -1,0 +1,21 @@
+"""Say that deliveries have fallen short: to be called when the transaction that ended them is committed."""
+
+from collections.abc import Collection
+
+from energy_market.domain.trades import REASON_SENTENCES, Shortfall
+from energy_market.logs import log, metric
+
+
+def report_shortfalls(shortfalls: Collection[Shortfall]) -> None:
+    """For each a line, with the reason as a word and as a sentence, and the metric `TradesShort`, also by reason."""
+    for short in shortfalls:
+        log(
+            "trade.short",
+            level="warning",
+            transaction_id=short.transaction_id,
+            device_id=short.device_id,
+            reason=short.reason,
+            reason_text=REASON_SENTENCES[short.reason],
+            delivered_wh=short.delivered_wh,
+        )
+        metric("TradesShort", 1, by={"Reason": short.reason})
