@@ -19,7 +19,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up run chaos up down reconcile deploy test check format lock clean
+.PHONY: help set-up run chaos up down reconcile replay deploy test check format lock clean
 
 help: ## Say what there is
 	@echo "make run     the whole system on this machine, with a simulated community (HOMES=10 DURATION=seconds)"
@@ -27,6 +27,7 @@ help: ## Say what there is
 	@echo "make up      the same system without the community; it keeps its state until \`make clean\`"
 	@echo "make down    stop it"
 	@echo "make reconcile  compare database and chain of what runs here, and list each difference"
+	@echo "make replay  move messages that failed for good back to their queues"
 	@echo "make test    all tests (TESTS=... for some)"
 	@echo "make check   lint, types, template, contract artifacts"
 	@echo "make format  let ruff put the code in order"
@@ -53,6 +54,9 @@ down:
 
 reconcile: set-up
 	@$(VENV)/python localstack/reconcile.py
+
+replay: set-up
+	@$(VENV)/python localstack/replay.py
 
 deploy: set-up
 	@env -u MAKEFLAGS -u MAKEOVERRIDES BUILD_PYTHON=$(VENV)/python UV=$(LOCAL)/bin/uv LAMBDA_PYTHON=$(RUNTIME) SAM_CLI_TELEMETRY=0 \

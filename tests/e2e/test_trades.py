@@ -1,5 +1,6 @@
 """Trades through the whole system: API Gateway, Lambda, Step Functions, IoT, SQS, PostgreSQL, a chain."""
 
+import base64
 import contextlib
 import http.client
 import itertools
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import psycopg
 import pytest
 from awscrt.exceptions import AwsCrtError
 from client import ApiError
+from deploy import STACK
+from replay import dead_letters, replay
 from wallet import read_uint
 
 from energy_market.evm.rpc import Rpc
@@ -208,6 +212,26 @@ def test_the_nightly_comparison_runs_as_deployed_and_finds_what_differs(neighbou
         f"order {planted[0]} has 1 Wh open, but is not in the book"
     }
     assert neighbourhood.reconciled_by_night() == 0
+
+
+def test_dead_letters_that_are_moved_back_are_processed(neighbourhood: Neighbourhood) -> None:
+    ann = neighbourhood.donor(charge_wh=1_000)
+    endpoint = neighbourhood.market.stack.aws.endpoint_url
+    alert = {
+        "topic": f"energy/device/{ann.device_id}/alert",
+        "client_id": ann.device_id,
+        "payload": base64.b64encode(b'{"code": "replayed"}').decode(),
+        "received_at_ms": 1,
+    }
+    with contextlib.closing(boto3.client("sqs", endpoint_url=endpoint)) as sqs:
+        (letters,) = (url for url in dead_letters(sqs, prefix=STACK) if "TelemetryDeadLetters" in url)
+        sqs.send_message(QueueUrl=letters, MessageBody=json.dumps(alert))
+    moved = replay(endpoint)
+    assert len(moved) == 2
+    assert moved[letters.rpartition("/")[2]] == 1
+    with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
+        kept = "SELECT count(*) FROM device_reports WHERE payload ->> 'code' = 'replayed'"
+        wait_until(lambda: conn.execute(kept).fetchone() == (1,))
 
 
 def test_the_contract_is_served_and_readable(neighbourhood: Neighbourhood) -> None:
