@@ -1,0 +1,118 @@
+"""A device of a whole life: as the protocol wants it, but that it may take its time, be away, and talk nonsense."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from energy_market.devices import QueuedMessage
+from energy_market.domain.commands import Command
+from energy_market.usecases.record_lock_response import TOPIC
+from energy_market.usecases.record_telemetry import PRESENCE_TOPIC
+from tests.integration.market import Market
+from tests.integration.model_device import ModelDevice
+
+
+@dataclass(kw_only=True)
+class LiveDevice(ModelDevice):
+    """`takes_its_time`: what it is to deliver it delivers in parts, when told to. What it said of locks is kept."""
+
+    now_ms: Callable[[], int]
+    takes_its_time: bool = False
+    fed_wh: dict[UUID, int] = field(default_factory=dict)
+    ever_fed_wh: dict[UUID, int] = field(default_factory=dict)
+    session: int = 0
+    is_away: bool = False
+    answered: dict[UUID, UUID] = field(default_factory=dict)  # trade -> sell order, of what it was asked to lock
+
+    def hear(self, command: Command) -> None:
+        trade = command.transaction_id
+        if command.kind == "lock":
+            self.answered[trade] = command.sell_order_id
+        if command.kind == "unlock" and trade in self.fed_wh:
+            return  # a delivery that has begun is not undone
+        if command.kind == "transfer":
+            if trade not in self.held_wh and trade not in self.delivered:
+                self._say_transfer(trade, "refused", 0)
+                return
+            if trade in self.fed_wh or (self.takes_its_time and trade in self.held_wh):
+                self.fed_wh.setdefault(trade, 0)
+                self._say_transfer(trade, "delivering" if self.fed_wh[trade] else "started", self.fed_wh[trade])
+                return
+        super().hear(command)
+        if command.kind == "transfer":
+            self.ever_fed_wh[trade] = self.delivered[trade]
+
+    def feed(self) -> None:
+        """Deliver half of each delivery under way, or the rest of it."""
+        for trade, fed_wh in list(self.fed_wh.items()):
+            step_wh = self.held_wh[trade] // 2 if fed_wh == 0 else self.held_wh[trade] - fed_wh
+            self.available_wh -= step_wh
+            self.fed_wh[trade] += step_wh
+            self.ever_fed_wh[trade] = self.fed_wh[trade]
+            if self.fed_wh[trade] < self.held_wh[trade]:
+                self._say_transfer(trade, "delivering", self.fed_wh[trade])
+            else:
+                self._end_delivery(trade)
+        self.report()
+
+    def give_up(self) -> None:
+        """End each delivery under way with what was fed: its battery is empty."""
+        for trade in list(self.fed_wh):
+            self._end_delivery(trade)
+        self.report()
+
+    def forget(self) -> None:
+        """Another device takes its place and knows of nothing."""
+        for known in (self.held_wh, self.fed_wh, self.answered):
+            known.clear()
+
+    def _end_delivery(self, trade: UUID) -> None:
+        del self.held_wh[trade]
+        self.delivered[trade] = self.fed_wh.pop(trade)
+        self._say_transfer(trade, "delivered", self.delivered[trade])
+
+    def reserved_wh(self) -> int:
+        """What it has to keep for others."""
+        return sum(self.held_wh.values()) - sum(self.fed_wh.values())
+
+    def answer_lock(self, trade: UUID, status: str, *, named: bool) -> None:
+        """Answer again, whatever was answered before; with the trade's id, or as the specification has it."""
+        answer: dict[str, object] = {"order_id": str(self.answered[trade]), "status": status}
+        self.say(TOPIC.replace("+", str(self.id)), answer | ({"transaction_id": str(trade)} if named else {}))
+
+    def leave(self) -> QueuedMessage:
+        """Its line is cut; what the broker says of that."""
+        self.is_away = True
+        return self._presence("disconnected", self.session)
+
+    def come_back(self, *, before_the_end_was_noticed: bool) -> list[QueuedMessage]:
+        """It connects anew. The broker may notice only now that the last session has ended."""
+        self.is_away = False
+        self.session += 1
+        events = [self._presence("connected", self.session)]
+        if before_the_end_was_noticed:
+            events.append(self._presence("disconnected", self.session - 1))
+        return events
+
+    def say(self, topic: str, payload: dict[str, object], *, client_id: str | None = None) -> None:
+        self.queue.append(Market.say(topic, payload, client_id=client_id, received_ms=self.now_ms()))
+
+    def _say(self, topic: str, payload: dict[str, object]) -> None:
+        self.say(topic, payload)
+
+    def _say_transfer(self, trade: UUID, status: str, fed_wh: int) -> None:
+        self.say(
+            f"energy/transfer/{self.id}/status",
+            {"transaction_id": str(trade), "status": status, "kwh_delivered": fed_wh / 1000, "seq": self._next()},
+        )
+
+    def _presence(self, kind: str, session: int) -> QueuedMessage:
+        now_ms = self.now_ms()
+        event = {"clientId": str(self.id), "timestamp": now_ms, "sessionIdentifier": f"session-{session}"}
+        return QueuedMessage(
+            topic=f"{PRESENCE_TOPIC}{kind}/{self.id}",
+            client_id=str(self.id),
+            payload=json.dumps(event).encode(),
+            received_at_ms=now_ms,
+        )
