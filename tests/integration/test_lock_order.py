@@ -1,7 +1,7 @@
 """No two transactions ever wait for each other: rows are locked in one order, the book by whoever holds nothing."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from uuid import UUID
 
 import psycopg
@@ -9,7 +9,7 @@ import pytest
 from psycopg import Connection
 
 from energy_market.domain.matching import Match
-from energy_market.postgres import orders, trades
+from energy_market.postgres import orders, settlement, trades
 from energy_market.usecases import run_tick as tick_module
 from energy_market.usecases.run_tick import Tick, run_tick
 from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
@@ -153,3 +153,83 @@ def test_who_holds_the_book_has_no_order(
     assert ticks.tick().locks_expired == 1
     ticks.close()
     assert len(owners) == 2
+
+
+# ------------------------------------------------------------------------------------------------ trades
+
+ACCOUNT = settlement.Account(chain_id=1, sender="0x")
+
+
+def store(conn: Connection, made: Sequence[UUID]) -> UUID:
+    batch = settlement.store(
+        conn, ACCOUNT, contract="0x", nonce=0, tx_hash="0x1", raw=b"", max_fee=1, priority_fee=1, trades=made
+    )
+    assert batch is not None
+    return batch
+
+
+def locked_trades(market: Market) -> list[UUID]:
+    """Trades of one device, in the order in which they were made."""
+    home = market.home()
+    for _ in range(ASKS):
+        market.order(home.user, "sell", 500, 1_000)
+    market.order(market.user(), "buy", 10_000, 1_000, partial=True)
+    made = market.tick().trade_ids
+    market.publish()
+    market.sql("UPDATE transactions SET status = 'Locked', locked_at = now(), valid_until = now() + interval '1 hour'")
+    # Whoever goes through them by id does not meet the oldest first.
+    oldest = next(place for place, one in enumerate(made) if one != min(made[place:]))
+    return list(made[oldest:])
+
+
+def confirm(conn: Connection, made: Sequence[UUID]) -> UUID:
+    batch = store(conn, made)
+    settlement.mark_mined(conn, batch, tx_hash="0x1", block_number=1, block_hash="0xb")
+    settlement.confirm(conn, made, tx_hash="0x1", delivery_window_s=60)
+    return batch
+
+
+STEPS: dict[str, tuple[Callable[[Connection, Sequence[UUID]], UUID | None], Callable[..., object | None]]] = {
+    "store": (lambda _conn, _made: None, lambda conn, made, _batch: store(conn, made)),
+    "confirm": (
+        store,
+        lambda conn, made, _batch: settlement.confirm(conn, made, tx_hash="0x1", delivery_window_s=60),
+    ),
+    "put back": (confirm, lambda conn, _made, batch: settlement.put_back(conn, batch)),
+    "end": (store, lambda conn, _made, batch: settlement.end_without_effect(conn, batch, "Reverted", reason="x")),
+    "fail": (
+        lambda _conn, _made: None,
+        lambda conn, made, _batch: trades.fail(conn, made, reason="settlement_expired", expected="Locked", reject=None),
+    ),
+    "status": (
+        lambda _conn, _made: None,
+        lambda conn, made, _batch: trades.hold_reserved(
+            conn, conn.execute("SELECT device_id FROM transactions LIMIT 1").fetchall()[0][0], made
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_whatever_changes_several_trades_locks_the_oldest_first(
+    market: Market, database_url: str, other: Connection, step: str
+) -> None:
+    prepare, change = STEPS[step]
+    oldest, *others = made = locked_trades(market)
+    with market.database.transaction() as conn:
+        batch = prepare(conn, made)
+    other.execute("SELECT FROM transactions WHERE id = %s FOR NO KEY UPDATE", (oldest,))
+
+    def run() -> None:
+        with psycopg.connect(database_url) as conn:
+            conn.execute("SET enable_seqscan = off")
+            conn.execute("SET enable_bitmapscan = off")
+            change(conn, made, batch)
+
+    changing = Alongside(run)
+    wait_until_somebody_waits_for(other)
+    with psycopg.connect(database_url) as third:
+        free = third.execute("SELECT id FROM transactions ORDER BY seq FOR NO KEY UPDATE SKIP LOCKED").fetchall()
+    other.rollback()
+    changing.end()
+    assert set(others) <= {row[0] for row in free}

@@ -3,6 +3,8 @@
 A batch: Stored (signed; sent or not) -> Mined (in a block that may yet go) -> Final, or Reverted (mined, but undone),
 or Replaced (another transaction was mined under its nonce). All may go back to Stored while a reorganisation can free
 their nonce. Its trades are Submitted; what the chain did with each is the caller's to say.
+
+Whoever changes several trades locks them in the order in which they were made: see `postgres/trades.py`.
 """
 
 from collections.abc import Collection, Sequence
@@ -189,7 +191,8 @@ def store(
     submitted = conn.execute(
         """
         UPDATE transactions SET status = 'Submitted', batch_id = %s, submitted_at = clock_timestamp()
-        WHERE id = ANY (%s) AND status = 'Locked'
+        WHERE status = 'Locked' AND id IN (
+            SELECT id FROM transactions WHERE id = ANY (%s) AND status = 'Locked' ORDER BY seq FOR NO KEY UPDATE)
         """,
         (batch_id, list(trades)),
     ).rowcount
@@ -246,11 +249,14 @@ def put_back(conn: Connection, batch_id: UUID) -> int:
             UPDATE settlement_batches b
             SET status = 'Stored', mined_hash = NULL, block_number = NULL, block_hash = NULL
             FROM batch WHERE b.id = batch.id
+        ), paid AS (
+            SELECT t.id, batch.id AS batch_id FROM transactions t JOIN batch ON t.blockchain_hash = batch.mined_hash
+            WHERE t.status = 'Confirmed' ORDER BY t.seq FOR NO KEY UPDATE OF t
         ), unpaid AS (
             UPDATE transactions t
-            SET status = 'Submitted', blockchain_hash = NULL, confirmed_at = NULL, batch_id = batch.id,
+            SET status = 'Submitted', blockchain_hash = NULL, confirmed_at = NULL, batch_id = paid.batch_id,
                 delivery = nullif(t.delivery, 'Owed')
-            FROM batch WHERE t.blockchain_hash = batch.mined_hash AND t.status = 'Confirmed'
+            FROM paid WHERE t.id = paid.id AND t.status = 'Confirmed'
             RETURNING t.id
         )
         SELECT count(*) FROM unpaid
@@ -294,9 +300,12 @@ def end_without_effect(
         WITH ended AS (
             UPDATE settlement_batches SET status = %s, reason = %s WHERE id = %s AND status IN ('Stored', 'Mined')
             RETURNING id
+        ), carried AS (
+            SELECT t.id FROM transactions t JOIN ended ON t.batch_id = ended.id
+            WHERE t.status = 'Submitted' ORDER BY t.seq FOR NO KEY UPDATE OF t
         ), freed AS (
             UPDATE transactions t SET status = 'Locked', submitted_at = NULL
-            FROM ended WHERE t.batch_id = ended.id AND t.status = 'Submitted'
+            FROM carried WHERE t.id = carried.id AND t.status = 'Submitted'
             RETURNING t.id
         )
         SELECT count(*) FROM freed
@@ -317,7 +326,9 @@ def confirm(conn: Connection, trades: Collection[UUID], *, tx_hash: str, deliver
         SET status = 'Confirmed', blockchain_hash = %s, confirmed_at = clock_timestamp(),
             delivery = coalesce(delivery, 'Owed'), command_sent_at = NULL,
             deliver_by = coalesce(deliver_by, clock_timestamp() + make_interval(secs => %s))
-        WHERE id = ANY (%s) AND status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL
+        WHERE status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL AND id IN (
+            SELECT id FROM transactions WHERE id = ANY (%s) AND status IN ('Locked', 'Submitted')
+            ORDER BY seq FOR NO KEY UPDATE)
         RETURNING id
         """,
         (tx_hash, delivery_window_s, list(trades)),
