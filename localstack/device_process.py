@@ -27,7 +27,7 @@ from energy_device.config import DeviceConfig, Installation
 from energy_device.energy_source import EnergySource
 from processes import CHECKOUT, Started, plain_environment, start, stop
 
-METHODS: Final = frozenset({"available_wh", "battery_level", "consumption_wh", "power_w", "deliver", "ready"})
+METHODS: Final = frozenset({"available_wh", "battery_level", "consumption_wh", "power_w", "deliver", "stop", "ready"})
 HARDWARE_TIMEOUT_S: Final = 5.0
 STOPPED_POLL_S: Final = 0.05
 
@@ -78,6 +78,10 @@ class RemoteHardware:
     def deliver(self, transaction_id: str, energy_wh: int) -> int:
         """The watt-hours fed for this trade in all."""
         return int(self.ask("deliver", transaction_id, energy_wh))
+
+    def stop(self, transaction_id: str) -> int:
+        """The watt-hours fed for this trade in all; from now on no more."""
+        return int(self.ask("stop", transaction_id))
 
 
 class DeviceProcess:
@@ -168,6 +172,7 @@ class DeviceProcesses:
             "ca_file": "ca.pem",
             "state_file": str(config.state_path),
             "status_period_s": config.status_period_s,
+            "delivery_patience_s": config.delivery_patience_s,
             "hardware": "device_process:RemoteHardware",
             "hardware_options": {"home": name, "port": self._server.server_address[1]},
         }

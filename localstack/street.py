@@ -160,6 +160,13 @@ class HomeHardware:
                 self._wire.feed(transaction_id, step_wh)
             return fed_wh + step_wh
 
+    def stop(self, transaction_id: str) -> int:
+        """Feed no more for this trade; the watt-hours fed for it in all."""
+        with self._guard:
+            if self._feeding is not None and self._feeding[0] == transaction_id:
+                self._feeding = None
+            return self._wire.fed_wh(transaction_id)
+
 
 class RunningDevice(Protocol):
     """A home's device at work, wherever it runs."""
@@ -411,11 +418,11 @@ class Home:
         if self.device is None or self._state_path is None:
             raise RuntimeError("the device was never connected")
         with closing(sqlite3.connect(self._state_path)) as state:
-            rows = state.execute("SELECT id, state, energy_wh FROM reservations").fetchall()
+            rows = state.execute("SELECT id, state, energy_wh, delivered_wh FROM reservations").fetchall()
         return DeviceRecord(
             device_id=self.device.device_id,
-            held_wh={trade: size for trade, status, size in rows if status in ("locked", "delivering")},
-            delivered_wh={trade: size for trade, status, size in rows if status == "delivered"},
+            held_wh={trade: size for trade, status, size, _ in rows if status in ("locked", "delivering")},
+            delivered_wh={trade: delivered for trade, _, _, delivered in rows if delivered},
         )
 
 

@@ -177,9 +177,13 @@ class DeviceAgent:
         if self._client is not None or self._stopped.is_set():
             raise RuntimeError("An agent is started once.")
         config = self.config
-        store = Store.open(config.state_path, device_id=config.device_id)
+        store = Store.open(config.state_path, device_id=config.device_id, now=self._now)
         self._device = Device(
-            device_id=config.device_id, side=config.side, store=store, source=self._source, now=self._now
+            device_id=config.device_id,
+            side=config.side,
+            store=store,
+            source=self._source,
+            patience_s=config.delivery_patience_s,
         )
         try:
             self._client = self._make_client()

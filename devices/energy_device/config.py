@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Final, Literal, Self
 from uuid import UUID
 
+from energy_device.device import PATIENCE_S
+
 
 class ConfigError(Exception):
     """The configuration lacks something or has something that means nothing; the sentence says what."""
@@ -25,6 +27,7 @@ class DeviceConfig:
     state_path: Path
     status_period_s: float = 10.0
     transfer_period_s: float = 2.0
+    delivery_patience_s: float = PATIENCE_S
     session_expiry_s: int = 3_600
     min_reconnect_s: float = 0.5
     max_reconnect_s: float = 30.0
@@ -43,12 +46,12 @@ class DeviceConfig:
             raise ConfigError("side is donor or recipient.")
         if not self.host or not 0 < self.port < 1 << 16:
             raise ConfigError("broker is host:port.")
-        if min(self.status_period_s, self.transfer_period_s, self.min_reconnect_s) <= 0:
+        if min(self.status_period_s, self.transfer_period_s, self.min_reconnect_s, self.delivery_patience_s) <= 0:
             raise ConfigError("Periods are above 0 seconds.")
 
 
 _REQUIRED: Final = ("device_id", "side", "broker", "certificate_file", "private_key_file", "ca_file")
-_OPTIONAL: Final = ("state_file", "status_period_s", "hardware", "hardware_options")
+_OPTIONAL: Final = ("state_file", "status_period_s", "delivery_patience_s", "hardware", "hardware_options")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,7 @@ class Installation:
                 ca=(folder / fields["ca_file"]).read_bytes(),
                 state_path=folder / str(fields.get("state_file", "state.db")),
                 status_period_s=float(fields.get("status_period_s", 10.0)),
+                delivery_patience_s=float(fields.get("delivery_patience_s", PATIENCE_S)),
             )
         except (OSError, TypeError, ValueError) as error:
             raise ConfigError(f"{path}: {error}") from error

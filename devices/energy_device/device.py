@@ -7,13 +7,12 @@ only after `receive` has returned, so that a crash in between brings the command
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final, Literal
 
 from energy_device import messages
 from energy_device.energy_source import EnergySource
 from energy_device.messages import Report, UnreadableError
-from energy_device.reservations import RefusedError, Reservation, Reservations, State
+from energy_device.reservations import OVER, RefusedError, Reservation, Reservations, State
 from energy_device.store import Store
 
 logger: Final = logging.getLogger("energy_device")
@@ -22,19 +21,18 @@ ALERT_PAUSE_S: Final = 60.0
 """The same alert is raised once in this time, however often its cause recurs."""
 
 STALLED_AFTER_S: Final = 60.0
-"""A delivery that has not moved for so long raises an alert. It goes on: what was paid for stays owed."""
+"""A delivery that has not moved for so long raises an alert."""
+
+PATIENCE_S: Final = 43_200.0
+"""One that has not moved for so long (half a day: a night) is ended, and what was delivered is reported."""
 
 _MAX_ALERTS_WAITING: Final = 20
-
-
-def _wall_clock() -> datetime:
-    return datetime.now(UTC)
 
 
 class Device:
     """One device: its reservations, its hardware, and the messages between them and the market.
 
-    Used by one thread at a time. `now` is the wall clock, which deadlines are compared with; `elapsed` counts seconds.
+    Used by one thread at a time. `elapsed` counts seconds; no decision depends on the time of day.
     Methods that write raise `sqlite3.Error` when the disk fails, and have then changed nothing.
     """
 
@@ -45,14 +43,14 @@ class Device:
         side: Literal["donor", "recipient"],
         store: Store,
         source: EnergySource,
-        now: Callable[[], datetime] = _wall_clock,
+        patience_s: float = PATIENCE_S,
         elapsed: Callable[[], float] = time.monotonic,
     ) -> None:
         self._device_id = device_id
         self._side = side
         self._store = store
         self._source = source
-        self._now = now
+        self._patience_s = patience_s
         self._elapsed = elapsed
         self._reservations = Reservations(store.load())
         # What the hardware last said of deliveries under way. It keeps count itself, so this may be lost.
@@ -101,28 +99,47 @@ class Device:
             )
             self.alert("warning", "unreadable_command", f"A message on {topic} was dropped: {error}")
         except RefusedError as error:
-            logger.warning("command refused: device=%s code=%s: %s", self._device_id, error.code, error.sentence)
-            self.alert("critical", error.code, error.sentence)
+            self._refused(error)
         return []
+
+    def _refused(self, error: RefusedError) -> None:
+        logger.warning("command refused: device=%s code=%s: %s", self._device_id, error.code, error.sentence)
+        self.alert("critical", error.code, error.sentence)
 
     def _lock(self, payload: bytes) -> list[Report]:
         command = messages.read_lock(payload)
-        decision = self._reservations.lock(command, free_wh=self._available_wh() - self.reserved_wh, now=self._now())
+        decision = self._reservations.lock(command, free_wh=self._available_wh() - self.reserved_wh)
         if decision is not self._reservations.find(command.id):
             self._record(decision, owed=True)
         return [messages.lock_response(self._device_id, command, decision)]
 
     def _unlock(self, payload: bytes) -> list[Report]:
-        decision = self._reservations.unlock(messages.read_unlock(payload))
-        if decision is not self._reservations.find(decision.id):
+        reservation_id = messages.read_unlock(payload)
+        known = self._reservations.find(reservation_id)
+        if known is not None and known.state is State.DELIVERING:
+            return self._stop(known)
+        decision = self._reservations.unlock(reservation_id)
+        if decision is not known:
             self._record(decision, owed=False)
-        return []
+        return [self._progress(decision, "delivered")] if decision.state in OVER else []
 
     def _transfer(self, payload: bytes) -> list[Report]:
         command = messages.read_transfer(payload)
-        decision = self._reservations.transfer(command.id, energy_wh=command.energy_wh)
-        if decision is self._reservations.find(decision.id):
-            return [self._progress(decision, "delivered" if decision.state is State.DELIVERED else "delivering")]
+        known = self._reservations.find(command.id)
+        try:
+            decision = self._reservations.transfer(command.id, energy_wh=command.energy_wh)
+        except RefusedError as error:
+            self._refused(error)
+            refusal = messages.transfer_refused(
+                self._device_id,
+                command.id,
+                reason=error.code,
+                delivered_wh=0 if known is None else self._delivered_wh(known),
+                seq=self._store.next_seq(),
+            )
+            return [refusal]
+        if decision is known:
+            return [self._progress(decision, "delivered" if decision.state in OVER else "delivering")]
         self._record(decision, owed=False)
         return [self._progress(decision, "started")]
 
@@ -161,15 +178,13 @@ class Device:
             self._hardware_failed(error)
             return []
         if fed_wh >= reservation.energy_wh:
-            decision = self._reservations.delivered(reservation.id)
-            self._record(decision, owed=True)
-            self._fed_wh.pop(decision.id, None)
-            self._moved_at.pop(decision.id, None)
-            return [self._progress(decision, "delivered")]
+            return self._end(reservation, fed_wh)
         now = self._elapsed()
         if self._fed_wh.get(reservation.id) != fed_wh:
             self._fed_wh[reservation.id] = fed_wh
             self._moved_at[reservation.id] = now
+        elif now - self._moved_at[reservation.id] >= self._patience_s:
+            return self._stop(reservation)
         elif now - self._moved_at[reservation.id] >= STALLED_AFTER_S:
             self.alert(
                 "warning",
@@ -178,12 +193,34 @@ class Device:
             )
         return [self._progress(reservation, "delivering")]
 
+    def _stop(self, reservation: Reservation) -> list[Report]:
+        """End a delivery as it stands. Nothing, if the hardware does not answer: the command comes again."""
+        try:
+            fed_wh = self._source.stop(reservation.id)
+        except OSError as error:
+            self._hardware_failed(error)
+            return []
+        return self._end(reservation, fed_wh)
+
+    def _end(self, reservation: Reservation, fed_wh: int) -> list[Report]:
+        decision = self._reservations.ended(reservation.id, fed_wh=fed_wh)
+        self._record(decision, owed=True)
+        self._fed_wh.pop(decision.id, None)
+        self._moved_at.pop(decision.id, None)
+        return [self._progress(decision, "delivered")]
+
+    def _delivered_wh(self, reservation: Reservation) -> int:
+        """What is known of how much was delivered; never more than was reserved."""
+        if reservation.state in OVER:
+            return reservation.delivered_wh
+        return min(self._fed_wh.get(reservation.id, 0), reservation.energy_wh)
+
     def _progress(self, reservation: Reservation, status: Literal["started", "delivering", "delivered"]) -> Report:
         return messages.transfer_status(
             self._device_id,
             reservation,
             status=status,
-            delivered_wh=(reservation.energy_wh if status == "delivered" else self._fed_wh.get(reservation.id, 0)),
+            delivered_wh=self._delivered_wh(reservation),
             seq=self._store.next_seq(),
         )
 
@@ -219,7 +256,7 @@ class Device:
         """The answers and final reports that the broker has not acknowledged, to be published again."""
         return [
             self._progress(reservation, "delivered")
-            if reservation.state is State.DELIVERED
+            if reservation.state in OVER
             else messages.lock_response(self._device_id, reservation, reservation)
             for reservation in self._store.owed()
         ]

@@ -38,6 +38,13 @@ class EnergySource(Protocol):
         (an export meter does), or a restart in mid-delivery feeds energy twice.
         """
 
+    def stop(self, transaction_id: str) -> int:
+        """Feed no more for this transaction; the watt-hours fed for it in all, 0 if it never began.
+
+        Repeated, it says the same. `deliver` is called again only if the device's program died before it had written
+        down that the delivery is over.
+        """
+
 
 class SimulatedBattery:
     """A battery without a home: it holds a charge, and feeds one delivery at a time at a fixed power.
@@ -124,6 +131,13 @@ class SimulatedBattery:
                     del self._fed_wh[next(iter(self._fed_wh))]
                 self._change(self.charge_wh - step_wh)
             return fed_wh + step_wh
+
+    def stop(self, transaction_id: str) -> int:
+        """End a delivery with what was fed until the last call."""
+        with self._lock:
+            if self._feeding is not None and self._feeding[0] == transaction_id:
+                self._feeding = None
+            return self._fed_wh.get(transaction_id, 0)
 
     def _change(self, charge_wh: int) -> None:
         self.charge_wh = charge_wh

@@ -2,13 +2,12 @@
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final, NoReturn
 from uuid import UUID
 
-from energy_device.reservations import Lock, Reservation, State
+from energy_device.reservations import OVER, Lock, Reservation, State
 
 MAX_COMMAND_BYTES: Final = 4_096
 """A longer command is dropped unread; the longest valid one has under 300 bytes."""
@@ -42,15 +41,16 @@ class Report:
 
 
 def read_lock(payload: bytes) -> Lock:
-    """A lock command. The specification's form, without `transaction_id`, goes by its order. Raises UnreadableError."""
+    """A lock command. The specification's form, without `transaction_id`, goes by its order. Raises UnreadableError.
+
+    `expires_at` is not read: it is a time of the market's clock, by which the market will judge the answer.
+    """
     fields = _fields(payload)
     order_id = _uuid(fields, "order_id")
-    expires_at = fields.get("expires_at")
     return Lock(
         id=_uuid(fields, "transaction_id") if "transaction_id" in fields else order_id,
         order_id=order_id,
         energy_wh=_energy_wh(fields, "kwh_requested"),
-        expires_at=None if expires_at is None else _time(expires_at),
     )
 
 
@@ -106,18 +106,6 @@ def _energy_wh(fields: dict[str, object], name: str) -> int:
     return energy_wh.numerator
 
 
-def _time(value: object) -> datetime:
-    if not isinstance(value, str):
-        raise UnreadableError("expires_at is not a time.")
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise UnreadableError("expires_at is not a time.") from error
-    if moment.tzinfo is None:
-        raise UnreadableError("expires_at has no time zone.")
-    return moment
-
-
 def kwh(energy_wh: int) -> int | float:
     """Watt-hours as a JSON number of kWh.
 
@@ -165,13 +153,29 @@ def recipient_status(device_id: str, *, consumption_wh: int, power_w: int, seq: 
 
 
 def transfer_status(device_id: str, reservation: Reservation, *, status: str, delivered_wh: int, seq: int) -> Report:
-    """How far a delivery is: `started`, `delivering` or `delivered`. Only the last is owed."""
+    """How far a delivery is: `started`, `delivering`, or `delivered` when it is over. Only the last is owed."""
     return Report(
         topic=f"energy/transfer/{device_id}/status",
         payload=_json(
             {"transaction_id": reservation.id, "status": status, "kwh_delivered": kwh(delivered_wh), "seq": seq}
         ),
-        of=reservation if reservation.state is State.DELIVERED else None,
+        of=reservation if reservation.state in OVER else None,
+    )
+
+
+def transfer_refused(device_id: str, transaction_id: str, *, reason: str, delivered_wh: int, seq: int) -> Report:
+    """No energy is held for this transfer; `reason` is the alert's code."""
+    return Report(
+        topic=f"energy/transfer/{device_id}/status",
+        payload=_json(
+            {
+                "transaction_id": transaction_id,
+                "status": "refused",
+                "kwh_delivered": kwh(delivered_wh),
+                "seq": seq,
+                "reason": reason,
+            }
+        ),
     )
 
 

@@ -1,20 +1,21 @@
 """Which energy is promised to whom.
 
 A reservation is made by a lock, and ended by an unlock or by delivery, never by the clock: energy that was promised
-stays promised until the market says otherwise. Whatever was decided about an id is remembered, so that a repeated, late
-or reordered command meets the same decision again.
+stays promised until the market says otherwise, and whether a lock comes in time is for the market's clock to say.
+Whatever was decided about an id is remembered, so that a repeated, late or reordered command meets the same decision
+again.
 
     lock -> LOCKED -> transfer -> DELIVERING -> DELIVERED
     lock -> LOCKED -> unlock -> RELEASED
-    lock -> REJECTED                          (no energy, too late)
-    unlock -> RELEASED -> lock -> REJECTED    (the unlock overtook its lock)
+    lock -> REJECTED                              (no energy)
+    unlock -> RELEASED -> lock -> REJECTED        (the unlock overtook its lock)
+    transfer -> DELIVERING -> unlock -> STOPPED   (the market waits no longer; the device may stop by itself too)
 
 Energy is in whole watt-hours. Nothing here reads a clock, a file or a network.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -31,12 +32,16 @@ class State(StrEnum):
     LOCKED = "locked"
     DELIVERING = "delivering"
     DELIVERED = "delivered"
+    STOPPED = "stopped"
     RELEASED = "released"
     REJECTED = "rejected"
 
 
 HOLDING: Final = frozenset({State.LOCKED, State.DELIVERING})
 """The states in which energy is held back."""
+
+OVER: Final = frozenset({State.DELIVERED, State.STOPPED})
+"""The states of a delivery that has ended, in full or with less."""
 
 
 class RefusedError(Exception):
@@ -55,13 +60,10 @@ class Lock:
     id: str
     order_id: str
     energy_wh: int
-    expires_at: datetime | None = None
 
     def __post_init__(self) -> None:
         if self.energy_wh <= 0:
             raise ValueError("A lock is for a positive amount of energy.")
-        if self.expires_at is not None and self.expires_at.tzinfo is None:
-            raise ValueError("A deadline needs a time zone.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,8 @@ class Reservation:
     state: State
     reason: str | None = None
     """Why it was rejected."""
+    delivered_wh: int = 0
+    """What was delivered, once that has ended."""
 
     @property
     def held_wh(self) -> int:
@@ -85,7 +89,7 @@ class Reservation:
 class Reservations:
     """All reservations of one device, in the order of their last change.
 
-    `lock`, `unlock`, `transfer` and `delivered` decide and change nothing: they return the reservation as it ought to
+    `lock`, `unlock`, `transfer` and `ended` decide and change nothing: they return the reservation as it ought to
     be, which is the very object known already if the command brings nothing new. The caller writes it to disk and then
     calls `record`. So a decision that could not be written was never made.
     """
@@ -109,19 +113,19 @@ class Reservations:
         """The energy held back for all of them, before anything of it was delivered."""
         return sum(reservation.held_wh for reservation in self._known.values())
 
-    def lock(self, command: Lock, *, free_wh: int, now: datetime) -> Reservation:
+    def lock(self, command: Lock, *, free_wh: int) -> Reservation:
         """Decide on a lock: hold the energy back if it is free.
 
         `free_wh` is what is available and not reserved. A lock that was decided before is not decided again, whatever
-        the time and the battery say now. Raises RefusedError for a known id with another order or amount: of
-        one id there is one answer.
+        the battery says now. Raises RefusedError for a known id with another order or amount: of one id there is one
+        answer.
         """
         known = self._known.get(command.id)
         if known is not None and known.order_id:
             if (known.order_id, known.energy_wh) != (command.order_id, command.energy_wh):
                 raise RefusedError("lock_conflict", f"Lock {command.id} came again with another order or amount.")
             return known
-        reason = "released" if known is not None else self._reason_against(command, free_wh=free_wh, now=now)
+        reason = "released" if known is not None else self._reason_against(command, free_wh=free_wh)
         return Reservation(
             id=command.id,
             order_id=command.order_id,
@@ -130,9 +134,7 @@ class Reservations:
             reason=reason,
         )
 
-    def _reason_against(self, command: Lock, *, free_wh: int, now: datetime) -> str | None:
-        if command.expires_at is not None and now >= command.expires_at:
-            return "expired"
+    def _reason_against(self, command: Lock, *, free_wh: int) -> str | None:
         if len(self.holding()) >= self._max_locks:
             return "too_many_locks"
         if command.energy_wh > free_wh:
@@ -142,13 +144,11 @@ class Reservations:
     def unlock(self, reservation_id: str) -> Reservation:
         """Decide on an unlock: give the energy free again, and remember the id even if no lock for it has come yet.
 
-        Raises RefusedError once its delivery has begun: an unlock is for a failed trade, a transfer for a paid one.
+        What is being delivered must be stopped first: see `ended`.
         """
         known = self._known.get(reservation_id)
         if known is None:
             return Reservation(id=reservation_id, order_id="", energy_wh=0, state=State.RELEASED)
-        if known.state in (State.DELIVERING, State.DELIVERED):
-            raise RefusedError("unlock_refused", f"Lock {reservation_id} is {known.state} and cannot be released.")
         if known.state is State.LOCKED:
             return replace(known, state=State.RELEASED)
         return known
@@ -166,12 +166,13 @@ class Reservations:
             return replace(known, state=State.DELIVERING)
         return known
 
-    def delivered(self, reservation_id: str) -> Reservation:
-        """The reservation with its delivery done. Raises KeyError if it is not being delivered."""
+    def ended(self, reservation_id: str, *, fed_wh: int) -> Reservation:
+        """The reservation with its delivery at an end. Raises KeyError if it is not being delivered."""
         known = self._known[reservation_id]
         if known.state is not State.DELIVERING:
             raise KeyError(reservation_id)
-        return replace(known, state=State.DELIVERED)
+        state = State.DELIVERED if fed_wh >= known.energy_wh else State.STOPPED
+        return replace(known, state=state, delivered_wh=min(fed_wh, known.energy_wh))
 
     def forgotten_by(self, reservation: Reservation) -> list[str]:
         """The ids that recording this one will push out: ended ones, oldest first, never one that holds energy."""

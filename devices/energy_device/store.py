@@ -5,14 +5,14 @@ at any line: either the decision is on disk, or it was never made and the broker
 """
 
 import sqlite3
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
 
 from energy_device.reservations import Reservation, State
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 SEQ_BLOCK: Final = 1_000
 """Numbers taken from the disk at a time. A restart skips the rest of its block: increasing, with gaps."""
@@ -30,11 +30,21 @@ CREATE TABLE reservations (
     energy_wh INTEGER NOT NULL,
     state     TEXT NOT NULL,
     reason    TEXT,
-    owed      INTEGER NOT NULL -- 1 until the broker has acknowledged the report of this state
+    owed      INTEGER NOT NULL, -- 1 until the broker has acknowledged the report of this state
+    delivered_wh INTEGER NOT NULL DEFAULT 0 -- once the delivery has ended
 ) STRICT;
 """
 
-_SELECT: Final = "SELECT id, order_id, energy_wh, state, reason FROM reservations"
+_FROM_VERSION_1: Final = """
+ALTER TABLE reservations ADD COLUMN delivered_wh INTEGER NOT NULL DEFAULT 0;
+UPDATE reservations SET delivered_wh = energy_wh WHERE state = 'delivered';
+"""
+
+_SELECT: Final = "SELECT id, order_id, energy_wh, state, reason, delivered_wh FROM reservations"
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(UTC)
 
 
 class StateError(Exception):
@@ -48,21 +58,25 @@ class Store:
     written.
     """
 
-    def __init__(self, connection: sqlite3.Connection, *, device_id: str) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, *, device_id: str, now: Callable[[], datetime] = _wall_clock
+    ) -> None:
         """Take the connection, which belongs to the store from here on. Most callers want `open`."""
         self._connection = connection
         self._settled: list[Reservation] = []
         self._prepare(device_id)
         (ceiling,) = connection.execute("SELECT seq_ceiling FROM device").fetchone()
-        self._seq: int = ceiling
+        # Not below the clock either, which runs ahead of the counter: a device whose file was lost, or is an old copy,
+        # goes on above what it sent before.
+        self._seq: int = max(ceiling, int(now().timestamp() * 1000))
         self._seq_ceiling: int = ceiling
 
     @classmethod
-    def open(cls, path: Path, *, device_id: str) -> Self:
+    def open(cls, path: Path, *, device_id: str, now: Callable[[], datetime] = _wall_clock) -> Self:
         """Open the state file, or begin one. Raises StateError, or `sqlite3.Error` when another process holds it."""
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
         try:
-            return cls(connection, device_id=device_id)
+            return cls(connection, device_id=device_id, now=now)
         except BaseException:
             connection.close()
             raise
@@ -77,11 +91,11 @@ class Store:
         execute("BEGIN IMMEDIATE")
         try:
             (version,) = execute("PRAGMA user_version").fetchone()
-            if version == 0:
-                for statement in _SCHEMA.split(";")[:-1]:
+            if version < SCHEMA_VERSION:
+                for statement in (_SCHEMA if version == 0 else _FROM_VERSION_1).split(";")[:-1]:
                     execute(statement)
-                # From the clock, so that a device whose file was lost goes on above what it sent before.
-                execute("INSERT INTO device VALUES (1, ?, ?)", (device_id, time.time_ns() // 1_000_000))
+                if version == 0:
+                    execute("INSERT INTO device VALUES (1, ?, 0)", (device_id,))
                 execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             execute("COMMIT")
         except BaseException:
@@ -142,8 +156,8 @@ class Store:
                 execute("UPDATE reservations SET owed = 0 WHERE id = ? AND state = ?", (settled.id, settled.state))
             for reservation, owed in changed:
                 execute(
-                    "REPLACE INTO reservations (id, order_id, energy_wh, state, reason, owed)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    "REPLACE INTO reservations (id, order_id, energy_wh, state, reason, owed, delivered_wh)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (
                         reservation.id,
                         reservation.order_id,
@@ -151,6 +165,7 @@ class Store:
                         reservation.state,
                         reservation.reason,
                         owed,
+                        reservation.delivered_wh,
                     ),
                 )
             for reservation_id in forgotten:
@@ -162,6 +177,13 @@ class Store:
         self._settled.clear()
 
 
-def _reservation(row: tuple[str, str, int, str, str | None]) -> Reservation:
-    reservation_id, order_id, energy_wh, state, reason = row
-    return Reservation(id=reservation_id, order_id=order_id, energy_wh=energy_wh, state=State(state), reason=reason)
+def _reservation(row: tuple[str, str, int, str, str | None, int]) -> Reservation:
+    reservation_id, order_id, energy_wh, state, reason, delivered_wh = row
+    return Reservation(
+        id=reservation_id,
+        order_id=order_id,
+        energy_wh=energy_wh,
+        state=State(state),
+        reason=reason,
+        delivered_wh=delivered_wh,
+    )

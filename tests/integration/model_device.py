@@ -41,14 +41,20 @@ class ModelDevice:
             case "unlock":
                 self.held_wh.pop(trade, None)
                 self.released.add(trade)
+                if trade in self.delivered:
+                    self._say_delivered(trade)
             case "transfer":
                 if trade in self.held_wh:
                     self.delivered[trade] = self.held_wh.pop(trade)
                     self.available_wh -= self.delivered[trade]
-                report: dict[str, object] = {"transaction_id": str(trade), "status": "delivered", "seq": self._next()}
-                kwh = self.delivered[trade] / 1000
-                self._say(f"energy/transfer/{self.id}/status", report | {"kwh_delivered": kwh})
+                self._say_delivered(trade)
         self.report()
+
+    def _say_delivered(self, trade: UUID) -> None:
+        status = "delivered" if trade in self.delivered else "refused"
+        report: dict[str, object] = {"transaction_id": str(trade), "status": status, "seq": self._next()}
+        kwh = self.delivered.get(trade, 0) / 1000
+        self._say(f"energy/transfer/{self.id}/status", report | {"kwh_delivered": kwh})
 
     def report(self) -> None:
         locks = [str(trade) for trade in self.held_wh]

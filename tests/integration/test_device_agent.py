@@ -300,6 +300,43 @@ def test_a_trade_is_locked_delivered_and_gone(broker: Broker, switch_on: Switch,
     assert agent.locks == ()
 
 
+def test_a_delivery_that_is_unlocked_stops_where_it_stands(broker: Broker, switch_on: Switch, tmp_path: Path) -> None:
+    config = broker.register(tmp_path)
+    battery = SimulatedBattery(capacity_wh=10_000, charge_wh=8_000, power_w=5_000, speed_up=200)
+    agent = switch_on(config, battery)
+    trade = new_id()
+    broker.lock(config.device_id, trade, kwh=8)
+    broker.command(config.device_id, "transfer", transaction_id=trade, kwh=8)
+    topic = f"transfer/{config.device_id}/status"
+    broker.wait_for(config.device_id, topic, lambda report: report["kwh_delivered"] > 0)
+    broker.command(config.device_id, "unlock", transaction_id=trade)
+    over = broker.wait_for(config.device_id, topic, lambda report: report["status"] == "delivered")
+    assert 0 < over["kwh_delivered"] < 8
+    assert over["kwh_delivered"] == (8_000 - battery.charge_wh) / 1_000
+    broker.wait_for(config.device_id, f"donor/{config.device_id}/status", lambda report: not report["locks"])
+    assert (agent.locks, agent.reserved_wh) == ((), 0)
+
+
+def test_a_device_that_lost_its_memory_refuses_the_transfer(broker: Broker, switch_on: Switch, tmp_path: Path) -> None:
+    config = broker.register(tmp_path)
+    agent = switch_on(config)
+    trade = new_id()
+    broker.lock(config.device_id, trade)
+    broker.answer(config.device_id, trade)
+    listed = broker.wait_for(config.device_id, f"donor/{config.device_id}/status", holds(trade))
+    agent.stop()
+    config.state_path.unlink()
+    switch_on(config)
+    now = broker.wait_for(
+        config.device_id, f"donor/{config.device_id}/status", lambda report: report["seq"] > listed["seq"]
+    )
+    assert now["locks"] == []
+    broker.command(config.device_id, "transfer", transaction_id=trade, kwh=1.5)
+    topic = f"transfer/{config.device_id}/status"
+    refusal = broker.wait_for(config.device_id, topic, lambda report: report["status"] == "refused")
+    assert (refusal["kwh_delivered"], refusal["reason"]) == (0, "unknown_transfer")
+
+
 def test_a_command_delivered_many_times_has_one_effect_and_one_answer(
     broker: Broker, switch_on: Switch, tmp_path: Path
 ) -> None:

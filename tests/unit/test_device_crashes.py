@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
@@ -23,7 +22,7 @@ from energy_device.store import Store
 
 DEVICE = "0d000000-0000-4000-8000-000000000001"
 ORDER = "0a000000-0000-4000-8000-000000000001"
-SOLD, REFUSED, LATE, SEED = (f"0b000000-0000-4000-8000-00000000000{number}" for number in range(4))
+SOLD, REFUSED, LATE, SEED, CUT = (f"0b000000-0000-4000-8000-00000000000{number}" for number in range(5))
 # What has side effects, `live` included. A kill inside a pure function is a kill at the line that called it.
 TRACED = {__file__, *(str(module.__file__) for module in (device, energy_source, store))}
 
@@ -34,6 +33,11 @@ COMMANDS: list[tuple[str, dict[str, object]]] = [
     ("unlock", {"transaction_id": LATE}),
     ("lock", {"order_id": ORDER, "transaction_id": LATE, "kwh_requested": 0.1}),
     ("lock", {"order_id": SEED, "kwh_requested": 0.2}),
+    ("lock", {"order_id": ORDER, "transaction_id": CUT, "kwh_requested": 0.2}),
+    ("transfer", {"transaction_id": CUT, "kwh": 0.2}),
+    ("time passes", {}),
+    ("time passes", {}),
+    ("unlock", {"transaction_id": CUT}),
     ("transfer", {"transaction_id": SOLD, "kwh": 0.6}),
     ("unlock", {"transaction_id": SEED}),
 ]
@@ -58,7 +62,7 @@ def live(folder: Path, done: int) -> None:
     battery = SimulatedBattery(
         capacity_wh=1_000,
         charge_wh=1_000,
-        power_w=900_000,
+        power_w=360_000,
         path=folder / "battery.json",
         clock=lambda: float(next(seconds)),
     )
@@ -68,7 +72,6 @@ def live(folder: Path, done: int) -> None:
         side="donor",
         store=Store.open(folder / "state.db", device_id=DEVICE),
         source=battery,
-        now=lambda: datetime(2026, 6, 21, 12, 0, tzinfo=UTC),
     )
 
     def publish(reports: list[Report]) -> None:
@@ -79,7 +82,10 @@ def live(folder: Path, done: int) -> None:
     publish([*mine.owed(), *mine.status()])
     for number, (topic, command) in enumerate(COMMANDS):
         if number >= done:
-            reports = mine.receive(f"energy/donor/{DEVICE}/{topic}", json.dumps(command).encode())
+            if topic == "time passes":
+                reports = mine.advance()
+            else:
+                reports = mine.receive(f"energy/donor/{DEVICE}/{topic}", json.dumps(command).encode())
             line.write("acknowledged", number)
             publish(reports)
     while mine.is_delivering:
@@ -142,7 +148,7 @@ def faults(outcome: Outcome) -> list[str]:
     found = []
     answers: dict[str, set[str]] = {}
     sequence = []
-    deliveries = []
+    deliveries: dict[str, set[float]] = {}
     for topic, payload in outcome.published:
         if topic == "lock/response":
             key = str(payload.get("transaction_id", payload["order_id"]))
@@ -150,15 +156,17 @@ def faults(outcome: Outcome) -> list[str]:
         else:
             sequence.append(int(str(payload["seq"])))
         if payload.get("status") == "delivered":
-            deliveries.append(payload["kwh_delivered"])
-    wanted = {SOLD: {"locked"}, REFUSED: {"rejected"}, LATE: {"rejected"}, SEED: {"locked"}}
+            deliveries.setdefault(str(payload["transaction_id"]), set()).add(float(str(payload["kwh_delivered"])))
+    wanted = {SOLD: {"locked"}, REFUSED: {"rejected"}, LATE: {"rejected"}, SEED: {"locked"}, CUT: {"locked"}}
     if answers != wanted:
         found.append(f"answers {answers}")
     if sequence != sorted(set(sequence)):
         found.append(f"sequence {sequence}")
-    if not deliveries or set(deliveries) != {0.6}:
+    sold, cut = deliveries.get(SOLD), list(deliveries.get(CUT, ()))
+    if sold != {0.6} or len(cut) != 1 or cut[0] > 0.2:
         found.append(f"deliveries {deliveries}")
-    if outcome.over[-1] != [[], 400]:
+    # What was cut off is reported as it was fed, be the kill where it may.
+    elif outcome.over[-1] != [[], 400 - round(cut[0] * 1000)]:
         found.append(f"locks and charge {outcome.over}")
     return found
 

@@ -44,8 +44,9 @@ def test_an_example_has_the_fields_that_the_agent_sends_or_takes(
         "alert": [messages.alert(DEVICE, severity="info", code="example", message="")],
     }
     if topic.startswith("energy/transfer"):
+        held = lock.id if fields["status"] != "refused" else "0b000000-0000-4000-8000-000000000001"
         sent["status"] = device.receive(
-            f"energy/donor/{DEVICE}/transfer", json.dumps({"transaction_id": lock.id, "kwh": 1.5}).encode()
+            f"energy/donor/{DEVICE}/transfer", json.dumps({"transaction_id": held, "kwh": 1.5}).encode()
         )
     payload = json.dumps(fields).encode()
     match topic.removeprefix("energy/donor/{device_id}/"):
