@@ -219,7 +219,7 @@ class WholeLife(Life, RuleBasedStateMachine):
 
     def take(self, message: QueuedMessage) -> None:
         """Have the market take a message, and expect what must come of an answer that counts."""
-        trade, said = self.hand_over(message, self.stage.database)
+        trade, said = self.hand_over(message, self.stage.database, exactly=True)
         if trade is not None and trade.status == "Pending" and said in trade.answers:
             if said == "locked":
                 trade.status = "Locked"
@@ -313,6 +313,7 @@ class WholeLife(Life, RuleBasedStateMachine):
     def sweep(self, blocks: int) -> None:
         """The settlement's sweep, and the blocks that come after it."""
         self.sweep_once(self.stage.database, self.stage.ledger)
+        self.learn()  # before more blocks confirm it
         if blocks:
             self.stage.world.mine(blocks)
 

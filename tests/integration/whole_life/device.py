@@ -30,17 +30,13 @@ class LiveDevice(ModelDevice):
         if command.kind == "lock":
             self.answered[trade] = command.sell_order_id
         if command.kind == "unlock" and trade in self.fed_wh:
-            return  # a delivery that has begun is not undone
-        if command.kind == "transfer":
-            if trade not in self.held_wh and trade not in self.delivered:
-                self._say_transfer(trade, "refused", 0)
-                return
-            if trade in self.fed_wh or (self.takes_its_time and trade in self.held_wh):
-                self.fed_wh.setdefault(trade, 0)
-                self._say_transfer(trade, "delivering" if self.fed_wh[trade] else "started", self.fed_wh[trade])
-                return
+            self.delivered[trade] = self.fed_wh.pop(trade)
+        if command.kind == "transfer" and (trade in self.fed_wh or (self.takes_its_time and trade in self.held_wh)):
+            self.fed_wh.setdefault(trade, 0)
+            self._say_fed(trade)
+            return
         super().hear(command)
-        if command.kind == "transfer":
+        if trade in self.delivered:
             self.ever_fed_wh[trade] = self.delivered[trade]
 
     def feed(self) -> None:
@@ -51,7 +47,7 @@ class LiveDevice(ModelDevice):
             self.fed_wh[trade] += step_wh
             self.ever_fed_wh[trade] = self.fed_wh[trade]
             if self.fed_wh[trade] < self.held_wh[trade]:
-                self._say_transfer(trade, "delivering", self.fed_wh[trade])
+                self._say_fed(trade)
             else:
                 self._end_delivery(trade)
         self.report()
@@ -70,7 +66,7 @@ class LiveDevice(ModelDevice):
     def _end_delivery(self, trade: UUID) -> None:
         del self.held_wh[trade]
         self.delivered[trade] = self.fed_wh.pop(trade)
-        self._say_transfer(trade, "delivered", self.delivered[trade])
+        self._say_delivered(trade)
 
     def reserved_wh(self) -> int:
         """What it has to keep for others."""
@@ -101,11 +97,10 @@ class LiveDevice(ModelDevice):
     def _say(self, topic: str, payload: dict[str, object]) -> None:
         self.say(topic, payload)
 
-    def _say_transfer(self, trade: UUID, status: str, fed_wh: int) -> None:
-        self.say(
-            f"energy/transfer/{self.id}/status",
-            {"transaction_id": str(trade), "status": status, "kwh_delivered": fed_wh / 1000, "seq": self._next()},
-        )
+    def _say_fed(self, trade: UUID) -> None:
+        fed_wh = self.fed_wh[trade]
+        report = {"transaction_id": str(trade), "status": "delivering" if fed_wh else "started", "seq": self._next()}
+        self.say(f"energy/transfer/{self.id}/status", report | {"kwh_delivered": fed_wh / 1000})
 
     def _presence(self, kind: str, session: int) -> QueuedMessage:
         now_ms = self.now_ms()

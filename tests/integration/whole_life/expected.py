@@ -42,6 +42,7 @@ class Trade:
     deadline_s: float | None = None
     valid_until_s: float | None = None
     delivery: str | None = None
+    delivery_seq: int = 0
     answers: set[str] = field(default_factory=set)  # what its device said that counts: of this trade, locked in time
     told: set[str] = field(default_factory=set)  # the commands that its device was sent
 
@@ -118,6 +119,7 @@ class KnownDevice:
     silent_since_s: float | None = None
     session: str | None = None
     presence_s: float = 0.0
+    vague: bool = False  # a delivery was reported to a process that was disturbed: taken, or not, or not yet
 
     def may_sell(self, now_s: float) -> bool:
         is_there = self.online and now_s - self.last_seen_s <= ONLINE_S
@@ -125,10 +127,15 @@ class KnownDevice:
 
     def says_status(self, *, available_wh: int, seq: int, heard_s: float) -> None:
         if seq > self.seq:
-            self.available_wh, self.seq = available_wh, seq
+            self.available_wh, self.seq, self.vague = available_wh, seq, False
             self.is_seen(heard_s)
             if self.silent_since_s is not None and self.silent_since_s <= heard_s + 1:
                 self.silent_since_s = None
+
+    def says_delivered(self, *, delivered_wh: int, seq: int) -> None:
+        """What was delivered since the last status is not available any more, whatever that said."""
+        if seq > self.seq:
+            self.available_wh, self.seq = max(0, self.available_wh - delivered_wh), seq
 
     def is_seen(self, heard_s: float) -> None:
         self.online = self.online or self.presence_s <= heard_s

@@ -142,7 +142,9 @@ class Life:
         publish_commands(database, say, settings=SETTINGS)
         return said
 
-    def hand_over(self, message: QueuedMessage, database: Database) -> tuple[Trade | None, str]:
+    def hand_over(
+        self, message: QueuedMessage, database: Database, *, exactly: bool = False
+    ) -> tuple[Trade | None, str]:
         """Have the market take a message; of an answer, the trade that it is about and what it says."""
         is_answer = message.topic.endswith("/lock/response")
         trade, said = self.meaning_of(message) if is_answer else (None, "")
@@ -157,7 +159,7 @@ class Life:
         except Dropped:
             pass  # a repetition, old news or a forgery: what the books say is what counts
         if not is_answer:
-            self.expect_known(message)
+            self.expect_known(message, exactly=exactly)
         return trade, said
 
     def meaning_of(self, message: QueuedMessage) -> tuple[Trade | None, str]:
@@ -174,7 +176,7 @@ class Life:
     def is_in_time(self, trade: Trade) -> bool:
         return trade.deadline_s is not None and self.now_s < trade.deadline_s
 
-    def expect_known(self, message: QueuedMessage) -> None:
+    def expect_known(self, message: QueuedMessage, *, exactly: bool) -> None:
         """What is known of a device after its message was taken."""
         payload, heard_s = json.loads(message.payload), message.received_at_ms / 1000
         device = self.expected.devices[UUID(message.client_id)]
@@ -186,6 +188,19 @@ class Life:
         elif "/donor/" in message.topic:
             available_wh = round(payload["available_kwh"] * 1000)
             device.says_status(available_wh=available_wh, seq=payload["seq"], heard_s=heard_s)
+        else:
+            trade = self.expected.trades[UUID(payload["transaction_id"])]
+            self.expect_delivery(device, trade, payload, exactly=exactly)
+
+    @staticmethod
+    def expect_delivery(device: KnownDevice, trade: Trade, payload: dict[str, Any], *, exactly: bool) -> None:
+        delivered_wh, seq = round(payload["kwh_delivered"] * 1000), payload["seq"]
+        device.vague = device.vague or not exactly
+        is_news = delivered_wh >= trade.energy_wh or seq > trade.delivery_seq
+        if trade.status == "Confirmed" and trade.delivery != "Delivered" and is_news:
+            trade.delivery_seq = max(trade.delivery_seq, seq)
+            if payload["status"] == "delivered" and not device.vague:
+                device.says_delivered(delivered_wh=delivered_wh, seq=seq)
 
     def sweep_once(self, database: Database, ledger: Ledger) -> None:
         try:
@@ -256,12 +271,19 @@ class Life:
         if status != trade.status:
             there = trade.may_become(status, reason, now_s=latest_s, blocks_went=self.blocks_went)
             assert there, f"{trade.status} became {status} ({reason}); its device said {trade.answers}"
+            if status == "Confirmed":
+                self.is_deep_enough(trade)
             if status == "Failed":
                 self.expected.fail(trade, reason, self.now_s)
             trade.status = status
         assert delivered_wh <= self.devices[trade.device].ever_fed_wh.get(trade.id, 0)
         assert (delivery == "Delivered") == (status == "Confirmed" and delivered_wh == trade.energy_wh)
         trade.delivery = delivery
+
+    def is_deep_enough(self, trade: Trade) -> None:
+        ((tx_hash,),) = rows(self.stage.conn, "SELECT blockchain_hash FROM transactions WHERE id = %s", trade.id)
+        receipt = self.stage.rpc.call("eth_getTransactionReceipt", tx_hash)
+        assert self.stage.chain.height() - int(receipt["blockNumber"], 16) + 1 >= RULES.confirmations
 
     def new_trades(self) -> list[Match]:
         """The trades that nobody has seen yet, in their order."""
@@ -301,10 +323,9 @@ class Life:
                       status_seq FROM iot_devices""",
         ):
             known, real = self.expected.devices[device], self.devices[device]
-            # What was delivered since the last status may be taken off already.
-            newer = seq > known.seq and available_wh <= known.available_wh
-            assert newer or (available_wh, seq) == (known.available_wh, known.seq)
-            known.available_wh, known.seq = available_wh, seq
+            if known.vague and seq >= known.seq and available_wh <= known.available_wh:
+                known.available_wh, known.seq = available_wh, seq
+            assert (available_wh, seq) == (known.available_wh, known.seq)
             is_silent = known.silent_since_s is not None
             assert (status, silent) == ("Online" if known.online else "Offline", is_silent)
             assert abs(last_seen_s - known.last_seen_s) < 1
