@@ -100,6 +100,7 @@ class MarketClient:
         self.retries = 0
         self.user_id = ""
         self._ended = threading.Event()
+        self._api_url = api_url
         self._secure = parts.scheme == "https"
         self._host, self._port, self._prefix = parts.hostname, parts.port, parts.path.rstrip("/")
         self._connection: http.client.HTTPConnection | None = None
@@ -134,6 +135,12 @@ class MarketClient:
         """A fresh access token of this session, good for 15 minutes: for whoever wants to try the API by hand."""
         self._refresh()
         return self._access_token
+
+    def another(self) -> "MarketClient":
+        """One more client for this session, for another thread, as long as the session's access token is good."""
+        client = MarketClient(self._api_url, self.account)
+        client.user_id, client._access_token = self.user_id, self._access_token
+        return client
 
     def _proof(self) -> dict[str, str]:
         """The wallet's signature (EIP-191) of a fresh challenge (EIP-4361)."""

@@ -5,13 +5,19 @@ far as somebody would: a server is started again, a cut line repaired, gas bough
 is the market's to put right.
 """
 
+import base64
 import contextlib
 import dataclasses
 import json
+import logging
 import random
+import shutil
 import signal
+import subprocess
 import threading
 import time
+import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -24,70 +30,54 @@ import psutil
 import psycopg
 from botocore.exceptions import BotoCoreError, ClientError
 from chain_node import Chain, start_anvil
+from client import ApiError, MarketClient, UnreachableError
 from deploy import STACK
 from device_process import DeviceProcess, DeviceProcesses
+from eth_account import Account
+from eth_account.signers.local import LocalAccount
+from launch import RATE_LIMIT_PER_MINUTE
 from market import Market
-from postgres_server import Database, start_postgres
+from postgres_server import Database, postgres_user, start_postgres
 from processes import Started, stop
 from proxy import Link, Trouble
 from services import AWS_ENVIRONMENT, ServiceError
-from street import Street
+from street import Home, Street
+from wallet import TransactionFailedError, Wallet, call_data, read_uint
 
 from energy_market.evm.rpc import ChainError, Rpc
 
-FIRST_S: Final = 4.0  # the first orders come in
-GAP_S: Final = (2.0, 4.5)  # from one fault's beginning to the next one's
-PAUSE_S: Final = 0.25
+logger: Final = logging.getLogger("faults")
+
 TURN_TIMEOUT_S: Final = 20.0
+INSIST_S: Final = 60.0
+DEPLOY_TIMEOUT_S: Final = 60.0
 STATE_PERIOD_S: Final = 5.0  # how often Anvil writes its state (`chain_node`)
 DEEPEST_REORGANISATION: Final = 5  # blocks; payments are final after 8 (`market`)
+MOST_CLIENTS: Final = 300  # more than the server takes
+INTERCEPTION_S: Final = 3.0
+LONGEST_INTERCEPTION_S: Final = 12.0  # answers come only when something was matched
+WALLET_PATIENCE_S: Final = 10.0
+REPETITIONS: Final = 8
+OPERATORS_GAS_WEI: Final = 10**22
 
 
 class NotNow(Exception):
     """A fault cannot be made to happen at this moment: why, as a sentence."""
 
 
-IMPOSSIBLE: Final = (NotNow, psycopg.Error, ChainError, BotoCoreError, ClientError, OSError, psutil.Error)
+IMPOSSIBLE: Final = (
+    NotNow,
+    psycopg.Error,
+    ChainError,
+    TransactionFailedError,
+    BotoCoreError,
+    ClientError,
+    ApiError,
+    UnreachableError,
+    OSError,
+    psutil.Error,
+)
 """What a fault's beginning may raise when other faults are in its way."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fault:
-    """One fault of a schedule. `chance` seeds whatever it leaves open: which device, how deep."""
-
-    at_s: float
-    kind: str
-    lasts_s: float
-    chance: int
-
-
-def schedule(seed: int, duration_s: float) -> tuple[Fault, ...]:
-    """The faults of a run, in order; a function of seed and duration and nothing else. None lasts beyond the duration.
-
-    Kinds are drawn like cards: each once before any comes again, those of `FIRST` before the others, so that even a
-    short run has them.
-    """
-    chance = random.Random(seed)  # noqa: S311 - to be the same each time is its purpose
-    faults: list[Fault] = []
-    cards = [*_shuffled(chance, FIRST), *_shuffled(chance, KINDS.keys() - FIRST)]
-    at_s = FIRST_S
-    while at_s < duration_s:
-        if not cards:
-            cards = _shuffled(chance, {name for name, kind in KINDS.items() if not kind.once})
-        name = cards.pop(0)
-        kind = KINDS[name]
-        lasts_s = min(chance.uniform(*kind.lasts_s), duration_s - at_s)
-        drawn = Fault(at_s=round(at_s, 2), kind=name, lasts_s=round(lasts_s, 2), chance=chance.getrandbits(32))
-        if duration_s - at_s >= kind.needs_s:
-            faults.append(drawn)
-        at_s += chance.uniform(*GAP_S)
-    return tuple(faults)
-
-
-def _shuffled(chance: random.Random, names: set[str] | frozenset[str]) -> list[str]:
-    cards = sorted(names)
-    chance.shuffle(cards)
-    return cards
 
 
 class World:
@@ -112,7 +102,9 @@ class World:
         self.devices = devices
         self.database: Database = market.stack.database
         self.chain: Chain = market.stack.chain
-        self.turns = {part: threading.Lock() for part in ("database", "chain", "aws")}
+        self.visitor = MarketClient(market.api_url)
+        self.violations: list[str] = []
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self.reorganised_at = 0.0
         self.highest_block = 0
         session = boto3.Session(
@@ -129,12 +121,12 @@ class World:
     @contextlib.contextmanager
     def turn(self, part: str) -> Iterator[None]:
         """Have a part to oneself: what was killed is not killed again before it is back. Raises NotNow."""
-        if not self.turns[part].acquire(timeout=TURN_TIMEOUT_S):
-            raise NotNow(f"the {part} is the matter of another fault")
+        if not self._turns[part].acquire(timeout=TURN_TIMEOUT_S):
+            raise NotNow(f"{part} is the matter of another fault")
         try:
             yield
         finally:
-            self.turns[part].release()
+            self._turns[part].release()
 
     def connect(self) -> psycopg.Connection[Any]:
         """A connection of the launcher's own to the database, past the link."""
@@ -151,6 +143,30 @@ class World:
         names = donors if chance.random() < 0.8 else sorted(self.devices.running)  # noqa: PLR2004
         return self.devices.running[chance.choice(names)]
 
+    def wallet(self, home: Home) -> Wallet:
+        """A home's wallet, which waits a few blocks and not longer."""
+        return Wallet(
+            home.client.account, rpc_url=self.chain.rpc_url, chain_id=self.chain.chain_id, patience_s=WALLET_PATIENCE_S
+        )
+
+    def deposit_again(self, home: Home) -> None:
+        """Put into escrow what a home has of tokens. Raises what `IMPOSSIBLE` has."""
+        token, contract = self.market.token, self.market.settlement_contract
+        with closing(self.wallet(home)) as wallet:
+            amount = read_uint(wallet.rpc, token, "balanceOf(address)", wallet.account.address)
+            if amount:
+                wallet.deposit(token=token, contract=contract, amount=amount)
+
+    def refill_operator(self) -> None:
+        """Give the operator gas again."""
+        self.ask_chain("anvil_setBalance", Account.from_key(self.chain.operator_key).address, hex(OPERATORS_GAS_WEI))
+
+    def heal(self) -> None:
+        """See to it that no fault's end was lost: a chain that was killed forgets the last that was done to it."""
+        insist(self.refill_operator)
+        for home in self.street.homes:
+            insist(lambda home=home: self.deposit_again(home))  # type: ignore[misc]
+
     def keep_function_logs(self, names: Iterable[str], file: Path) -> None:
         """Write down what the functions have logged, all in order of time."""
         lines = []
@@ -166,13 +182,8 @@ class World:
 
     def close(self) -> None:
         """Drop the AWS clients' connections."""
-        for client in (self.sqs, self.functions, self.loop, self.logs):
+        for client in (self.sqs, self.functions, self.loop, self.logs, self.visitor):
             client.close()
-
-
-def _kill(process: Started | None) -> None:
-    if process is not None:
-        stop(dataclasses.replace(process, stop_signal=signal.SIGKILL))
 
 
 Injector = Callable[[World, random.Random], AbstractContextManager[None]]
@@ -188,11 +199,51 @@ class Kind:
     once: bool = False
 
 
+def _kill(process: Started | None) -> None:
+    if process is None:
+        raise NotNow("it is somebody else's")
+    stop(dataclasses.replace(process, stop_signal=signal.SIGKILL))
+
+
+@contextlib.contextmanager
+def _again_and_again(action: Callable[[], object], *, every_s: float) -> Iterator[None]:
+    """Do something now, and repeat it for the length of a block; what is not possible once is done the next time."""
+    action()
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(every_s):
+            with contextlib.suppress(*IMPOSSIBLE):
+                action()
+
+    thread = threading.Thread(target=repeat, name="again and again", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def insist(action: Callable[[], object]) -> None:
+    """Do what must be done at the end of a fault, though others may be in its way. Raises what was last raised."""
+    until = time.monotonic() + INSIST_S
+    while True:
+        try:
+            action()
+        except IMPOSSIBLE:
+            if time.monotonic() > until:
+                raise
+            time.sleep(1)
+        else:
+            return
+
+
 # ------------------------------------------------------------------------------------------------------- the database
 
 
 @contextlib.contextmanager
-def database_killed(world: World, _chance: random.Random) -> Iterator[None]:
+def _database_killed(world: World, _chance: random.Random) -> Iterator[None]:
     """`kill -9` of the postmaster and all its backends; it recovers from its log when it is started again."""
     with world.turn("database"):
         port = int(world.database.url.rpartition(":")[2].partition("/")[0])
@@ -203,21 +254,94 @@ def database_killed(world: World, _chance: random.Random) -> Iterator[None]:
             world.database = start_postgres(world.folder, port=port)
 
 
+@contextlib.contextmanager
+def _database_connections_dropped(world: World, _chance: random.Random) -> Iterator[None]:
+    """The server ends every session of the functions, in the middle of whatever it does."""
+
+    def drop() -> None:
+        with world.connect() as conn:
+            conn.execute(_END_SESSIONS)
+
+    with _again_and_again(drop, every_s=0.3):
+        yield
+
+
+_END_SESSIONS: Final = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND application_name <> 'chaos'
+"""
+
+
+@contextlib.contextmanager
+def _database_full_of_clients(world: World, _chance: random.Random) -> Iterator[None]:
+    """Others take every connection that the server has, those of the functions too."""
+    with contextlib.ExitStack() as held:
+        first = held.enter_context(closing(world.connect()))
+        first.execute(_END_SESSIONS)
+        for _ in range(MOST_CLIENTS):
+            try:
+                held.enter_context(closing(world.connect()))
+            except psycopg.OperationalError:
+                break
+        yield
+
+
+@contextlib.contextmanager
+def _database_rows_locked(world: World, _chance: random.Random) -> Iterator[None]:
+    """Somebody's transaction holds what a tick and a sweep write: they take longer than the loop's five seconds."""
+    with world.connect() as conn, conn.transaction():
+        conn.execute("SET LOCAL lock_timeout = '3s'")
+        conn.execute("SELECT FROM transactions WHERE status IN ('Pending', 'Locked', 'Submitted') FOR UPDATE")
+        conn.execute("SELECT FROM open_orders FOR UPDATE")
+        yield
+
+
+@contextlib.contextmanager
+def _database_disk_full(world: World, _chance: random.Random) -> Iterator[None]:
+    """No process of the server may write to a file: it fails as on a full disk, its log included, and starts anew.
+
+    By a limit on the processes, which those that the server starts next do not have; the error is EFBIG, not ENOSPC.
+    """
+    process, limiter, user = world.database.process, shutil.which("prlimit"), postgres_user()
+    if process is None or limiter is None:
+        raise NotNow("files cannot be limited here")
+    with world.turn("database"):
+        server = psutil.Process(process.pid)
+
+        def limit(most: str) -> None:
+            # As the server's own user: even root may not limit another's processes everywhere. The hard limit stays.
+            for child in server.children():
+                subprocess.run(
+                    [limiter, "--pid", str(child.pid), f"--fsize={most}:"],
+                    user=None if user is None else user[0],
+                    group=None if user is None else user[1],
+                    capture_output=True,
+                    check=False,  # it may just have ended
+                )
+
+        try:
+            with _again_and_again(lambda: limit("0"), every_s=0.3):
+                yield
+        finally:
+            limit("unlimited")
+
+
 # ---------------------------------------------------------------------------------------------------------- the chain
 
 
 @contextlib.contextmanager
-def chain_killed(world: World, _chance: random.Random) -> Iterator[None]:
-    """`kill -9` of Anvil. It comes back with the state it wrote last: for the market, blocks were reorganised away.
+def _chain_killed(world: World, _chance: random.Random) -> Iterator[None]:
+    """`kill -9` of Anvil. It comes back with the state that it wrote last: to the market, blocks were reorganised away.
 
-    No more of them than the market is promised not to lose: what it wrote must be whole, and younger than any other
-    reorganisation.
+    Not more of them than the market promises to survive: what was written must be whole, young, and younger than any
+    other reorganisation.
     """
     with world.turn("chain"):
         if world.chain.process is None:
-            raise NotNow("the chain is somebody else's")
+            raise NotNow("it is somebody else's")
         node = psutil.Process(world.chain.process.pid)
-        until = time.monotonic() + 2 * STATE_PERIOD_S + TURN_TIMEOUT_S
+        world.highest_block = int(world.ask_chain("eth_blockNumber"), 16)
+        until = time.monotonic() + 2 * STATE_PERIOD_S
         while True:
             node.suspend()  # or it might be writing
             if _is_whole(world.folder / "anvil" / "state.json", since=world.reorganised_at):
@@ -225,7 +349,7 @@ def chain_killed(world: World, _chance: random.Random) -> Iterator[None]:
             node.resume()
             if time.monotonic() > until:
                 raise NotNow("the chain has written no state that it could come back with")
-            time.sleep(PAUSE_S)
+            time.sleep(0.2)
         _kill(world.chain.process)
         try:
             yield
@@ -244,7 +368,74 @@ def _is_whole(state: Path, *, since: float) -> bool:
     return True
 
 
-# ---------------------------------------------------------------------------------------------- links, workers, devices
+@contextlib.contextmanager
+def _chain_reorganised(world: World, chance: random.Random) -> Iterator[None]:
+    """The newest blocks give way to empty ones, their transactions forgotten; not as deep as finality."""
+    with world.turn("chain"):
+        if int(world.ask_chain("eth_blockNumber"), 16) < world.highest_block:
+            raise NotNow("the chain has not grown back yet")
+        world.ask_chain("anvil_reorg", chance.randint(1, DEEPEST_REORGANISATION), [])
+        world.reorganised_at = time.time()
+    yield
+
+
+@contextlib.contextmanager
+def _pool_dropped(world: World, _chance: random.Random) -> Iterator[None]:
+    """The node forgets what waits to be mined."""
+    with _again_and_again(lambda: world.ask_chain("anvil_dropAllTransactions"), every_s=0.2):
+        yield
+
+
+@contextlib.contextmanager
+def _fee_spike(world: World, chance: random.Random) -> Iterator[None]:
+    """Blocks cost many times as much as what waits to be mined was signed for."""
+    base_fee = int(world.ask_chain("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)  # noqa: FBT003 - JSON
+    high = hex(base_fee * chance.randint(3, 30))
+    try:
+        with _again_and_again(lambda: world.ask_chain("anvil_setNextBlockBaseFeePerGas", high), every_s=0.5):
+            yield
+    finally:
+        insist(lambda: world.ask_chain("anvil_setNextBlockBaseFeePerGas", hex(base_fee)))
+
+
+@contextlib.contextmanager
+def _operator_key_used(world: World, chance: random.Random) -> Iterator[None]:
+    """Somebody else sends with the operator's key, and takes its nonces; perhaps the pool then forgets him: a gap."""
+    operator: LocalAccount = Account.from_key(world.chain.operator_key)
+    with closing(Wallet(operator, rpc_url=world.chain.rpc_url, chain_id=world.chain.chain_id, patience_s=5)) as wallet:
+        sent = [wallet.send(operator.address, value_wei=1) for _ in range(chance.randint(1, 3))]
+        if chance.random() < 0.5:  # noqa: PLR2004
+            for transaction_hash in sent:
+                world.ask_chain("anvil_dropTransaction", transaction_hash)
+    yield
+
+
+@contextlib.contextmanager
+def _operator_out_of_gas(world: World, _chance: random.Random) -> Iterator[None]:
+    """The operator's account is empty until somebody fills it."""
+    operator = Account.from_key(world.chain.operator_key).address
+    world.ask_chain("anvil_setBalance", operator, hex(10**9))
+    try:
+        yield
+    finally:
+        insist(world.refill_operator)
+
+
+@contextlib.contextmanager
+def _escrow_withdrawn(world: World, chance: random.Random) -> Iterator[None]:
+    """A buyer takes all out of escrow, whatever it has bought; and puts it back later."""
+    buyer = chance.choice([home for home in world.street.homes if not home.household.is_donor])
+    with closing(world.wallet(buyer)) as wallet:
+        contract = world.market.settlement_contract
+        escrow = read_uint(wallet.rpc, contract, "escrow(address)", wallet.account.address)
+        wallet.wait(wallet.send(contract, data=call_data("withdraw(uint256)", escrow)))
+    try:
+        yield
+    finally:
+        insist(lambda: world.deposit_again(buyer))
+
+
+# ------------------------------------------------------------------------------------------- links, functions, the loop
 
 
 def _trouble(link: Callable[[World], Link], trouble: Trouble) -> Injector:
@@ -262,7 +453,7 @@ def _slow(link: Callable[[World], Link], least_s: float, most_s: float) -> Injec
 
 
 @contextlib.contextmanager
-def workers_killed(world: World, chance: random.Random) -> Iterator[None]:
+def _workers_killed(world: World, chance: random.Random) -> Iterator[None]:
     """`kill -9` of the functions' processes, whatever they are at: all of them, or about half."""
     workers = psutil.Process(world.market.stack.aws.process.pid).children(recursive=True)
     if not workers:
@@ -276,10 +467,52 @@ def workers_killed(world: World, chance: random.Random) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def device_killed(world: World, chance: random.Random) -> Iterator[None]:
+def _aws_paused(world: World, _chance: random.Random) -> Iterator[None]:
+    """Everything that AWS does stands still: ticks are missed, requests wait, messages wait."""
+    aws = psutil.Process(world.market.stack.aws.process.pid)
+    aws.suspend()
+    try:
+        yield
+    finally:
+        aws.resume()
+
+
+@contextlib.contextmanager
+def _loop_doubled(world: World, _chance: random.Random) -> Iterator[None]:
+    """A second loop ticks beside the first, for up to two minutes."""
+    world.loop.start_execution(stateMachineArn=world.market.deployment.state_machine_arn, input="{}")
+    yield
+
+
+@contextlib.contextmanager
+def _redeployed(world: World, _chance: random.Random) -> Iterator[None]:
+    """Every function is deployed anew in the middle of trading. A deploy that meets other faults is rolled back."""
+    done: list[str] = []
+
+    def deploy() -> None:
+        try:
+            world.market.deploy_again({"RateLimitPerMinute": str(RATE_LIMIT_PER_MINUTE - 1)})
+        except ServiceError as error:
+            done.append(str(error))
+
+    thread = threading.Thread(target=deploy, name="deploy", daemon=True)
+    thread.start()
+    yield
+    thread.join(DEPLOY_TIMEOUT_S)
+    if thread.is_alive():
+        raise NotNow(f"the deploy does not end in {DEPLOY_TIMEOUT_S:.0f} s")
+    for sentence in done:
+        logger.warning("the deploy was rolled back: %s", sentence)
+
+
+# -------------------------------------------------------------------------------------------------------- the devices
+
+
+@contextlib.contextmanager
+def _device_killed(world: World, chance: random.Random) -> Iterator[None]:
     """`kill -9` of a device, whatever it is at; its state file and its hardware stay."""
     device = world.any_device(chance)
-    with device.turn:
+    with world.turn(device.name):
         device.kill()
         try:
             yield
@@ -287,23 +520,240 @@ def device_killed(world: World, chance: random.Random) -> Iterator[None]:
             device.run()
 
 
+@contextlib.contextmanager
+def _device_silent(world: World, chance: random.Random) -> Iterator[None]:
+    """A device says nothing for a while, perhaps beyond a lock's deadline, and goes on where it was."""
+    device = world.any_device(chance)
+    with world.turn(device.name), device.frozen():
+        yield
+
+
+@contextlib.contextmanager
+def _device_clock_wrong(world: World, chance: random.Random) -> Iterator[None]:
+    """A device is started again with a clock that is minutes ahead or behind."""
+    device = world.any_device(chance)
+    with world.turn(device.name):
+        device.stop()
+        device.run(skew_s=chance.choice((-1, 1)) * chance.uniform(20, 300))
+        try:
+            yield
+        finally:
+            device.stop()
+            device.run()
+
+
+# ------------------------------------------------------------------------------------------------------- the messages
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A queue of devices' messages, and the function that reads it."""
+
+    output: str
+    function: str
+
+
+ANSWERS: Final = Queue(output="LockResponsesQueueUrl", function=f"{STACK}-lock-responses")
+REPORTS: Final = Queue(output="TelemetryQueueUrl", function=f"{STACK}-telemetry")
+
+
+def _intercept(world: World, queue: Queue) -> list[str]:
+    """Take what comes into a queue for some seconds, before its function can; the messages. Raises NotNow for none."""
+    url = world.market.deployment.outputs[queue.output]
+    taken: list[str] = []
+    with world.turn(queue.function):
+        (mapping,) = world.functions.list_event_source_mappings(FunctionName=queue.function)["EventSourceMappings"]
+        world.functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
+        try:
+            began = time.monotonic()
+            while time.monotonic() < began + (INTERCEPTION_S if taken else LONGEST_INTERCEPTION_S):
+                batch = world.sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10, WaitTimeSeconds=1)
+                for message in batch.get("Messages", []):
+                    world.sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+                    taken.append(message["Body"])
+        finally:
+            insist(lambda: world.functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True))
+    if not taken:
+        raise NotNow("no message came in")
+    return taken
+
+
+def _put(world: World, queue: Queue, bodies: Iterable[str]) -> None:
+    url = world.market.deployment.outputs[queue.output]
+    for body in bodies:
+        world.sqs.send_message(QueueUrl=url, MessageBody=body)
+
+
+def _any_queue(chance: random.Random) -> Queue:
+    return chance.choice((ANSWERS, REPORTS))
+
+
+@contextlib.contextmanager
+def _messages_lost(world: World, chance: random.Random) -> Iterator[None]:
+    """What devices say for some seconds arrives nowhere, though the broker has acknowledged it."""
+    _intercept(world, _any_queue(chance))
+    yield
+
+
+@contextlib.contextmanager
+def _messages_duplicated(world: World, chance: random.Random) -> Iterator[None]:
+    """Each message of some seconds arrives three times."""
+    queue = _any_queue(chance)
+    _put(world, queue, 3 * _intercept(world, queue))
+    yield
+
+
+@contextlib.contextmanager
+def _messages_reordered(world: World, chance: random.Random) -> Iterator[None]:
+    """The messages of some seconds arrive in another order, some of them twice."""
+    queue = _any_queue(chance)
+    bodies = _intercept(world, queue)
+    bodies += chance.choices(bodies, k=len(bodies) // 2)
+    chance.shuffle(bodies)
+    _put(world, queue, bodies)
+    yield
+
+
+@contextlib.contextmanager
+def _messages_delayed(world: World, chance: random.Random) -> Iterator[None]:
+    """The messages of some seconds arrive much later: answers perhaps after their deadline."""
+    queue = _any_queue(chance)
+    bodies = _intercept(world, queue)
+    try:
+        yield
+    finally:
+        insist(lambda: _put(world, queue, bodies))
+
+
+@contextlib.contextmanager
+def _answers_contradicted(world: World, chance: random.Random) -> Iterator[None]:
+    """Devices answer both `locked` and `rejected`, in either order."""
+    for body in _intercept(world, ANSWERS):
+        both = [body]
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # another fault's noise
+            message = json.loads(body)
+            answer = json.loads(base64.b64decode(message["payload"]))
+            # Only what is really locked is contradicted: to say `locked` of what one does not hold would be a lie.
+            if answer["status"] == "locked":
+                both.append(_message(message["client_id"], message["topic"], {**answer, "status": "rejected"}))
+        chance.shuffle(both)
+        _put(world, ANSWERS, both)
+    yield
+
+
+def _message(client_id: str, topic: str, payload: object) -> str:
+    """A message as a topic rule queues it."""
+    encoded = base64.b64encode(json.dumps(payload).encode()).decode()
+    return json.dumps(
+        {"payload": encoded, "topic": topic, "client_id": client_id, "received_at_ms": int(time.time() * 1000)}
+    )
+
+
+@contextlib.contextmanager
+def _messages_forged(world: World, chance: random.Random) -> Iterator[None]:
+    """Answers of the wrong device, over a foreign connection, for an unknown order, a forged trade; and noise."""
+    with world.connect() as conn:
+        trades = conn.execute(
+            "SELECT id, device_id, sell_order_id FROM transactions ORDER BY status = 'Pending' DESC, seq DESC LIMIT 20"
+        ).fetchall()
+    if not trades:
+        raise NotNow("there are no trades yet")
+    trade, device, order = map(str, chance.choice(trades))
+    other = str(chance.choice([home.device.device_id for home in world.street.homes if home.device is not None]))
+    nobody, nothing = str(uuid.UUID(int=chance.getrandbits(128))), str(uuid.UUID(int=chance.getrandbits(128)))
+
+    def answer(of: str, *, client: str, order_id: str, transaction_id: str, status: str) -> str:
+        payload = {"order_id": order_id, "status": status, "transaction_id": transaction_id}
+        return _message(client, f"energy/donor/{of}/lock/response", payload)
+
+    forged = []
+    for status in ("locked", "rejected"):
+        if other != device:
+            forged.append(answer(other, client=other, order_id=order, transaction_id=trade, status=status))
+        forged.append(answer(device, client=nobody, order_id=order, transaction_id=trade, status=status))
+        forged.append(answer(device, client=device, order_id=nothing, transaction_id=trade, status=status))
+        forged.append(answer(device, client=device, order_id=order, transaction_id=nothing, status=status))
+        forged.append(answer(nobody, client=nobody, order_id=order, transaction_id=trade, status=status))
+    forged.append(_message(device, f"energy/donor/{device}/lock/response", "no answer at all"))
+    forged.append("not even a message")
+    delivered = {"transaction_id": trade, "status": "delivered", "kwh_delivered": 1, "seq": 2**62}
+    if other != device:
+        _put(world, REPORTS, [_message(other, f"energy/transfer/{other}/status", delivered)])
+    _put(world, REPORTS, [_message(nobody, f"energy/transfer/{device}/status", delivered), "noise"])
+    chance.shuffle(forged)
+    _put(world, ANSWERS, forged)
+    yield
+
+
+# ---------------------------------------------------------------------------------------------------------- the people
+
+
+@contextlib.contextmanager
+def _orders_repeated(world: World, chance: random.Random) -> Iterator[None]:
+    """Somebody sends one order many times at once, under one key: there is one order."""
+    key = str(uuid.UUID(int=chance.getrandbits(128)))
+    ids: list[str] = []
+    with world.turn("visitor"):
+        world.visitor.renew()
+
+    def place() -> None:
+        with contextlib.suppress(UnreachableError, ApiError):
+            client = world.visitor.another()
+            try:
+                answer = client.place(side="buy", size_wh=250, price_micro=1, all_or_none=True, key=key)
+            finally:
+                client.close()
+            ids.append(str(answer["id"]))
+
+    threads = [threading.Thread(target=place, name="order", daemon=True) for _ in range(REPETITIONS)]
+    for thread in threads:
+        thread.start()
+    yield
+    for thread in threads:
+        thread.join()
+    if len(set(ids)) > 1:
+        world.violations.append(f"one order under one key became {len(set(ids))} orders: {sorted(set(ids))}")
+
+
 KINDS: Final[dict[str, Kind]] = {
-    "database_killed": Kind(inject=database_killed, lasts_s=(1, 4)),
+    "database_killed": Kind(inject=_database_killed, lasts_s=(1, 4)),
+    "database_connections_dropped": Kind(inject=_database_connections_dropped, lasts_s=(1, 3)),
+    "database_full_of_clients": Kind(inject=_database_full_of_clients, lasts_s=(2, 4)),
+    "database_rows_locked": Kind(inject=_database_rows_locked, lasts_s=(5, 9)),
+    "database_disk_full": Kind(inject=_database_disk_full, lasts_s=(1, 3)),
     "database_cut": Kind(inject=_trouble(lambda w: w.database_link, "cut"), lasts_s=(1, 4)),
     "database_torn": Kind(inject=_trouble(lambda w: w.database_link, "torn"), lasts_s=(1, 2)),
     "database_silent": Kind(inject=_trouble(lambda w: w.database_link, "silent"), lasts_s=(3, 8)),
     "database_slow": Kind(inject=_slow(lambda w: w.database_link, 0.1, 0.4), lasts_s=(4, 8)),
-    "chain_killed": Kind(inject=chain_killed, lasts_s=(1, 4)),
+    "chain_killed": Kind(inject=_chain_killed, lasts_s=(1, 4)),
     "chain_cut": Kind(inject=_trouble(lambda w: w.chain_link, "cut"), lasts_s=(3, 8)),
     "chain_silent": Kind(inject=_trouble(lambda w: w.chain_link, "silent"), lasts_s=(3, 8)),
     "chain_slow": Kind(inject=_slow(lambda w: w.chain_link, 0.3, 1.5), lasts_s=(4, 8)),
     "chain_garbled": Kind(inject=_trouble(lambda w: w.chain_link, "garbled"), lasts_s=(4, 8)),
+    "chain_reorganised": Kind(inject=_chain_reorganised, lasts_s=(0, 0)),
+    "pool_dropped": Kind(inject=_pool_dropped, lasts_s=(2, 5)),
+    "fee_spike": Kind(inject=_fee_spike, lasts_s=(3, 6)),
+    "operator_key_used": Kind(inject=_operator_key_used, lasts_s=(0, 0)),
+    "operator_out_of_gas": Kind(inject=_operator_out_of_gas, lasts_s=(4, 10)),
+    "escrow_withdrawn": Kind(inject=_escrow_withdrawn, lasts_s=(5, 15)),
+    "workers_killed": Kind(inject=_workers_killed, lasts_s=(0, 0)),
+    "aws_paused": Kind(inject=_aws_paused, lasts_s=(6, 8)),
+    "loop_doubled": Kind(inject=_loop_doubled, lasts_s=(0, 0)),
+    "redeployed": Kind(inject=_redeployed, lasts_s=(30, 30), needs_s=40, once=True),
+    "device_killed": Kind(inject=_device_killed, lasts_s=(1, 6)),
+    "device_silent": Kind(inject=_device_silent, lasts_s=(5, 40)),
+    "device_clock_wrong": Kind(inject=_device_clock_wrong, lasts_s=(8, 20)),
     "devices_cut": Kind(inject=_trouble(lambda w: w.broker_link, "cut"), lasts_s=(2, 6)),
     "devices_silent": Kind(inject=_trouble(lambda w: w.broker_link, "silent"), lasts_s=(4, 10)),
     "devices_slow": Kind(inject=_slow(lambda w: w.broker_link, 0.5, 2.0), lasts_s=(4, 8)),
     "devices_garbled": Kind(inject=_trouble(lambda w: w.broker_link, "garbled"), lasts_s=(2, 6)),
-    "workers_killed": Kind(inject=workers_killed, lasts_s=(0, 0)),
-    "device_killed": Kind(inject=device_killed, lasts_s=(1, 6)),
+    "messages_lost": Kind(inject=_messages_lost, lasts_s=(0, 0), needs_s=5),
+    "messages_duplicated": Kind(inject=_messages_duplicated, lasts_s=(0, 0), needs_s=5),
+    "messages_reordered": Kind(inject=_messages_reordered, lasts_s=(0, 0), needs_s=5),
+    "messages_delayed": Kind(inject=_messages_delayed, lasts_s=(5, 40), needs_s=8),
+    "messages_forged": Kind(inject=_messages_forged, lasts_s=(0, 0)),
+    "answers_contradicted": Kind(inject=_answers_contradicted, lasts_s=(0, 0), needs_s=5),
+    "orders_repeated": Kind(inject=_orders_repeated, lasts_s=(0, 0)),
 }
 
 FIRST: Final = frozenset(
@@ -319,56 +769,3 @@ FIRST: Final = frozenset(
     }
 )
 """The main kinds, which even a short run has."""
-
-
-class Faults:
-    """A schedule at work: each fault on a thread of its own, from its time on, for as long as it lasts."""
-
-    def __init__(self, faults: tuple[Fault, ...], world: World, *, say: Callable[[str], None]) -> None:
-        """Nothing has happened yet; `say` is told of each."""
-        self._faults = faults
-        self._world = world
-        self._say = say
-        self._over = threading.Event()
-        self._threads: list[threading.Thread] = []
-        self._guard = threading.Lock()
-        self.counts: dict[str, int] = {}
-        self.trouble: list[str] = []
-
-    def start(self) -> None:
-        """From now on things go wrong."""
-        self._began = time.monotonic()
-        self._threads = [
-            threading.Thread(target=self._happen, args=(fault,), name=f"{fault.kind} at {fault.at_s} s", daemon=True)
-            for fault in self._faults
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def end(self, *, timeout_s: float) -> None:
-        """No new faults, and an end to those that last; `trouble` has what could not be put right again."""
-        self._over.set()
-        until = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
-            if thread.is_alive():
-                self.trouble.append(f"the fault {thread.name} does not end")
-
-    def _happen(self, fault: Fault) -> None:
-        if self._over.wait(max(0.0, self._began + fault.at_s - time.monotonic())):
-            return
-        name = f"+{fault.at_s:.0f} s {fault.kind}"
-        with contextlib.ExitStack() as undo:
-            try:
-                undo.enter_context(KINDS[fault.kind].inject(self._world, random.Random(fault.chance)))  # noqa: S311
-            except IMPOSSIBLE as error:
-                self._say(f"{name}: not possible now: {str(error).strip() or type(error).__name__}")
-                return
-            with self._guard:
-                self.counts[fault.kind] = self.counts.get(fault.kind, 0) + 1
-            self._say(f"{name} for {fault.lasts_s:.1f} s" if fault.lasts_s else name)
-            self._over.wait(fault.lasts_s)
-            try:
-                undo.close()
-            except (*IMPOSSIBLE, ServiceError) as error:
-                self.trouble.append(f"the fault {name} could not be put right: {error}")

@@ -1,11 +1,18 @@
-"""Start MiniStack with its IoT broker on this machine only.
+"""Start MiniStack with its IoT broker on this machine only, and with cold starts that cost little.
 
 MiniStack binds the broker to every interface, and lets clients without a certificate in: on a café's network that
-would open the market's topics to the room. Runs under MiniStack's own interpreter.
+would open the market's topics to the room. And it unpacks function and layer, some 50 MB, for every worker that it
+starts, which after each failure is another one: here the same archive is unpacked once, and every worker sees that copy
+(none writes there). Runs under MiniStack's own interpreter.
 """
 
 import asyncio
+import hashlib
 import runpy
+import tempfile
+import threading
+import zipfile
+from pathlib import Path
 from typing import Any
 
 _create_server = asyncio.BaseEventLoop.create_server
@@ -18,5 +25,26 @@ async def _create_server_here(loop: Any, factory: Any, host: Any = None, *rest: 
     return await _create_server(loop, factory, host, *rest, **named)
 
 
+_extractall = zipfile.ZipFile.extractall
+_unpacking = threading.Lock()
+
+
+def _extract_once(archive: zipfile.ZipFile, path: Any = None, members: Any = None, pwd: Any = None) -> None:  # noqa: ANN401
+    """Put a link to the one copy where a worker's own was meant; the folder is there, and empty."""
+    if archive.filename is None or path is None or members is not None or any(Path(path).iterdir()):
+        _extractall(archive, path, members, pwd)
+        return
+    content = hashlib.sha256(Path(archive.filename).read_bytes()).hexdigest()
+    copy = Path(tempfile.gettempdir()) / "unpacked" / content
+    with _unpacking:
+        if not copy.exists():
+            unfinished = copy.with_suffix(".new")
+            _extractall(archive, unfinished)
+            unfinished.rename(copy)
+    Path(path).rmdir()
+    Path(path).symlink_to(copy)
+
+
 asyncio.BaseEventLoop.create_server = _create_server_here  # type: ignore[method-assign,assignment]
+zipfile.ZipFile.extractall = _extract_once  # type: ignore[method-assign,assignment]
 runpy.run_module("ministack", run_name="__main__")

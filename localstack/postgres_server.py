@@ -40,7 +40,7 @@ def start_postgres(folder: Path, *, port: int | None = None, outlives_us: bool =
     that user cannot reach the folder (see `home_of_postgres`).
     """
     with locked(folder / "postgres.lock"):
-        user = _postgres_user()
+        user = postgres_user()
         home = home_of_postgres(folder)
         _claim(home, user)
         binaries = _postgres_binaries(home, user)
@@ -124,7 +124,7 @@ def _postgres_on(
     return Database(url=f"{server}/energy_market", process=process)
 
 
-def _postgres_user() -> tuple[int, int] | None:
+def postgres_user() -> tuple[int, int] | None:
     """The (user, group) to run PostgreSQL as; None for ourselves."""
     if os.geteuid() != 0:
         return None
@@ -142,7 +142,7 @@ def home_of_postgres(folder: Path) -> Path:
     That happens to root with a checkout under a home that nobody else may enter. Whoever removes the state folder
     removes this one as well (`remove_state`).
     """
-    user = _postgres_user()
+    user = postgres_user()
     folder.mkdir(parents=True, exist_ok=True)
     if user is None or _can_enter(folder, user):
         return folder / "postgres"

@@ -35,15 +35,18 @@ def read_uint(rpc: Rpc, contract: str, signature: str, *arguments: object) -> in
 class Wallet:
     """An account that signs its own transactions, one after the other. Not for sharing between threads."""
 
-    def __init__(self, account: LocalAccount, *, rpc_url: str, chain_id: int) -> None:
-        """`account` pays the gas."""
+    def __init__(
+        self, account: LocalAccount, *, rpc_url: str, chain_id: int, patience_s: float = RECEIPT_TIMEOUT_S
+    ) -> None:
+        """`account` pays the gas; `patience_s` is how long a transaction may take to be sent, and to be mined."""
         self.account = account
-        self.rpc = Rpc(rpc_url, budget_s=RECEIPT_TIMEOUT_S)
+        self.rpc = Rpc(rpc_url, budget_s=patience_s)
+        self._patience_s = patience_s
         self._chain_id = chain_id
 
     def send(self, to: str, *, data: str = "0x", value_wei: int = 0) -> str:
         """Sign and send a transaction, without waiting for it; its hash."""
-        self.rpc.start_budget(RECEIPT_TIMEOUT_S)
+        self.rpc.start_budget(self._patience_s)
         base_fee = int(self.rpc.call("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)  # noqa: FBT003
         asked: dict[str, Any] = {"from": self.account.address, "to": to, "data": data, "value": hex(value_wei)}
         gas = int(self.rpc.call("eth_estimateGas", asked), 16)
@@ -65,8 +68,8 @@ class Wallet:
 
     def wait(self, transaction_hash: str) -> None:
         """Wait until the transaction is mined. Raises TransactionFailedError."""
-        until = time.monotonic() + RECEIPT_TIMEOUT_S
-        self.rpc.start_budget(RECEIPT_TIMEOUT_S)
+        until = time.monotonic() + self._patience_s
+        self.rpc.start_budget(self._patience_s)
         while time.monotonic() < until:
             receipt = self.rpc.call("eth_getTransactionReceipt", transaction_hash)
             if receipt is not None:
@@ -74,7 +77,7 @@ class Wallet:
                     raise TransactionFailedError(f"transaction {transaction_hash} was reverted")
                 return
             time.sleep(RECEIPT_PAUSE_S)
-        raise TransactionFailedError(f"transaction {transaction_hash} was not mined in {RECEIPT_TIMEOUT_S:.0f} s")
+        raise TransactionFailedError(f"transaction {transaction_hash} was not mined in {self._patience_s:.0f} s")
 
     def deposit(self, *, token: str, contract: str, amount: int) -> None:
         """Put tokens (in their smallest unit) into escrow: approve, then deposit."""

@@ -9,8 +9,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from faults import FIRST, KINDS, schedule
+from faults import FIRST, KINDS
 from proxy import NEVER_JSON, Link, Links
+from schedule import schedule
 
 
 def test_the_same_seed_and_duration_give_the_same_schedule() -> None:
