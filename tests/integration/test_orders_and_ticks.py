@@ -260,8 +260,8 @@ def test_whoever_keeps_cancelling_cannot_keep_others_from_trading(
             offered.append(disturber.order(restless.user, "sell", 700, 100_000))
         disturber.close()
 
-    def read_and_be_disturbed(conn: Connection, zone: str, *, device_online_s: int) -> object:
-        found = read(conn, zone, device_online_s=device_online_s)
+    def read_and_be_disturbed(conn: Connection, zone: str, *, device_online_s: int, limit: int) -> object:
+        found = read(conn, zone, device_online_s=device_online_s, limit=limit)
         disturbing.append(threading.Thread(target=cancel_and_offer_again))
         disturbing[-1].start()
         disturbing[-1].join(timeout=0.5)  # longer only when the book is held

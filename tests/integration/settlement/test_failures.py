@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from energy_market.domain import tokens
-from energy_market.domain.trades import REASON_SENTENCES, FailReason
+from energy_market.domain.trades import MAX_TRIES_OF_A_PAIR, REASON_SENTENCES, FailReason
 from energy_market.logs import NAMESPACE
 from tests.api import ENVIRONMENT, FUNCTIONS, load_function
 from tests.chain import CHECKOUT
@@ -115,6 +115,41 @@ def test_a_failed_trade_says_why(
         if side == failed.rejected:
             expected = ("Rejected", reason, sentence)
         assert (found["status"], found["reason"], found["reason_text"]) == expected
+
+
+def test_two_orders_that_fail_together_again_and_again_are_given_up(world: World) -> None:
+    """The chain is away for an hour, say: each time both are back in the book, and match; the fifth is the last."""
+    deal = world.lock()
+    for tries in range(2, MAX_TRIES_OF_A_PAIR + 1):
+        world.sql("UPDATE transactions SET valid_until = clock_timestamp() - interval '1 s' WHERE status = 'Locked'")
+        world.sweep()
+        assert [world.market.status_of(order) for order in (deal.ask, deal.bid)] == ["Created", "Created"]
+        world.market.status(deal.device, available_wh=100_000)
+        assert len(world.market.tick().trade_ids) == 1
+        world.market.publish()
+        (trade,) = world.sql("SELECT id FROM transactions WHERE status = 'Pending'")
+        assert world.market.answer(deal.device, deal.ask, "locked", trade=trade[0]) == "locked"
+        assert world.sql("SELECT count(*) FROM transactions") == [(tries,)]
+    world.sql("UPDATE transactions SET valid_until = clock_timestamp() - interval '1 s' WHERE status = 'Locked'")
+    world.sweep()
+    for order in (deal.ask, deal.bid):
+        found = world.market.get(order)
+        assert (found.status, found.reason) == ("Rejected", "settlement_expired")
+    assert world.sql("SELECT count(*) FROM open_orders") == [(0,)]
+    assert world.market.tick().trade_ids == ()
+
+
+def test_a_bid_whose_counterparties_change_stays_in_the_book(world: World) -> None:
+    """Donors' devices refuse it, one after the other: each costs its own ask, and the bid nothing."""
+    home, buyer, ask, bid, trade = world.market.matched()
+    for _ in range(MAX_TRIES_OF_A_PAIR + 1):
+        world.market.answer(home.device, ask, "rejected", trade=trade.id)
+        assert world.market.status_of(bid) == "Created"
+        home = world.market.home()
+        ask = world.market.order(home.user, "sell", 500, 200_000)
+        assert len(world.market.tick().trade_ids) == 1
+        world.market.publish()
+        trade = world.market.trades(buyer)[0]
 
 
 def token_of(user: UUID) -> str:

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from energy_market.domain.quantities import MAX_ENERGY_WH, MAX_PRICE_MICRO
+
+MAX_OPEN_ORDERS_OF_A_USER: Final = 500
 
 OrderType = Literal["buy", "sell"]
 OrderStatus = Literal["Created", "Matched", "Executing", "Completed", "Cancelled", "Expired", "Rejected"]

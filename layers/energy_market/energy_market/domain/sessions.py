@@ -13,6 +13,7 @@ from uuid import UUID
 from energy_market.domain.errors import Unauthorized
 
 LIFE_S: Final = 7 * 24 * 3600
+MAX_SESSIONS_OF_A_USER: Final = 50  # one more ends the oldest
 # Two tabs of a browser, or a request whose answer got lost, use the same token at nearly the same time.
 GRACE_S: Final = 10
 _TOKEN: Final = re.compile(

@@ -14,6 +14,11 @@ FailReason = Literal["lock_rejected", "lock_timeout", "insufficient_escrow", "se
 Delivery = Literal["Owed", "Started", "Delivered", "Short"]
 ShortReason = Literal["under_delivered", "delivery_timeout", "reservation_lost"]
 
+# Neither side is at fault: both orders go back into the book. But where the same two meet and fail again and again,
+# both are rejected, so that nothing is tried for ever.
+NOBODYS_FAULT: Final[tuple[FailReason, ...]] = ("settlement_expired", "chain_refused")
+MAX_TRIES_OF_A_PAIR: Final = 5
+
 REASON_SENTENCES: Final[dict[str, str]] = {
     "lock_rejected": "The donor's device refused to reserve the energy.",
     "lock_timeout": "The donor's device did not answer in time.",

@@ -12,6 +12,8 @@ from energy_market.domain.devices import Device, DeviceSide, DeviceType
 
 REPORTS_KEPT_DAYS: Final = 7
 PRUNED_AT_ONCE: Final = 4
+MAX_REPORTS_IN_TEN_MINUTES: Final = 60  # of a kind, of a device
+MAX_KEPT_CHARACTERS: Final = 4_096
 
 ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
 
@@ -215,16 +217,30 @@ def mark_silent(conn: Connection, device_ids: Sequence[UUID]) -> None:
 def keep_report(conn: Connection, device_id: UUID, kind: ReportKind, payload: str) -> None:
     """Keep what a device said (a JSON object), and let go of a few reports older than a week.
 
-    Each new report takes more old ones with it than it adds, so that the table follows what arrives in a week.
+    Each new report takes more old ones with it than it adds, so that the table follows what arrives in a week. Of a
+    device that floods, the first of each ten minutes are kept; of a report that is too long, its length.
     """
+    if len(payload) > MAX_KEPT_CHARACTERS:
+        payload = f'{{"not_kept_characters": {len(payload)}}}'
     conn.execute(
         """
         WITH pruned AS (
             DELETE FROM device_reports WHERE id IN (
-                SELECT id FROM device_reports WHERE received_at < now() - make_interval(days => %s)
-                ORDER BY received_at LIMIT %s FOR UPDATE SKIP LOCKED)
+                SELECT id FROM device_reports WHERE received_at < now() - make_interval(days => %(days)s)
+                ORDER BY received_at LIMIT %(pruned)s FOR UPDATE SKIP LOCKED)
         )
-        INSERT INTO device_reports (device_id, kind, payload) VALUES (%s, %s, %s::jsonb)
+        INSERT INTO device_reports (device_id, kind, payload) SELECT %(device)s, %(kind)s, %(payload)s::jsonb
+        WHERE (SELECT count(*) FROM (
+                   SELECT FROM device_reports
+                   WHERE device_id = %(device)s AND kind = %(kind)s AND received_at > now() - interval '10 minutes'
+                   LIMIT %(most)s) lately) < %(most)s
         """,
-        (REPORTS_KEPT_DAYS, PRUNED_AT_ONCE, device_id, kind, payload),
+        {
+            "days": REPORTS_KEPT_DAYS,
+            "pruned": PRUNED_AT_ONCE,
+            "device": device_id,
+            "kind": kind,
+            "payload": payload,
+            "most": MAX_REPORTS_IN_TEN_MINUTES,
+        },
     )

@@ -32,13 +32,20 @@ _FROM: Final[LiteralString] = f"""
     LEFT JOIN LATERAL (SELECT d.available_wh - ({PROMISED}) AS free_wh) f ON s.type = 'sell'"""
 
 
-def insert(conn: Connection, terms: OrderTerms, *, user_id: UUID, zone: str) -> UUID:
-    """Accept an order and put it into the book; its id. The database gives it its arrival and its time."""
+def insert(conn: Connection, terms: OrderTerms, *, user_id: UUID, zone: str, most_open: int) -> UUID | None:
+    """Accept an order and put it into the book; its id, or None if its owner has `most_open` there already.
+
+    The database gives it its arrival and its time. Requests that come at the same moment do not see each other's order,
+    so a user may get past the limit by as many as they are.
+    """
     row = conn.execute(
         """
         WITH accepted AS (
             INSERT INTO energy_orders (user_id, device_id, zone, type, energy_wh, price_micro, all_or_none, expires_at)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+            SELECT %(user)s, %(device)s::uuid, %(zone)s, %(type)s, %(energy_wh)s, %(price_micro)s, %(all_or_none)s,
+                   %(expires_at)s::timestamptz
+            WHERE (SELECT count(*) FROM (SELECT FROM open_orders WHERE user_id = %(user)s LIMIT %(most_open)s) open)
+                  < %(most_open)s
             RETURNING id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at
         )
         INSERT INTO open_orders (order_id, zone, type, user_id, device_id, remaining_wh, price_micro, arrival,
@@ -46,20 +53,19 @@ def insert(conn: Connection, terms: OrderTerms, *, user_id: UUID, zone: str) -> 
         SELECT * FROM accepted
         RETURNING order_id
         """,
-        (
-            user_id,
-            terms.device_id,
-            zone,
-            terms.type,
-            terms.energy_wh,
-            terms.price_micro,
-            terms.all_or_none,
-            terms.expires_at,
-        ),
+        {
+            "user": user_id,
+            "device": terms.device_id,
+            "zone": zone,
+            "type": terms.type,
+            "energy_wh": terms.energy_wh,
+            "price_micro": terms.price_micro,
+            "all_or_none": terms.all_or_none,
+            "expires_at": terms.expires_at,
+            "most_open": most_open,
+        },
     ).fetchone()
-    assert row is not None  # an INSERT of one row returns one row
-    order_id: UUID = row[0]
-    return order_id
+    return None if row is None else row[0]
 
 
 def cancel(conn: Connection, order_id: UUID) -> bool:
@@ -200,8 +206,10 @@ def hold_book(conn: Connection) -> None:
     conn.execute("LOCK TABLE open_orders IN EXCLUSIVE MODE")
 
 
-def crossing(conn: Connection, zone: str, *, device_online_s: int) -> tuple[list[OpenOrder], list[OpenOrder]]:
-    """The asks and the bids of a zone that could trade.
+def crossing(
+    conn: Connection, zone: str, *, device_online_s: int, limit: int
+) -> tuple[list[OpenOrder], list[OpenOrder]]:
+    """The asks and the bids of a zone that could trade, the first `limit` of each by price and time.
 
     Asks of devices that are online, up to the dearest bid; bids down to the cheapest of those asks. Both lists are
     empty when the book is not crossed, however long it is.
@@ -214,14 +222,16 @@ def crossing(conn: Connection, zone: str, *, device_online_s: int) -> tuple[list
               AND o.price_micro <= (SELECT max(price_micro) FROM open_orders WHERE zone = %(zone)s AND type = 'buy')
               AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0
               AND d.last_ping > now() - make_interval(secs => %(online_s)s)
+            ORDER BY o.price_micro, o.arrival LIMIT %(limit)s
         )
         SELECT 'sell', order_id, user_id, device_id, remaining_wh, price_micro, arrival, all_or_none FROM asks
         UNION ALL
-        SELECT 'buy', order_id, user_id, device_id, remaining_wh, price_micro, arrival, all_or_none FROM open_orders
-        WHERE zone = %(zone)s AND type = 'buy' AND (expires_at IS NULL OR expires_at > now())
-          AND price_micro >= (SELECT min(price_micro) FROM asks)
+        (SELECT 'buy', order_id, user_id, device_id, remaining_wh, price_micro, arrival, all_or_none FROM open_orders
+         WHERE zone = %(zone)s AND type = 'buy' AND (expires_at IS NULL OR expires_at > now())
+           AND price_micro >= (SELECT min(price_micro) FROM asks)
+         ORDER BY price_micro DESC, arrival LIMIT %(limit)s)
         """,
-        {"zone": zone, "online_s": device_online_s},
+        {"zone": zone, "online_s": device_online_s, "limit": limit},
     ).fetchall()
     asks: list[OpenOrder] = []
     bids: list[OpenOrder] = []

@@ -54,7 +54,9 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
        FROM transactions
        WHERE (status = 'Pending'
               AND coalesce(expires_at, "timestamp" + interval '1 minute') < now() - interval '1 minute')
-          OR (status = 'Locked' AND valid_until < now() - interval '1 minute')""",
+          OR (status = 'Locked' AND batch_id IS NULL AND valid_until < now() - interval '1 minute')
+          -- What was signed waits for the chain's final word, which comes within hours.
+          OR (status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL AND valid_until < now() - interval '1 day')""",
     """SELECT format('the delivery of trade %%s is %%s with no deadline ahead', id, delivery)
        FROM transactions WHERE status = 'Confirmed' AND delivery IN ('Owed', 'Started')
         AND coalesce(deliver_by, '-infinity') < now() - interval '1 minute'""",

@@ -10,20 +10,23 @@ PRUNED_AT_ONCE = 20
 Standing = Literal["just_replaced", "used_again", "over"]
 
 
-def open_session(conn: Connection, *, user_id: UUID, token_hash: bytes, life_s: int) -> UUID:
-    """Begin a session and sweep away up to 20 that expired; returns its id."""
+def open_session(conn: Connection, *, user_id: UUID, token_hash: bytes, life_s: int, most: int) -> UUID:
+    """Begin a session and sweep away up to 20 that expired; returns its id. Of this user's, the newest `most` go on."""
     row = conn.execute(
         """
         WITH expired AS (
             SELECT id FROM refresh_tokens WHERE expires_at <= now()
             ORDER BY expires_at LIMIT %s FOR UPDATE SKIP LOCKED
         ), pruned AS (
-            DELETE FROM refresh_tokens WHERE id IN (SELECT id FROM expired)
+            DELETE FROM refresh_tokens WHERE id IN (
+                SELECT id FROM expired
+                UNION ALL
+                (SELECT id FROM refresh_tokens WHERE user_id = %s ORDER BY created_at DESC OFFSET %s))
         )
         INSERT INTO refresh_tokens (user_id, token_hash, expires_at) VALUES (%s, %s, now() + make_interval(secs => %s))
         RETURNING id
         """,
-        (PRUNED_AT_ONCE, user_id, token_hash, life_s),
+        (PRUNED_AT_ONCE, user_id, most - 1, user_id, token_hash, life_s),
     ).fetchone()
     return row[0]  # type: ignore[index, no-any-return]
 

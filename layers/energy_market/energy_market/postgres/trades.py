@@ -14,7 +14,16 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from energy_market.domain.matching import RULE_VERSION, Match
-from energy_market.domain.trades import Delivery, FailReason, Shortfall, ShortReason, Trade, TradeStatus
+from energy_market.domain.trades import (
+    MAX_TRIES_OF_A_PAIR,
+    NOBODYS_FAULT,
+    Delivery,
+    FailReason,
+    Shortfall,
+    ShortReason,
+    Trade,
+    TradeStatus,
+)
 
 Side = Literal["ask", "bid"]
 
@@ -120,9 +129,10 @@ def fail(
 ) -> list[UUID]:
     """Fail those of the trades that are still `expected`, and return their ids.
 
-    The orders of the side at fault are closed as Rejected; the others go back into the book with the energy they had
-    in the trade and their old arrival, unless they were closed meanwhile. A lock that was published is owed an unlock,
-    but for one that the device itself refused.
+    The orders of the side at fault are closed as Rejected, and both where the same two have failed too often without
+    either being at fault; the others go back into the book with the energy they had in the trade and their old arrival,
+    unless they were closed meanwhile. A lock that was published is owed an unlock, but for one that the device itself
+    refused.
 
     The rows are locked by statements of their own: the one that writes must see in the book what another trade of the
     same order has just put back, to withdraw that too. And they are locked in the order in which every transition locks
@@ -150,15 +160,22 @@ def fail(
                 delivery = NULL, delivery_reason = NULL, deliver_by = NULL
             WHERE id = ANY (%(ids)s) AND status = %(expected)s
             RETURNING id, sell_order_id, buy_order_id, energy_wh
+        ), tried AS (
+            SELECT f.*, %(reason)s = ANY (%(nobodys_fault)s) AND %(max_tries)s <= 1 + (
+                SELECT count(*) FROM transactions t
+                WHERE t.sell_order_id = f.sell_order_id AND t.buy_order_id = f.buy_order_id
+                  AND t.status = 'Failed' AND t.reason = ANY (%(nobodys_fault)s)) AS too_often
+            FROM failed f
         ), touched AS (
-            SELECT order_id, sum(energy_wh)::bigint AS energy_wh, bool_or(side = %(reject)s) AS rejected
-            FROM (SELECT sell_order_id AS order_id, energy_wh, 'ask' AS side FROM failed
+            SELECT order_id, sum(energy_wh)::bigint AS energy_wh,
+                   bool_or(too_often OR side IS NOT DISTINCT FROM %(reject)s) AS rejected
+            FROM (SELECT sell_order_id AS order_id, energy_wh, too_often, 'ask' AS side FROM tried
                   UNION ALL
-                  SELECT buy_order_id, energy_wh, 'bid' FROM failed) sides
+                  SELECT buy_order_id, energy_wh, too_often, 'bid' FROM tried) sides
             GROUP BY order_id
         ), open AS (
             SELECT o.id, o.zone, o.type, o.user_id, o.device_id, o.price_micro, o.arrival, o.all_or_none, o.expires_at,
-                   t.energy_wh, coalesce(t.rejected, false) AS rejected
+                   t.energy_wh, t.rejected
             FROM energy_orders o JOIN touched t ON t.order_id = o.id
             WHERE o.closed IS NULL
             ORDER BY o.id FOR NO KEY UPDATE OF o
@@ -176,7 +193,14 @@ def fail(
         )
         SELECT id FROM failed
         """,
-        {"ids": list(transaction_ids), "reason": reason, "expected": expected, "reject": reject},
+        {
+            "ids": list(transaction_ids),
+            "reason": reason,
+            "expected": expected,
+            "reject": reject,
+            "nobodys_fault": list(NOBODYS_FAULT),
+            "max_tries": MAX_TRIES_OF_A_PAIR,
+        },
     ).fetchall()
     return [row[0] for row in rows]
 

@@ -33,7 +33,11 @@ def log_in(
         raise not_signed_in()
     secret = sessions.new_secret()
     session_id = refresh_tokens.open_session(
-        conn, user_id=user.id, token_hash=sessions.hash_of(secret), life_s=sessions.LIFE_S
+        conn,
+        user_id=user.id,
+        token_hash=sessions.hash_of(secret),
+        life_s=sessions.LIFE_S,
+        most=sessions.MAX_SESSIONS_OF_A_USER,
     )
     return Session(
         user_id=user.id,

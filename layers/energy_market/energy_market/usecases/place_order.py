@@ -7,7 +7,7 @@ from uuid import UUID
 from psycopg import Connection
 
 from energy_market.domain.errors import Conflict, InvalidRequest, NotFound
-from energy_market.domain.orders import Order, OrderTerms
+from energy_market.domain.orders import MAX_OPEN_ORDERS_OF_A_USER, Order, OrderTerms
 from energy_market.postgres import devices, orders, users
 
 MAX_TIME_IN_FORCE: Final = timedelta(days=30)
@@ -20,7 +20,8 @@ def place_order(conn: Connection, terms: OrderTerms, *, user_id: UUID, now: date
     none yet may still sell (a client may know only the specification's body): the order waits for the first device.
 
     Raises InvalidRequest for an `expires_at` that is not ahead, or more than 30 days; NotFound for a device that is not
-    a donor device of this user; Conflict (`device_required`) when several could be meant.
+    a donor device of this user; Conflict (`device_required`) when several could be meant, or (`too_many_open_orders`)
+    when the user has as many in the book as may be.
     """
     if terms.expires_at is not None and not now < terms.expires_at <= now + MAX_TIME_IN_FORCE:
         raise InvalidRequest("invalid_expires_at", "expires_at must be in the future, at most 30 days ahead.")
@@ -29,7 +30,12 @@ def place_order(conn: Connection, terms: OrderTerms, *, user_id: UUID, now: date
     zone = users.zone_of(conn, user_id, share_lock=terms.type == "sell")
     if terms.type == "sell":
         terms = _with_device(conn, terms, user_id)
-    order_id = orders.insert(conn, terms, user_id=user_id, zone=zone)
+    order_id = orders.insert(conn, terms, user_id=user_id, zone=zone, most_open=MAX_OPEN_ORDERS_OF_A_USER)
+    if order_id is None:
+        raise Conflict(
+            "too_many_open_orders",
+            f"You have {MAX_OPEN_ORDERS_OF_A_USER} open orders, which is the most there may be: cancel some.",
+        )
     order = orders.get(conn, order_id, device_online_s=device_online_s)
     assert order is not None  # it was inserted in this transaction
     return order

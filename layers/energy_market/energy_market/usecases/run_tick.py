@@ -15,6 +15,9 @@ from energy_market.usecases.report_failures import report_failures
 ATTEMPTS: Final = 5
 MAX_EXPIRED: Final = 5_000
 """At most so many locks, and so many orders, are closed by one tick; the next takes the rest."""
+MAX_CROSSING: Final = 100_000
+"""At most so many asks, and so many bids, are matched by one tick: those of the best prices. The others wait for these
+to leave the book. It bounds a tick's memory (measured: 1 kB for each) and time."""
 MAX_TRADES: Final = 20_000
 """At most so many trades are made by one tick: the first that the rule makes. The next tick makes the others."""
 
@@ -71,7 +74,7 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick
 def _match_once(conn: Connection, zone: str, settings: MarketSettings, *, hold: bool) -> tuple[UUID, ...]:
     if hold:
         orders.hold_book(conn)
-    asks, bids = orders.crossing(conn, zone, device_online_s=settings.device_online_s)
+    asks, bids = orders.crossing(conn, zone, device_online_s=settings.device_online_s, limit=MAX_CROSSING)
     if not asks or not bids:
         return ()
     free_wh = devices.free_wh(conn, [ask.device_id for ask in asks if ask.device_id is not None])
