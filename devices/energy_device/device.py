@@ -111,7 +111,7 @@ class Device:
         decision = self._reservations.lock(command, free_wh=self._available_wh() - self.reserved_wh)
         if decision is not self._reservations.find(command.id):
             self._record(decision, owed=True)
-        return [messages.lock_response(self._device_id, command, decision)]
+        return [messages.lock_response(self._device_id, command, decision, seq=self._store.next_seq())]
 
     def _unlock(self, payload: bytes) -> list[Report]:
         reservation_id = messages.read_unlock(payload)
@@ -257,7 +257,7 @@ class Device:
         return [
             self._progress(reservation, "delivered")
             if reservation.state in OVER
-            else messages.lock_response(self._device_id, reservation, reservation)
+            else messages.lock_response(self._device_id, reservation, reservation, seq=self._store.next_seq())
             for reservation in self._store.owed()
         ]
 

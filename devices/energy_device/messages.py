@@ -114,12 +114,13 @@ def kwh(energy_wh: int) -> int | float:
     return energy_wh // 1000 if energy_wh % 1000 == 0 else energy_wh / 1000
 
 
-def lock_response(device_id: str, command: Lock | Reservation, reservation: Reservation) -> Report:
+def lock_response(device_id: str, command: Lock | Reservation, reservation: Reservation, *, seq: int) -> Report:
     """The answer to a lock, from what was decided about it. `command` names the ids, as it named them."""
     locked = reservation.state not in (State.REJECTED, State.RELEASED)
     fields: dict[str, object] = {"order_id": command.order_id, "status": "locked" if locked else "rejected"}
     if command.id != command.order_id:
         fields["transaction_id"] = command.id
+        fields["seq"] = seq
     if not locked:
         fields["reason"] = reservation.reason or reservation.state.value
     return Report(

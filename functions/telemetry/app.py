@@ -11,6 +11,7 @@ from energy_market.database import Database
 from energy_market.devices import Dropped, read_queued
 from energy_market.logs import log
 from energy_market.usecases.record_telemetry import record_telemetry
+from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.report_shortfalls import report_shortfalls
 
 
@@ -32,6 +33,7 @@ def handle(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[st
             kinds[recorded.kind] = kinds.get(recorded.kind, 0) + 1
             if recorded.short is not None:
                 report_shortfalls([recorded.short])
+            report_failures(recorded.lost, "reservation_lost")
         except Dropped as dropped:
             log("device.message.dropped", level="warning", reason=dropped.reason, message=record["messageId"])
         except psycopg.Error as error:

@@ -1,4 +1,4 @@
--- Delivery has an end, and so has everything else that is owed to a device.
+-- Delivery has an end, and so has everything else that is owed to a device; a lost reservation is noticed.
 
 -- 'Short': it ended with less than was traded; delivered_wh says how much. A report of all of it, however late, still makes
 -- it 'Delivered'.
@@ -13,6 +13,11 @@ ALTER TABLE transactions
     -- Of a trade that failed or ended Short. 'Lapsed': its device was not heard of; its next status that lists the lock
     -- makes it 'Owed' again.
     ADD CHECK (unlock IN ('Owed', 'Done', 'Lapsed'));
+
+-- A status that was said after the lock was answered and does not list it says that the device has lost it.
+ALTER TABLE transactions ADD COLUMN lock_seq bigint; -- of the answer; null from a device that counts only its statuses
+-- When the broker had the last status that was taken: a device that counts anew is heard again some time after it.
+ALTER TABLE iot_devices ADD COLUMN status_heard_at timestamptz;
 
 -- By a trigger, so that no statement can forget a deadline (nor one of the software before this one, which runs on until a
 -- deploy has ended). The delivery window is a parameter of the settlement, which sets `deliver_by` itself.

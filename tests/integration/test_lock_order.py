@@ -189,6 +189,11 @@ def confirm(conn: Connection, made: Sequence[UUID]) -> UUID:
     return batch
 
 
+def answered(conn: Connection, _made: Sequence[UUID]) -> None:
+    """Their device has counted its answers, and will list none of them."""
+    conn.execute("UPDATE transactions SET lock_seq = 1")
+
+
 STEPS: dict[str, tuple[Callable[[Connection, Sequence[UUID]], UUID | None], Callable[..., object | None]]] = {
     "store": (lambda _conn, _made: None, lambda conn, made, _batch: store(conn, made)),
     "confirm": (
@@ -202,9 +207,9 @@ STEPS: dict[str, tuple[Callable[[Connection, Sequence[UUID]], UUID | None], Call
         lambda conn, made, _batch: trades.fail(conn, made, reason="settlement_expired", expected="Locked", reject=None),
     ),
     "status": (
-        lambda _conn, _made: None,
-        lambda conn, made, _batch: trades.hold_reserved(
-            conn, conn.execute("SELECT device_id FROM transactions LIMIT 1").fetchall()[0][0], made
+        answered,
+        lambda conn, _made, _batch: trades.hold_reserved(
+            conn, conn.execute("SELECT device_id FROM transactions LIMIT 1").fetchall()[0][0], [], seq=2
         ),
     ),
 }

@@ -153,7 +153,7 @@ def faults(outcome: Outcome) -> list[str]:
         if topic == "lock/response":
             key = str(payload.get("transaction_id", payload["order_id"]))
             answers.setdefault(key, set()).add(str(payload["status"]))
-        else:
+        if "seq" in payload:
             sequence.append(int(str(payload["seq"])))
         if payload.get("status") == "delivered":
             deliveries.setdefault(str(payload["transaction_id"]), set()).add(float(str(payload["kwh_delivered"])))

@@ -72,6 +72,12 @@ class LockResponse(msgspec.Struct, frozen=True):
     order_id: UUID
     status: Literal["locked", "rejected"]
     transaction_id: UUID | None = None
+    seq: int | None = None
+
+    def __post_init__(self) -> None:
+        """What the types do not say."""
+        if self.seq is not None and not 0 <= self.seq <= MAX_SEQ:
+            raise ValueError("seq out of range")
 
 
 class DonorStatus(msgspec.Struct, frozen=True):

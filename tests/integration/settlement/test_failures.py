@@ -36,18 +36,23 @@ class Failed:
     rejected: str | None  # "ask", "bid", or none
 
 
+def hear(name: str, handler: str, topic: str, payload: object) -> None:
+    """A device's message comes to a function."""
+    message = {
+        "topic": topic,
+        "client_id": topic.split("/")[2],
+        "payload": base64.b64encode(json.dumps(payload).encode()).decode(),
+        "received_at_ms": now_ms(),
+    }
+    function = load_function(name)
+    getattr(function, handler)({"Records": [{"messageId": str(uuid4()), "body": json.dumps(message)}]}, None)
+    function._database().close()  # noqa: SLF001 -- a sandbox keeps it; a test must not
+
+
 def lock_rejected(world: World) -> Failed:
     home, buyer, ask, bid, trade = world.market.matched()
     answer = {"order_id": str(ask), "transaction_id": str(trade.id), "status": "rejected"}
-    message = {
-        "topic": f"energy/donor/{home.device}/lock/response",
-        "client_id": str(home.device),
-        "payload": base64.b64encode(json.dumps(answer).encode()).decode(),
-        "received_at_ms": now_ms(),
-    }
-    function = load_function("settlement")
-    function.lock_responses({"Records": [{"messageId": str(uuid4()), "body": json.dumps(message)}]}, None)
-    function._database().close()  # noqa: SLF001 -- a sandbox keeps it; a test must not
+    hear("settlement", "lock_responses", f"energy/donor/{home.device}/lock/response", answer)
     return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected="ask")
 
 
@@ -55,6 +60,15 @@ def lock_timeout(world: World) -> Failed:
     home, buyer, ask, bid, trade = world.market.matched()
     world.sql("UPDATE transactions SET expires_at = clock_timestamp() WHERE id = %s", trade.id)
     world.market.tick()
+    return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected="ask")
+
+
+def reservation_lost(world: World) -> Failed:
+    home, buyer, ask, bid, trade = world.market.matched()
+    answer = {"order_id": str(ask), "transaction_id": str(trade.id), "status": "locked", "seq": 10**6}
+    hear("settlement", "lock_responses", f"energy/donor/{home.device}/lock/response", answer)
+    status = {"available_kwh": 100, "locks": [], "seq": 10**6 + 1}
+    hear("telemetry", "handle", f"energy/donor/{home.device}/status", status)
     return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected="ask")
 
 
@@ -79,7 +93,8 @@ def chain_refused(world: World) -> Failed:
 
 
 WAYS: Mapping[str, Callable[[World], Failed]] = {
-    way.__name__: way for way in (lock_rejected, lock_timeout, insufficient_escrow, settlement_expired, chain_refused)
+    way.__name__: way
+    for way in (lock_rejected, lock_timeout, reservation_lost, insufficient_escrow, settlement_expired, chain_refused)
 }
 REASONS: tuple[FailReason, ...] = get_args(FailReason)
 
@@ -173,4 +188,4 @@ def test_nothing_else_fails_a_trade() -> None:
     assert failing == {"trades.py"}
     silent = {name for name in callers if not any(
         path.name == name and "report_failures(" in path.read_text() for path in sources)}  # fmt: skip
-    assert silent == {"record_lock_response.py"}  # its caller commits, and reports
+    assert silent == {"record_lock_response.py", "record_telemetry.py"}  # their callers commit, and report

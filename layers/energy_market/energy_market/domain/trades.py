@@ -10,7 +10,9 @@ from typing import Final, Literal
 from uuid import UUID
 
 TradeStatus = Literal["Pending", "Locked", "Submitted", "Confirmed", "Failed"]
-FailReason = Literal["lock_rejected", "lock_timeout", "insufficient_escrow", "settlement_expired", "chain_refused"]
+FailReason = Literal[
+    "lock_rejected", "lock_timeout", "reservation_lost", "insufficient_escrow", "settlement_expired", "chain_refused"
+]
 Delivery = Literal["Owed", "Started", "Delivered", "Short"]
 ShortReason = Literal["under_delivered", "delivery_timeout", "reservation_lost"]
 

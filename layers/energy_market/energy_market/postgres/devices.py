@@ -14,6 +14,8 @@ REPORTS_KEPT_DAYS: Final = 7
 PRUNED_AT_ONCE: Final = 4
 MAX_REPORTS_IN_TEN_MINUTES: Final = 60  # of a kind, of a device
 MAX_KEPT_CHARACTERS: Final = 4_096
+COUNT_FORGOTTEN_AFTER_S: Final = 600
+"""A device that has said nothing above its count for so long may count anew."""
 
 ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
 
@@ -118,7 +120,9 @@ def record_status(
 ) -> bool:
     """Take a donor's status; False if it is of no device of ours, or older than one already taken.
 
-    `received_ms`: the broker's time. A device that was silent since is still silent.
+    `received_ms`: the broker's time. A device that was silent since is still silent. One whose count is behind (it lost
+    its memory, and its clock was ahead before) is heard again when the broker has it for long enough after the last
+    status that was taken; a message that only lay in a queue for so long is not.
     """
     return (
         conn.execute(
@@ -126,6 +130,9 @@ def record_status(
             UPDATE iot_devices
             SET available_wh = %(available_wh)s, battery_level = coalesce(%(battery_level)s, battery_level),
                 reported_locks = %(locks)s, status_seq = %(seq)s,
+                status_heard_at = greatest(status_heard_at, """
+            + _HEARD
+            + """),
                 status = """
             + _BACK
             + """, last_ping = greatest(last_ping, """
@@ -135,7 +142,10 @@ def record_status(
             + _HEARD
             + """ THEN silent_since END
             WHERE id = %(id)s AND side = 'donor' AND status NOT IN ('Provisioning', 'Removed')
-              AND (status_seq IS NULL OR status_seq < %(seq)s)
+              AND (status_seq IS NULL OR status_seq < %(seq)s
+                   OR status_heard_at < """
+            + _HEARD
+            + """ - make_interval(secs => %(forget_s)s))
             """,
             {
                 "available_wh": available_wh,
@@ -144,6 +154,7 @@ def record_status(
                 "seq": seq,
                 "id": device_id,
                 "received_ms": received_ms,
+                "forget_s": COUNT_FORGOTTEN_AFTER_S,
             },
         ).rowcount
         == 1

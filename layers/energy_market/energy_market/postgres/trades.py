@@ -99,21 +99,29 @@ def _hold_in_book(conn: Connection, order_ids: Collection[UUID]) -> None:
     )
 
 
-def lock(conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID, settlement_window_s: int) -> bool:
+def lock(
+    conn: Connection,
+    transaction_id: UUID,
+    *,
+    device_id: UUID,
+    order_id: UUID,
+    settlement_window_s: int,
+    seq: int | None = None,
+) -> bool:
     """Mark a trade as locked by its device; False if it was not awaiting that lock from that device in time.
 
-    From now on the settlement has `settlement_window_s` seconds to be paid.
+    From now on the settlement has `settlement_window_s` seconds to be paid. `seq`: the device's count of the answer.
     """
     return (
         conn.execute(
             """
             UPDATE transactions
-            SET status = 'Locked', locked_at = clock_timestamp(),
+            SET status = 'Locked', locked_at = clock_timestamp(), lock_seq = %s,
                 valid_until = clock_timestamp() + make_interval(secs => %s)
             WHERE id = %s AND device_id = %s AND sell_order_id = %s
               AND status = 'Pending' AND expires_at > clock_timestamp()
             """,
-            (settlement_window_s, transaction_id, device_id, order_id),
+            (seq, settlement_window_s, transaction_id, device_id, order_id),
         ).rowcount
         == 1
     )
@@ -232,15 +240,27 @@ def status_at_device(conn: Connection, transaction_id: UUID, *, device_id: UUID,
     return None if row is None else row[0]
 
 
-def hold_reserved(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID]) -> None:
-    """Lock the trades that a status can change, by a statement of its own and in the order in which all lock trades."""
-    conn.execute(
+def hold_reserved(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID], *, seq: int) -> list[UUID]:
+    """Lock the trades that a status changes, in the order in which all lock trades; those whose reservation is lost.
+
+    Those are locked trades that the device does not list although it counted this status (`seq`) after its answer, and
+    for which nothing was ever signed, so that nothing can pay them.
+    """
+    rows = conn.execute(
         """
-        SELECT FROM transactions WHERE device_id = %s AND (unlock = 'Owed' OR id = ANY (%s))
+        SELECT id, coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s
+                            AND id <> ALL (%(locks)s), false) AS is_lost
+        FROM transactions
+        WHERE device_id = %(device_id)s
+          AND (unlock = 'Owed'
+               OR id = ANY (%(locks)s) AND (status = 'Failed' OR delivery IN ('Delivered', 'Short'))
+               OR status = 'Locked' AND delivery IS DISTINCT FROM 'Delivered' AND delivery IS DISTINCT FROM 'Short'
+                  AND batch_id IS NULL AND lock_seq < %(seq)s AND id <> ALL (%(locks)s))
         ORDER BY seq FOR NO KEY UPDATE
         """,
-        (device_id, list(reported_locks)),
-    )
+        {"device_id": device_id, "locks": list(reported_locks), "seq": seq},
+    ).fetchall()
+    return [trade for trade, is_lost in rows if is_lost]
 
 
 def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID]) -> int:

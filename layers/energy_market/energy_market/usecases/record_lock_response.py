@@ -35,6 +35,7 @@ def record_lock_response(conn: Connection, message: QueuedMessage, *, settlement
             device_id=device_id,
             order_id=response.order_id,
             settlement_window_s=settlement_window_s,
+            seq=response.seq,
         ):
             return "locked", transaction_id
         status = trades.status_at_device(conn, transaction_id, device_id=device_id, order_id=response.order_id)

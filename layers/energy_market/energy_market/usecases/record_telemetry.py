@@ -27,11 +27,12 @@ WHY_SHORT: Final[dict[str, ShortReason]] = {"delivered": "under_delivered", "ref
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """A report that was taken: its kind, its device, and the delivery that it ended short."""
+    """A report that was taken: its kind, its device, and what it ended: a delivery short, trades without a lock."""
 
     kind: ReportKind
     device_id: UUID
     short: Shortfall | None = None
+    lost: tuple[UUID, ...] = ()
 
 
 class _Presence(msgspec.Struct, frozen=True, rename="camel"):
@@ -62,11 +63,13 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
     device_id = sender(message, topic="energy/donor/+/status")
     status = read_payload(message.payload, DonorStatus)
     text = read_text(message.payload)
-    # What the device still holds of trades that are over is to be released; what it no longer lists has been. Trades
-    # are locked before devices, here as everywhere; if the status proves to be old news, this is rolled back.
-    trades.hold_reserved(conn, device_id, status.locks)
+    # What the device still holds of trades that are over is to be released; what it no longer lists has been, or was
+    # lost before it could be paid. Trades are locked before devices, here as everywhere; if the status proves to be old
+    # news, this is rolled back.
+    lost = trades.hold_reserved(conn, device_id, status.locks, seq=status.seq)
     trades.owe_unlock(conn, device_id, status.locks)
     trades.settle_unlocks(conn, device_id, status.locks)
+    failed = trades.fail(conn, lost, reason="reservation_lost", expected="Locked", reject="ask") if lost else []
     taken = devices.record_status(
         conn,
         device_id,
@@ -79,7 +82,7 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
     if not taken:
         raise Dropped("unknown_device_or_old_news")
     devices.keep_report(conn, device_id, "donor_status", text)
-    return Recorded(kind="donor_status", device_id=device_id)
+    return Recorded(kind="donor_status", device_id=device_id, lost=tuple(failed))
 
 
 def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:

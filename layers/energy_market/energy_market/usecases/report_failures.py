@@ -11,6 +11,7 @@ from energy_market.logs import Level, log, metric
 LEVELS: Final[dict[FailReason, Level]] = {
     "lock_rejected": "info",
     "lock_timeout": "warning",
+    "reservation_lost": "warning",
     "insufficient_escrow": "info",
     "settlement_expired": "error",
     "chain_refused": "error",
