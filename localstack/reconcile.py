@@ -157,7 +157,7 @@ def main() -> int:
     try:
         with psycopg.connect(str(stack["database_url"]), autocommit=True) as conn:
             found = reconcile(conn, ledger=ledger, recheck_s=RECHECK_S)
-    except (psycopg.OperationalError, ChainError) as error:
+    except (psycopg.Error, ChainError, usecase.OutOfTime) as error:
         print(f"The stack cannot be asked: {error}", file=sys.stderr)
         return 2
     for line in found:
