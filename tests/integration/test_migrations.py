@@ -13,7 +13,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from energy_market.postgres.migrations import MigrationError, migrate, schema_version
+from energy_market.postgres import migrations
+from energy_market.postgres.migrations import ATTEMPTS, MAX_BACKOFF_S, MigrationError, migrate, schema_version
 from tests.api import load_function
 
 _names = count(1)
@@ -95,6 +96,23 @@ def test_many_at_once_apply_each_file_once(empty_url: str, files: Files) -> None
     with ThreadPoolExecutor(8) as pool:
         applied = [version for versions in pool.map(one, range(8)) for version in versions]
     assert sorted(applied) == [1, 2, 3, 4, 5]
+
+
+def test_a_table_that_somebody_holds_is_waited_for_but_not_for_ever(
+    conn: psycopg.Connection, empty_url: str, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "TABLE_WAIT_MS", 1)
+    migrate(conn, files(m0001_a="CREATE TABLE a (); CREATE TABLE b ()"))
+    more = files(m0001_a="CREATE TABLE a (); CREATE TABLE b ()", m0002_b="ALTER TABLE a ADD COLUMN x int")
+    pauses: list[float] = []
+    with psycopg.connect(empty_url) as somebody:
+        somebody.execute("SELECT FROM b")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            migrate(conn, more, sleep=pauses.append)
+        assert schema_version(conn) == 1
+        assert len(pauses) == ATTEMPTS - 1
+        assert 5 < sum(pauses) < ATTEMPTS * MAX_BACKOFF_S
+        assert migrate(conn, more, sleep=lambda _: somebody.rollback()) == [2]
 
 
 def test_a_database_of_a_newer_version_is_refused(conn: psycopg.Connection, files: Files) -> None:

@@ -1,15 +1,25 @@
 """The schema's migrations: numbered SQL files, each applied once, in order, in a transaction of its own."""
 
 import hashlib
+import random
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from psycopg import Connection
+from psycopg import Connection, sql
+from psycopg.errors import LockNotAvailable
 
 FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 # The advisory lock that everybody who migrates takes; the number only has to be the same everywhere.
 LOCK = 0x656E6572
+# The market goes on while it is migrated, so a file takes all tables before it begins. In short attempts, so that it
+# never holds one for long while it waits for the next: somebody may have that one and wait for the first.
+TABLE_WAIT_MS: Final = 50
+ATTEMPTS: Final = 200
+MAX_BACKOFF_S: Final = 0.5
 
 
 class MigrationError(Exception):
@@ -30,14 +40,15 @@ class Migration:
         return hashlib.sha256(self.sql).hexdigest()
 
 
-def migrate(conn: Connection, folder: Path) -> list[int]:
+def migrate(conn: Connection, folder: Path, *, sleep: Callable[[float], None] = time.sleep) -> list[int]:
     """Apply what `folder` has and the database has not; return the versions that were applied.
 
     `conn` must be in autocommit mode: every file gets its own transaction, with its row in schema_migrations,
     so a file that fails leaves no trace and those before it stay. Any number of callers may do this at once.
 
     Raises `MigrationError` for files that are misnamed or not numbered from 1 without gaps, for a database that a
-    newer version has migrated, and for an applied file that was changed since; `psycopg.Error` when a file fails.
+    newer version has migrated, and for an applied file that was changed since; `psycopg.Error` when a file fails, or
+    when somebody has not let go of a table for about a minute.
     """
     migrations = read(folder)
     if not conn.autocommit:
@@ -49,7 +60,7 @@ def migrate(conn: Connection, folder: Path) -> list[int]:
             " version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,"
             " applied_at timestamptz NOT NULL DEFAULT clock_timestamp())"
         )
-    return [migration.version for migration in migrations if _apply(conn, migration, migrations)]
+    return [migration.version for migration in migrations if _apply_in_the_end(conn, migration, migrations, sleep)]
 
 
 def schema_version(conn: Connection) -> int:
@@ -77,6 +88,18 @@ def read(folder: Path) -> list[Migration]:
     return migrations
 
 
+def _apply_in_the_end(
+    conn: Connection, migration: Migration, migrations: list[Migration], sleep: Callable[[float], None]
+) -> bool:
+    """Apply one migration as soon as nobody else has a table; with backoff and full jitter."""
+    for attempt in range(1, ATTEMPTS):
+        try:
+            return _apply(conn, migration, migrations)
+        except LockNotAvailable:
+            sleep(random.random() * min(0.01 * 2**attempt, MAX_BACKOFF_S))  # noqa: S311 -- not cryptography
+    return _apply(conn, migration, migrations)
+
+
 def _apply(conn: Connection, migration: Migration, migrations: list[Migration]) -> bool:
     """Apply one migration unless it was; say whether it was applied now.
 
@@ -89,12 +112,25 @@ def _apply(conn: Connection, migration: Migration, migrations: list[Migration]) 
         _check(applied, migrations)
         if migration.version in applied:
             return False
+        _take_tables(conn)
         conn.execute(migration.sql)
         conn.execute(
             "INSERT INTO schema_migrations (version, name, checksum) VALUES (%s, %s, %s)",
             (migration.version, migration.name, migration.checksum),
         )
     return True
+
+
+def _take_tables(conn: Connection) -> None:
+    """Have all tables to ourselves until the transaction ends. Raises LockNotAvailable."""
+    tables = conn.execute(
+        "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND tablename <> 'schema_migrations'"
+    ).fetchall()
+    if tables:
+        conn.execute(f"SET LOCAL lock_timeout = {TABLE_WAIT_MS}".encode())
+        names = sql.SQL(", ").join(sql.Identifier(name) for (name,) in tables)
+        conn.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(names))
+        conn.execute("SET LOCAL lock_timeout TO DEFAULT")
 
 
 def _check(applied: dict[int, str], migrations: list[Migration]) -> None:
