@@ -120,6 +120,20 @@ def bind_to_first_device(conn: Connection, user_id: UUID, device_id: UUID) -> in
     ).rowcount
 
 
+def unbind(conn: Connection, user_id: UUID, device_id: UUID) -> int:
+    """Let orders that got a device that was never there wait for their owner's first one again; how many there were."""
+    return conn.execute(
+        """
+        WITH unbound AS (
+            UPDATE energy_orders SET device_id = NULL
+            WHERE user_id = %s AND device_id = %s AND closed IS NULL RETURNING id
+        )
+        UPDATE open_orders SET device_id = NULL WHERE order_id IN (SELECT id FROM unbound)
+        """,
+        (user_id, device_id),
+    ).rowcount
+
+
 def get(conn: Connection, order_id: UUID, *, device_online_s: int) -> Order | None:
     """One order as it stands."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:

@@ -67,7 +67,7 @@ def register_device(
             device=_take_in(database, owner_id, device_id, side, credentials), credentials=credentials
         )
     except BaseException:
-        _give_up(database, registry, device_id, credentials)
+        _give_up(database, registry, owner_id, device_id, credentials)
         raise
 
 
@@ -84,13 +84,21 @@ def _take_in(database: Database, owner_id: UUID, device_id: UUID, side: DeviceSi
         return next(device for device in devices.of_owner(conn, owner_id) if device.id == device_id)
 
 
-def _give_up(database: Database, registry: Registry, device_id: UUID, credentials: Credentials | None) -> None:
-    """Undo what was made. What cannot be undone is logged with its names, and the first error goes on to the caller."""
+def _give_up(
+    database: Database, registry: Registry, owner_id: UUID, device_id: UUID, credentials: Credentials | None
+) -> None:
+    """Undo what was made. What cannot be undone is logged with its names, and the first error goes on to the caller.
+
+    The device may have been taken in all the same, when only the answer to the last COMMIT was lost: the orders that it
+    got then wait again for the next one.
+    """
     try:
         if credentials is not None:
             registry.withdraw(device_id, credentials)
         with database.transaction() as conn:
+            users.lock(conn, owner_id)
             devices.remove(conn, device_id)
+            orders.unbind(conn, owner_id, device_id)
     except Exception as error:  # noqa: BLE001 - the caller is told of the failure that led here
         log(
             "device.registration.not_undone",
