@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Iterator
 
+import boto3
+import client
 import pytest
+from moto import mock_aws
 
 from tests.api import ENVIRONMENT, Client, load_function
+from tests.integration.loop import Loop
 from tests.integration.market import Market
+from tests.integration.neighbours import Api
 
 LoadApi = Callable[[str], Client]
 
@@ -22,8 +27,8 @@ def load_api(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loa
         return clients[-1]
 
     yield load
-    for client in clients:
-        client.module.database.close()
+    for loaded in clients:
+        loaded.module.database.close()
 
 
 @pytest.fixture
@@ -37,3 +42,27 @@ def market(database_url: str) -> Iterator[Market]:
     market = Market(database_url)
     yield market
     market.close()
+
+
+@pytest.fixture
+def api(database_url: str, load_api: LoadApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    """The functions behind the API, whose clients ask again at once; AWS IoT is moto's."""
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.0)
+    with mock_aws():
+        iot = boto3.client("iot")
+        iot.create_policy(policyName="energy-market-device", policyDocument="{}")
+        names = ("auth", "market", "iot", "network")
+        api = Api(database_url, {name: load_api(f"{name}_api") for name in names}, iot)
+        yield api
+        api.close()
+
+
+@pytest.fixture
+def loop(database_url: str, market: Market, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+    """The functions of the loop and of the queues."""
+    for name, value in {**ENVIRONMENT, "DATABASE_URL": database_url, "SETTLE_FUNCTION": "settle"}.items():
+        monkeypatch.setenv(name, value)
+    loop = Loop(database_url, market)
+    yield loop
+    loop.close()

@@ -11,7 +11,7 @@ transaction is open.
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any, Final, Protocol
@@ -159,26 +159,29 @@ def occupy(module: ModuleType, database: Database) -> None:
 class Scenario(Protocol):
     """A use case, from a stage of its own to the end of all that follows from it."""
 
-    def act(self, fuse: Fuse) -> None:
+    def go(self) -> None:
         """What a process does until it has done its work, or dies."""
 
     def run_on(self) -> None:
         """Others go on: the loop, queues that deliver again, clients that ask again."""
 
     def check(self) -> None:
-        """What must hold in the end, whether or not the process died."""
+        """What must hold in the end, whatever happened."""
 
 
-def every_crash(name: str, stage: Callable[[], Scenario], *, covers: set[str], at_least: int) -> None:
+Process = Callable[[Fuse], AbstractContextManager[None]]
+"""Within the block what the scenario uses runs in a process with this fuse."""
+
+
+def every_crash(name: str, process: Process, stage: Callable[[], Scenario], *, covers: set[str], at_least: int) -> None:
     """Play the scenario without a crash, then once for each of its side effects with a crash after it (and before all).
 
     `covers`: the use cases (by module) and the functions' handlers (as `folder.handler`) that the process must pass
     through. `at_least`: how many side effects there must be, so that no list is empty by mistake.
     """
-    fuse = Fuse()
-    scenario = stage()
-    with passed_through() as passed:
-        scenario.act(fuse)
+    fuse, scenario = Fuse(), stage()
+    with process(fuse), passed_through() as passed:
+        scenario.go()
     scenario.run_on()
     scenario.check()
     assert covers <= passed, f"{name} does not pass through {covers - passed}"
@@ -186,8 +189,8 @@ def every_crash(name: str, stage: Callable[[], Scenario], *, covers: set[str], a
     assert len(effects) >= at_least, effects
     for k in range(len(effects) + 1):
         fuse, scenario = Fuse(k), stage()
-        with suppress(Crashed):
-            scenario.act(fuse)
+        with suppress(Crashed), process(fuse):
+            scenario.go()
         assert fuse.burnt, f"{name} had fewer side effects at the {k}th try: {fuse.effects} of {effects}"
         try:
             scenario.run_on()

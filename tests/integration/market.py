@@ -13,6 +13,7 @@ from energy_market.domain.commands import Command
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.domain.trades import Trade
 from energy_market.postgres import commands, devices, orders, trades
+from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
 from energy_market.usecases.publish_commands import Published, publish_commands
@@ -168,6 +169,12 @@ class Market:
         with self.database.transaction() as conn:
             cursor = conn.execute(statement.encode(), values)
             return cursor.fetchall() if cursor.description else []
+
+    def is_sound(self) -> None:
+        """Nothing is under way, and the database tells one story."""
+        with self.database.transaction() as conn:
+            found = database_differences(conn, at_rest=True).lines
+        assert not found, found
 
     # --------------------------------------------------------------------------------------------- messages
 

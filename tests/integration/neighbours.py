@@ -1,0 +1,243 @@
+"""People who use the API through the reference client, and what must be true of what they did.
+
+Each is a scenario of `crashes`: however often the line broke or a process died, its `check` must hold.
+"""
+
+import http.client
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from client import MarketClient
+
+from energy_market.database import Database
+from tests.api import Answer, Client
+from tests.integration.crashes import Crashed, Fuse, FusedClient, FusedDatabase, occupy
+from tests.integration.market import Market
+
+
+class Api:
+    """The functions behind the API. A process that dies is replaced by one that works, as Lambda does it."""
+
+    def __init__(self, url: str, functions: Mapping[str, Client], iot: object) -> None:
+        self.functions = functions
+        self.refused: list[Answer] = []  # with a status of 500 and more
+        self._url = url
+        self._iot = iot
+        self._sandbox = Database(url)
+        self._occupy(Database(url), Fuse())
+        self.before_the_next_process: Callable[[], object] = lambda: None
+
+    @contextmanager
+    def process(self, fuse: Fuse) -> Iterator[None]:
+        """Within the block requests are served by a process with this fuse, until it burns."""
+        with self.on(FusedDatabase(self._url, fuse), fuse):
+            yield
+
+    @contextmanager
+    def on(self, database: Database, fuse: Fuse | None = None) -> Iterator[None]:
+        """Within the block the functions have this connection."""
+        self._occupy(database, fuse or Fuse())
+        try:
+            yield
+        finally:
+            self._occupy(Database(self._url), Fuse())
+
+    def serve(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, Any, bytes]:
+        """What an HTTP connection would give; ConnectionResetError from a process that dies."""
+        function = self.functions[path.split("/")[3]]
+        try:
+            answer = function.call(method, path, raw=None if body is None else body.decode(), headers=headers)
+        except Crashed:
+            self._occupy(Database(self._url), Fuse())
+            self.before_the_next_process()
+            raise ConnectionResetError from None
+        if answer.status >= 500:
+            self.refused.append(answer)
+        message = http.client.HTTPMessage()
+        for name, value in answer.headers.items():
+            message[name] = value
+        return answer.status, message, answer.text.encode()
+
+    def close(self) -> None:
+        self._sandbox.close()
+
+    def _occupy(self, database: Database, fuse: Fuse) -> None:
+        self._sandbox.close()
+        self._sandbox = database
+        for function in self.functions.values():
+            occupy(function.module, database)
+        self.functions["iot"].module.registry._client = FusedClient(self._iot, fuse)  # noqa: SLF001 -- its sandbox is ours
+
+
+class Neighbour(MarketClient):
+    """The reference client, whose line leads to functions of this process."""
+
+    def __init__(self, api: Api) -> None:
+        super().__init__("http://api.example")
+        self._api = api
+
+    def _send(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, http.client.HTTPMessage, bytes]:
+        return self._api.serve(method, path, body, headers)
+
+    def patch(self, path: str, body: Mapping[str, object]) -> object:
+        return self._call(
+            "PATCH", path, json.dumps(body).encode(), {"Content-Type": "application/json"}, signed_in=True
+        )
+
+    @property
+    def refresh_token(self) -> str:
+        return self._refresh_token
+
+
+class AtApi:
+    """Somebody uses the API; the client asks again by itself when the line breaks."""
+
+    def __init__(self, api: Api, market: Market) -> None:
+        self.api, self.market, self.neighbour = api, market, Neighbour(api)
+
+    def go(self) -> None:
+        raise NotImplementedError
+
+    def run_on(self) -> None:
+        """The client has asked again already."""
+
+    def check(self) -> None:
+        raise NotImplementedError
+
+    def rows(self, statement: str) -> list[tuple[object, ...]]:
+        """Of a query with one parameter: the user's id."""
+        return self.market.sql(statement, UUID(self.neighbour.user_id))
+
+
+# ------------------------------------------------------------------------------------------------ people
+
+
+class SigningUp(AtApi):
+    def go(self) -> None:
+        self.neighbour.sign_up()
+
+    def check(self) -> None:
+        wallet = self.neighbour.account.address
+        users = self.market.sql("SELECT id::text FROM users WHERE wallet_address = %s", wallet)
+        assert users == [(self.neighbour.user_id,)]
+
+
+class SignedUp(AtApi):
+    def __init__(self, api: Api, market: Market) -> None:
+        super().__init__(api, market)
+        self.neighbour.sign_up()
+
+
+class Refreshing(SignedUp):
+    """A client that did not hear its new tokens has only the old ones to ask with."""
+
+    def go(self) -> None:
+        self.neighbour.renew()
+
+    def check(self) -> None:
+        assert self.neighbour.renew(), "the session that the client ended up with goes on"
+
+
+class RefreshingLater(Refreshing):
+    """Asks again only when the ten seconds are over in which that is taken for a second tab."""
+
+    def go(self) -> None:
+        session = self.neighbour.refresh_token.partition(".")[0]
+        self.api.before_the_next_process = lambda: self.market.sql(
+            "UPDATE refresh_tokens SET rotated_at = rotated_at - interval '11 s' WHERE id = %s", UUID(session)
+        )
+        super().go()
+
+
+class LoggingOut(SignedUp):
+    def go(self) -> None:
+        self.neighbour.post("/api/v1/auth/logout", {"refresh_token": self.neighbour.refresh_token}, signed_in=False)
+
+    def check(self) -> None:
+        assert self.rows("SELECT revoked_at IS NOT NULL FROM refresh_tokens WHERE user_id = %s") == [(True,)]
+
+
+class MovingHouse(SignedUp):
+    def go(self) -> None:
+        assert self.neighbour.patch("/api/v1/auth/me", {"location": "the other street"})
+
+    def check(self) -> None:
+        assert self.rows("SELECT location FROM users WHERE id = %s") == [("the other street",)]
+
+
+class BuildingANode(SignedUp):
+    def go(self) -> None:
+        self.neighbour.post("/api/v1/network/node/register", {"location": "the mast"}, key="a node")
+
+    def check(self) -> None:
+        assert self.rows("SELECT location FROM network_nodes WHERE operator_id = %s") == [("the mast",)]
+        assert self.rows("SELECT roles FROM users WHERE id = %s") == [(["Recipient", "NetworkNodeOperator"],)]
+
+
+# ------------------------------------------------------------------------------------------------ orders
+
+
+class Ordering(SignedUp):
+    """An order under an idempotency key: answered 201, it exists, once."""
+
+    side = "buy"
+
+    def go(self) -> None:
+        self.order = self.neighbour.place(side=self.side, size_wh=400, price_micro=150_000, all_or_none=True)
+
+    def check(self) -> None:
+        placed = self.rows(
+            """SELECT o.id::text, o.type, b.remaining_wh FROM energy_orders o
+            JOIN open_orders b ON b.order_id = o.id WHERE o.user_id = %s"""
+        )
+        assert placed == [(self.order["id"], self.side, 400)]
+        self.market.is_sound()
+
+
+class Selling(Ordering):
+    side = "sell"
+
+    def __init__(self, api: Api, market: Market) -> None:
+        super().__init__(api, market)
+        market.device(UUID(self.neighbour.user_id))
+
+
+class Cancelling(Ordering):
+    def __init__(self, api: Api, market: Market) -> None:
+        super().__init__(api, market)
+        super().go()
+
+    def go(self) -> None:
+        self.neighbour.cancel(str(self.order["id"]))
+
+    def check(self) -> None:
+        assert self.rows("SELECT status FROM order_states WHERE user_id = %s") == [("Cancelled",)]
+        assert self.rows("SELECT 1 FROM open_orders WHERE user_id = %s") == []
+        self.market.is_sound()
+
+
+# ------------------------------------------------------------------------------------------------ devices
+
+
+class Registering(SignedUp):
+    """Somebody who has put an energy offer into the book registers the device that is to keep it."""
+
+    def __init__(self, api: Api, market: Market) -> None:
+        super().__init__(api, market)
+        self.order = self.neighbour.place(side="sell", size_wh=400, price_micro=150_000, all_or_none=True)
+
+    def go(self) -> None:
+        self.device = self.neighbour.register_device(side="donor", device_type="esp32", location="the roof")
+
+    def check(self) -> None:
+        assert self.device.private_key.startswith("-----BEGIN")
+        usable = self.rows("SELECT id::text FROM iot_devices WHERE owner_id = %s AND status = 'Registered'")
+        # One whose answer was lost is registered too, but nobody has its key.
+        assert (self.device.device_id,) in usable
+        assert len(usable) <= 2
+        assert self.rows("SELECT device_id::text FROM open_orders WHERE user_id = %s")[0] in usable
