@@ -60,6 +60,31 @@ def test_what_ends_with_less_than_was_traded_is_short_and_no_longer_promised(mar
     assert differences(market, at_rest=True) == []
 
 
+def test_what_was_delivered_is_gone_in_whatever_order_it_is_reported(market: Market) -> None:
+    home, buyer = market.home(available_wh=1_000), market.user()
+    for size in (300, 400):
+        market.order(home.user, "sell", size, 200_000)
+        market.order(buyer, "buy", size, 200_000)
+    market.tick()
+    market.publish()
+    for trade in market.trades(buyer):
+        market.answer(home.device, trade.sell_order_id, "locked", trade=trade.id)
+        market.confirm(trade.id)
+    small, large = sorted(market.trades(buyer), key=lambda trade: trade.energy_wh)
+    say(market, home, large.id, "delivered", 0.4, seq=102)
+    say(market, home, small.id, "delivered", 0.3, seq=101)
+    assert free_wh(market, home) == 300
+
+
+def test_what_a_status_says_that_was_overtaken_by_a_delivery_does_not_count(market: Market) -> None:
+    home, _, trade = market.sold(energy_wh=500)
+    market.sql("UPDATE iot_devices SET status_heard_at = now() - interval '11 minutes'")
+    say(market, home, trade.id, "delivered", 0.5, seq=101)
+    with pytest.raises(Dropped):
+        market.status(home.device, available_wh=100_000, seq=100)
+    assert free_wh(market, home) == 99_500
+
+
 def test_what_is_not_delivered_in_time_is_short(market: Market) -> None:
     home, buyer, trade = market.sold(energy_wh=500)
     assert trade.deliver_by is not None

@@ -48,6 +48,15 @@ ASKED, BIDDEN = st.sampled_from([100_000, 200_000, 300_000]), st.sampled_from([3
 LASTING = st.sampled_from([None, None, None, 10, 60])
 SENT = st.sampled_from([1, 1, 2])
 CHANCE = st.integers(0, 10**6)
+ORDER = st.fixed_dictionaries(
+    {
+        "who": st.integers(0, 3),
+        "side": st.sampled_from(["sell", "buy"]),
+        "size": SIZES,
+        "price": ASKED,
+        "partial": st.booleans(),
+    }
+)
 FATES = st.sampled_from(["once", "once", "once", "again", "lost"])
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -128,6 +137,14 @@ class WholeLife(Life, RuleBasedStateMachine):
         """An ask and a bid that cross."""
         self.place(self.stage.sellers[seller], "sell", size, 200_000, partial=partial)
         self.place(self.stage.buyers[buyer], "buy", size, 200_000, partial=partial)
+
+    @act(3, orders=st.lists(ORDER, min_size=2, max_size=6))
+    def many_come_at_once(self, orders: list[dict[str, Any]]) -> None:
+        """Before the next tick sees any of them."""
+        for order in orders:
+            people = self.stage.sellers if order["side"] == "sell" else self.stage.people
+            who = people[order["who"] % len(people)]
+            self.place(who, order["side"], order["size"], order["price"], partial=order["partial"])
 
     @act(1, which=CHANCE)
     def cancel(self, which: int) -> None:
@@ -223,6 +240,7 @@ class WholeLife(Life, RuleBasedStateMachine):
         if trade is not None and trade.status == "Pending" and said in trade.answers:
             if said == "locked":
                 trade.status = "Locked"
+                self.learn()
             else:
                 self.expected.fail(trade, "lock_rejected", self.now_s)
 
@@ -241,9 +259,9 @@ class WholeLife(Life, RuleBasedStateMachine):
     def device_feeds(self, who: int) -> None:
         self.device(who).feed()
 
-    @act(2, trouble=True, who=st.integers(0, 1))
-    def device_gives_up(self, who: int) -> None:
-        self.device(who).give_up()
+    @act(3, trouble=True, who=st.integers(0, 1))
+    def device_falls_short(self, who: int) -> None:
+        self.device(who).falls_short = not self.device(who).falls_short
 
     @act(1, trouble=True, who=st.integers(0, 1))
     def device_is_replaced(self, who: int) -> None:

@@ -15,10 +15,11 @@ from tests.integration.model_device import ModelDevice
 
 @dataclass(kw_only=True)
 class LiveDevice(ModelDevice):
-    """`takes_its_time`: what it is to deliver it delivers in parts, when told to. What it said of locks is kept."""
+    """`takes_its_time`: it delivers in parts, when told to feed. `falls_short`: of all it is to deliver it delivers half."""
 
     now_ms: Callable[[], int]
     takes_its_time: bool = False
+    falls_short: bool = False
     fed_wh: dict[UUID, int] = field(default_factory=dict)
     ever_fed_wh: dict[UUID, int] = field(default_factory=dict)
     session: int = 0
@@ -34,6 +35,11 @@ class LiveDevice(ModelDevice):
         if command.kind == "transfer" and (trade in self.fed_wh or (self.takes_its_time and trade in self.held_wh)):
             self.fed_wh.setdefault(trade, 0)
             self._say_fed(trade)
+            return
+        if command.kind == "transfer" and self.falls_short and trade in self.held_wh:
+            self.fed_wh[trade] = self.held_wh[trade] // 2
+            self.available_wh -= self.fed_wh[trade]
+            self._end_delivery(trade)
             return
         super().hear(command)
         if trade in self.delivered:
@@ -52,12 +58,6 @@ class LiveDevice(ModelDevice):
                 self._end_delivery(trade)
         self.report()
 
-    def give_up(self) -> None:
-        """End each delivery under way with what was fed: its battery is empty."""
-        for trade in list(self.fed_wh):
-            self._end_delivery(trade)
-        self.report()
-
     def forget(self) -> None:
         """Another device takes its place and knows of nothing."""
         for known in (self.held_wh, self.fed_wh, self.answered):
@@ -65,7 +65,7 @@ class LiveDevice(ModelDevice):
 
     def _end_delivery(self, trade: UUID) -> None:
         del self.held_wh[trade]
-        self.delivered[trade] = self.fed_wh.pop(trade)
+        self.delivered[trade] = self.ever_fed_wh[trade] = self.fed_wh.pop(trade)
         self._say_delivered(trade)
 
     def reserved_wh(self) -> int:
@@ -75,7 +75,7 @@ class LiveDevice(ModelDevice):
     def answer_lock(self, trade: UUID, status: str, *, named: bool) -> None:
         """Answer again, whatever was answered before; with the trade's id, or as the specification has it."""
         answer: dict[str, object] = {"order_id": str(self.answered[trade]), "status": status}
-        self.say(TOPIC.replace("+", str(self.id)), answer | ({"transaction_id": str(trade)} if named else {}))
+        self._say(TOPIC.replace("+", str(self.id)), answer | ({"transaction_id": str(trade)} if named else {}))
 
     def leave(self) -> QueuedMessage:
         """Its line is cut; what the broker says of that."""
@@ -95,7 +95,7 @@ class LiveDevice(ModelDevice):
         self.queue.append(Market.say(topic, payload, client_id=client_id, received_ms=self.now_ms()))
 
     def _say(self, topic: str, payload: dict[str, object]) -> None:
-        self.say(topic, payload)
+        self.say(topic, payload if "seq" in payload else payload | {"seq": self._next()})
 
     def _say_fed(self, trade: UUID) -> None:
         fed_wh = self.fed_wh[trade]

@@ -7,7 +7,8 @@ from energy_market.domain.matching import OpenOrder
 from tests.unit.test_matching import naive_rule
 
 ONLINE_S = 120
-FAULT_OF = {"lock_rejected": "ask", "lock_timeout": "ask", "insufficient_escrow": "bid"}
+COUNT_FORGOTTEN_AFTER_S = 600
+FAULT_OF = {"lock_rejected": "ask", "lock_timeout": "ask", "reservation_lost": "ask", "insufficient_escrow": "bid"}
 """Whose order is closed by a trade that fails; of all others both go back into the book."""
 Match = tuple[UUID, UUID, int, int]
 """The ask and the bid of a trade, its energy and its price."""
@@ -43,6 +44,9 @@ class Trade:
     valid_until_s: float | None = None
     delivery: str | None = None
     delivery_seq: int = 0
+    lock_seq: int | None = None
+    signed: bool = False  # there are bytes that may pay it
+    lost: bool = False  # its device said, after it had locked, that it holds nothing for it
     answers: set[str] = field(default_factory=set)  # what its device said that counts: of this trade, locked in time
     told: set[str] = field(default_factory=set)  # the commands that its device was sent
 
@@ -93,7 +97,7 @@ class Trade:
             ("Pending", "Failed"): (reason == "lock_rejected" and "rejected" in self.answers)
             or (reason == "lock_timeout" and self.is_late(now_s)),
             ("Locked", "Submitted"): True,
-            ("Locked", "Failed"): overdue,
+            ("Locked", "Failed"): overdue or (reason == "reservation_lost" and self.lost and not self.signed),
             ("Submitted", "Confirmed"): True,
             ("Submitted", "Locked"): True,  # its batch came to nothing
             ("Submitted", "Failed"): overdue or reason == "insufficient_escrow",
@@ -119,23 +123,32 @@ class KnownDevice:
     silent_since_s: float | None = None
     session: str | None = None
     presence_s: float = 0.0
+    status_seq: int = -1  # of its last status; `seq` may be a delivery's
+    heard_s: float | None = None  # when it said what has the highest `seq`
     vague: bool = False  # a delivery was reported to a process that was disturbed: taken, or not, or not yet
 
     def may_sell(self, now_s: float) -> bool:
         is_there = self.online and now_s - self.last_seen_s <= ONLINE_S
         return is_there and self.silent_since_s is None and self.available_wh > 0
 
-    def says_status(self, *, available_wh: int, seq: int, heard_s: float) -> None:
-        if seq > self.seq:
-            self.available_wh, self.seq, self.vague = available_wh, seq, False
+    def says_status(self, *, available_wh: int, seq: int, heard_s: float) -> bool:
+        """Whether it is news. Who was not heard of for long may count anew."""
+        is_news = seq > self.seq or (self.heard_s is not None and self.heard_s < heard_s - COUNT_FORGOTTEN_AFTER_S)
+        if is_news:
+            self.available_wh, self.seq, self.status_seq, self.vague = available_wh, seq, seq, False
+            self.heard_s = heard_s if self.heard_s is None else max(self.heard_s, heard_s)
             self.is_seen(heard_s)
             if self.silent_since_s is not None and self.silent_since_s <= heard_s + 1:
                 self.silent_since_s = None
+        return is_news
 
-    def says_delivered(self, *, delivered_wh: int, seq: int) -> None:
+    def says_delivered(self, *, delivered_wh: int, seq: int, heard_s: float) -> None:
         """What was delivered since the last status is not available any more, whatever that said."""
-        if seq > self.seq:
-            self.available_wh, self.seq = max(0, self.available_wh - delivered_wh), seq
+        if seq > self.status_seq:
+            self.available_wh = max(0, self.available_wh - delivered_wh)
+            if seq >= self.seq:
+                self.seq = seq
+                self.heard_s = heard_s if self.heard_s is None else max(self.heard_s, heard_s)
 
     def is_seen(self, heard_s: float) -> None:
         self.online = self.online or self.presence_s <= heard_s
@@ -179,6 +192,11 @@ class Expected:
         if "Pending" in statuses:
             return "Matched"
         return "Completed" if statuses == {"Confirmed"} else "Executing"
+
+    def not_listed(self, device: UUID, locks: list[str], *, seq: int) -> list[Trade]:
+        """Locked trades that a status does not list although the device said it after it had locked."""
+        locked = [trade for trade in self.trades.values() if trade.device == device and trade.status == "Locked"]
+        return [t for t in locked if t.lock_seq is not None and t.lock_seq < seq and str(t.id) not in locks]
 
     def promised_wh(self, device: UUID) -> int:
         return sum(t.energy_wh for t in self.trades.values() if t.device == device and t.is_promised)

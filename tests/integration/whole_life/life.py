@@ -187,20 +187,26 @@ class Life:
             device.is_seen(heard_s)
         elif "/donor/" in message.topic:
             available_wh = round(payload["available_kwh"] * 1000)
-            device.says_status(available_wh=available_wh, seq=payload["seq"], heard_s=heard_s)
+            is_news = device.says_status(available_wh=available_wh, seq=payload["seq"], heard_s=heard_s)
+            for trade in self.expected.not_listed(device.id, payload["locks"], seq=payload["seq"]) if is_news else []:
+                trade.lost = True
+                if exactly and not trade.signed:
+                    self.expected.fail(trade, "reservation_lost", self.now_s)
         else:
             trade = self.expected.trades[UUID(payload["transaction_id"])]
-            self.expect_delivery(device, trade, payload, exactly=exactly)
+            self.expect_delivery(device, trade, payload, heard_s=heard_s, exactly=exactly)
 
     @staticmethod
-    def expect_delivery(device: KnownDevice, trade: Trade, payload: dict[str, Any], *, exactly: bool) -> None:
+    def expect_delivery(
+        device: KnownDevice, trade: Trade, payload: dict[str, Any], *, heard_s: float, exactly: bool
+    ) -> None:
         delivered_wh, seq = round(payload["kwh_delivered"] * 1000), payload["seq"]
         device.vague = device.vague or not exactly
         is_news = delivered_wh >= trade.energy_wh or seq > trade.delivery_seq
         if trade.status == "Confirmed" and trade.delivery != "Delivered" and is_news:
             trade.delivery_seq = max(trade.delivery_seq, seq)
             if payload["status"] == "delivered" and not device.vague:
-                device.says_delivered(delivered_wh=delivered_wh, seq=seq)
+                device.says_delivered(delivered_wh=delivered_wh, seq=seq, heard_s=heard_s)
 
     def sweep_once(self, database: Database, ledger: Ledger) -> None:
         try:
@@ -245,7 +251,7 @@ class Life:
         for row in rows(
             self.stage.conn,
             """SELECT id, status, reason, extract(epoch FROM expires_at)::float8,
-                      extract(epoch FROM valid_until)::float8, delivery, delivered_wh
+                      extract(epoch FROM valid_until)::float8, delivery, delivered_wh, lock_seq, batch_id IS NOT NULL
                FROM transactions ORDER BY seq""",
         ):
             if row[0] in self.expected.trades:
@@ -259,7 +265,7 @@ class Life:
         self.new_trades()
 
     def learn_trade(self, trade: Trade, row: tuple[Any, ...], *, latest_s: float) -> None:
-        status, reason, deadline_s, valid_until_s, delivery, delivered_wh = row
+        status, reason, deadline_s, valid_until_s, delivery, delivered_wh, trade.lock_seq, signed = row
         if trade.deadline_s is None and deadline_s is not None:
             assert self.now_s < deadline_s <= self.now_s + SETTINGS.lock_timeout_s + 1
             trade.deadline_s = deadline_s
@@ -276,6 +282,7 @@ class Life:
             if status == "Failed":
                 self.expected.fail(trade, reason, self.now_s)
             trade.status = status
+        trade.signed = signed
         assert delivered_wh <= self.devices[trade.device].ever_fed_wh.get(trade.id, 0)
         assert (delivery == "Delivered") == (status == "Confirmed" and delivered_wh == trade.energy_wh)
         trade.delivery = delivery
@@ -317,15 +324,15 @@ class Life:
         ]
 
     def compare_devices(self) -> None:
-        for device, status, silent, last_seen_s, available_wh, seq in rows(
+        for device, status, silent, last_seen_s, available_wh, seq, heard_s in rows(
             self.stage.conn,
             """SELECT id, status, silent_since IS NOT NULL, extract(epoch FROM last_ping)::float8, available_wh,
-                      status_seq FROM iot_devices""",
+                      status_seq, extract(epoch FROM status_heard_at)::float8 FROM iot_devices""",
         ):
             known, real = self.expected.devices[device], self.devices[device]
             if known.vague and seq >= known.seq and available_wh <= known.available_wh:
-                known.available_wh, known.seq = available_wh, seq
-            assert (available_wh, seq) == (known.available_wh, known.seq)
+                known.available_wh, known.seq, known.heard_s = available_wh, seq, heard_s
+            assert (available_wh, seq, heard_s) == (known.available_wh, known.seq, known.heard_s)
             is_silent = known.silent_since_s is not None
             assert (status, silent) == ("Online" if known.online else "Offline", is_silent)
             assert abs(last_seen_s - known.last_seen_s) < 1
@@ -342,7 +349,7 @@ class Life:
     def come_to_rest(self) -> None:
         """Nothing goes wrong any more: everything that is under way comes to its end."""
         for device in self.devices.values():
-            device.takes_its_time = False
+            device.takes_its_time = device.falls_short = False
             if device.is_away:
                 self.queue.extend(device.come_back(before_the_end_was_noticed=False))
         self.withdraw_all()

@@ -102,7 +102,8 @@ class Stage:
             self.conn.execute(
                 """
                 UPDATE iot_devices SET status = 'Online', last_ping = now(), available_wh = %s, status_seq = %s,
-                       presence_session = NULL, presence_ms = NULL, silent_since = NULL, reported_locks = '{}'
+                       presence_session = NULL, presence_ms = NULL, silent_since = NULL, reported_locks = '{}',
+                       status_heard_at = NULL
                 """,
                 (AVAILABLE_WH, FIRST_SEQ),
             )

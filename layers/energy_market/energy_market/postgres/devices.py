@@ -203,18 +203,27 @@ def record_presence(
     )
 
 
-def record_delivered(conn: Connection, device_id: UUID, *, delivered_wh: int, seq: int) -> None:
+def record_delivered(conn: Connection, device_id: UUID, *, delivered_wh: int, seq: int, received_ms: int) -> None:
     """What was delivered since the last status is no longer available.
 
     Until the device's next status says so itself: else the trade would stop counting as promised a moment before
-    the energy stops counting as available, and would be sold again in between.
+    the energy stops counting as available, and would be sold again in between. The last status is the one in the
+    device's reports: `status_seq` may be another delivery's, whose report has overtaken this one.
     """
     conn.execute(
         """
-        UPDATE iot_devices SET available_wh = greatest(0, available_wh - %s), status_seq = %s
-        WHERE id = %s AND (status_seq IS NULL OR status_seq < %s)
+        UPDATE iot_devices d
+        SET available_wh = greatest(0, available_wh - %(delivered_wh)s), status_seq = greatest(status_seq, %(seq)s),
+            status_heard_at = CASE WHEN status_seq > %(seq)s THEN status_heard_at
+                                   ELSE greatest(status_heard_at, """
+        + _HEARD
+        + """) END
+        WHERE id = %(id)s
+          AND coalesce((SELECT (r.payload ->> 'seq')::bigint FROM device_reports r
+                        WHERE r.device_id = d.id AND r.kind = 'donor_status'
+                        ORDER BY r.received_at DESC, r.id DESC LIMIT 1), -1) < %(seq)s
         """,
-        (delivered_wh, seq, device_id, seq),
+        {"delivered_wh": delivered_wh, "seq": seq, "id": device_id, "received_ms": received_ms},
     )
 
 

@@ -101,7 +101,9 @@ def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
     if report is None:
         raise Dropped("foreign_transfer_or_old_news")
     if transfer.status == "delivered":
-        devices.record_delivered(conn, device_id, delivered_wh=delivered_wh, seq=transfer.seq)
+        devices.record_delivered(
+            conn, device_id, delivered_wh=delivered_wh, seq=transfer.seq, received_ms=message.received_at_ms
+        )
     devices.keep_report(conn, device_id, "transfer", text)
     short = None
     if report.delivery == "Short" and report.before != "Short":
