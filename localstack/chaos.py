@@ -27,7 +27,7 @@ import psycopg
 from client import ApiError, UnreachableError
 from device_process import DeviceProcesses
 from display import say
-from faults import World
+from faults import DEPLOY_TIMEOUT_S, World
 from figures import FUNCTIONS, read_figures, under_way
 from homes import community
 from launch import FOLDER, RATE_LIMIT_PER_MINUTE, Interrupts, RunError, Settings, only_one, state, stop_what_is_ours
@@ -44,9 +44,9 @@ from energy_market.postgres.reconciliation import CHECKS
 
 DEFAULT_DURATION_S: Final = 120.0
 PERIOD_S: Final = 0.5
-FIRST_ORDER_TIMEOUT_S: Final = 60.0
+FIRST_ORDER_TIMEOUT_S: Final = 180.0
 CHECK_PERIOD_S: Final = 3.0
-FAULTS_END_TIMEOUT_S: Final = 120.0
+FAULTS_END_TIMEOUT_S: Final = DEPLOY_TIMEOUT_S + 30
 CALM_TIMEOUT_S: Final = 60.0
 REST_TIMEOUT_S: Final = 180.0
 REST_PERIOD_S: Final = 2.0
@@ -130,7 +130,12 @@ class Chaos:
             self._stuck += self.street.disconnect()
             self._violate(self.world.violations)
             self._compare(conn)
-            self._trades = read_figures(conn).trades
+            figures = read_figures(conn)
+        self._trades = figures.trades
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(figures.reasons.items()))
+        say(
+            f"{figures.trades['Confirmed']} trades are confirmed, {figures.trades['Failed']} failed ({reasons or '-'})."
+        )
 
     def _orders(self) -> int:
         with self.world.connect() as conn:

@@ -50,7 +50,7 @@ logger: Final = logging.getLogger("faults")
 
 TURN_TIMEOUT_S: Final = 20.0
 INSIST_S: Final = 60.0
-DEPLOY_TIMEOUT_S: Final = 60.0
+DEPLOY_TIMEOUT_S: Final = 300.0  # on a busy machine; else some twenty
 STATE_PERIOD_S: Final = 5.0  # how often Anvil writes its state (`chain_node`)
 DEEPEST_REORGANISATION: Final = 5  # blocks; payments are final after 8 (`market`)
 MOST_CLIENTS: Final = 300  # more than the server takes
