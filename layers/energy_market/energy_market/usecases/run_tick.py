@@ -15,10 +15,10 @@ from energy_market.usecases.report_failures import report_failures
 ATTEMPTS: Final = 5
 MAX_EXPIRED: Final = 5_000
 """At most so many locks, and so many orders, are closed by one tick; the next takes the rest."""
-MAX_CROSSING: Final = 100_000
+MAX_CROSSING: Final = 50_000
 """At most so many asks, and so many bids, are matched by one tick: those of the best prices. The others wait for these
 to leave the book. It bounds a tick's memory (measured: 1 kB for each) and time."""
-MAX_TRADES: Final = 20_000
+MAX_TRADES: Final = 10_000
 """At most so many trades are made by one tick: the first that the rule makes. The next tick makes the others."""
 
 
