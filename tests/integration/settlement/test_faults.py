@@ -616,20 +616,21 @@ def test_a_signed_trade_is_overdue_by_the_chains_clock_not_by_ours(world: World)
     assert overdue(valid_until + timedelta(seconds=1)) == [deal.id]
 
 
-def test_a_trade_that_another_contract_may_have_paid_waits_until_that_one_is_asked(
+def test_a_trade_that_another_chain_may_have_paid_waits_until_that_one_is_asked(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     deal = world.lock()
     world.sweep()
     assert world.paid(deal)
-    other = world.new_ledger(contract=world.chain.deploy_settlement(world.chain.token).address)
+    world.sql("UPDATE settlement_batches SET chain_id = 1")  # so to us this is another chain
     world.let_expire(deal)
     world.mine_at(world.chain.time() + 100)
     world.mine(FINALITY_BLOCKS)
     logged(capsys)
-    world.sweep(ledger=other)
+    world.sweep()
     assert "settlement.stored_elsewhere" in logged(capsys)
     assert world.trade(deal) == ("Submitted", None)
+    world.sql("UPDATE settlement_batches SET chain_id = 31337")
     world.sweep()
     assert world.trade(deal) == ("Confirmed", None)
 

@@ -66,8 +66,15 @@ class World:
         self._rpcs.append(Rpc(url or self.rpc_url))
         return self._rpcs[-1]
 
-    def new_ledger(self, *, chain_id: int = CHAIN_ID, url: str | None = None, contract: str | None = None) -> Ledger:
-        return self.ledger_of(Ledger, chain_id=chain_id, url=url, contract=contract)
+    def new_ledger(
+        self,
+        *,
+        chain_id: int = CHAIN_ID,
+        url: str | None = None,
+        contract: str | None = None,
+        operator: LocalAccount | None = None,
+    ) -> Ledger:
+        return self.ledger_of(Ledger, chain_id=chain_id, url=url, contract=contract, operator=operator)
 
     def ledger_of(
         self,
@@ -76,6 +83,7 @@ class World:
         chain_id: int = CHAIN_ID,
         url: str | None = None,
         contract: str | None = None,
+        operator: LocalAccount | None = None,
         rpc: Rpc | None = None,
     ) -> L:
         return kind(
@@ -83,7 +91,7 @@ class World:
             chain_id=chain_id,
             contract=contract or self.chain.settlement.address,
             token_decimals=18,
-            operator_key=self.chain.operator.key.hex(),
+            operator_key=(operator or self.chain.operator).key.hex(),
         )
 
     def fused_ledger(self, fuse: Fuse) -> Ledger:
@@ -199,10 +207,10 @@ class World:
     def sweep(self, rules: SettlementRules = RULES, *, ledger: Ledger | None = None, budget_s: float = 20.0) -> bool:
         return settle_trades(self.database, ledger or self.ledger, rules=rules, budget_s=budget_s)
 
-    def sweep_until_final(self) -> None:
+    def sweep_until_final(self, *, ledger: Ledger | None = None) -> None:
         """Let the chain and the settlement run on until nothing is under way."""
         for _ in range(20):
-            self.sweep()
+            self.sweep(ledger=ledger)
             self.mine()
             if not self.sql(
                 """SELECT 1 FROM settlement_batches WHERE status IN ('Stored', 'Mined')

@@ -4,15 +4,17 @@ Nothing here remembers anything: what was signed is the caller's to store, befor
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum, IntEnum
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 from eth_abi.abi import decode, encode
 from eth_abi.exceptions import DecodingError
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 from eth_account.typed_transactions.typed_transaction import TypedTransaction
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
@@ -158,9 +160,21 @@ class Ledger:
         self.chain_id = chain_id
         self.contract = to_checksum_address(contract)
         self._unit = 10 ** (token_decimals - AMOUNT_DECIMALS)
-        self._operator = Account.from_key(operator_key)
-        self.operator: str = self._operator.address
+        self._key: LocalAccount | None = Account.from_key(operator_key)
+        self.operator: str = self._key.address
         self._checked = False
+
+    def elsewhere(self, *, contract: str, operator: str) -> Self:
+        """The same node, asked about another contract or another operator's transactions. It cannot sign."""
+        other = copy(self)
+        other.contract, other.operator = to_checksum_address(contract), to_checksum_address(operator)
+        other._key, other._checked = None, False  # noqa: SLF001 -- its own kind
+        return other
+
+    @property
+    def signs(self) -> bool:
+        """Whether it has the operator's key."""
+        return self._key is not None
 
     def start_budget(self, budget_s: float) -> None:
         """From now on, all questions together may take this long."""
@@ -320,7 +334,9 @@ class Ledger:
         return _selector(SETTLE) + encode(["(bytes32,address,address,uint256,uint256,uint64)[]"], [trades])
 
     def _sign(self, fields: dict[str, Any], nonce: int, fees: Fees) -> Signed:
-        signed = self._operator.sign_transaction(
+        if self._key is None:
+            raise RuntimeError("only the operator in use signs")
+        signed = self._key.sign_transaction(
             {
                 "type": 2,
                 "chainId": self.chain_id,

@@ -91,9 +91,31 @@ _BATCHES: Final = """
 """
 
 
-def under_way(conn: Connection, account: Account, *, limit: int) -> list[Batch]:
-    """Batches whose end is not final, by nonce."""
-    return _batches(conn, account, "b.status IN ('Stored', 'Mined')", "ORDER BY b.nonce LIMIT %(limit)s", limit=limit)
+def under_way(conn: Connection, account: Account, *, contract: str | None = None, limit: int) -> list[Batch]:
+    """Batches whose end is not final, by nonce; all, or those of one contract."""
+    return _batches(
+        conn,
+        account,
+        "b.status IN ('Stored', 'Mined') AND (%(contract)s::text IS NULL OR b.contract = %(contract)s)",
+        "ORDER BY b.nonce LIMIT %(limit)s",
+        contract=contract,
+        limit=limit,
+    )
+
+
+def former(conn: Connection, account: Account, *, contract: str) -> list[tuple[str, str]]:
+    """(contract, sender) of what is under way on this chain and was signed when other ones were in use."""
+    return conn.execute(
+        """
+        SELECT b.contract, b.sender FROM settlement_batches b JOIN transactions t ON t.batch_id = b.id
+        WHERE t.status IN ('Locked', 'Submitted') AND b.chain_id = %(chain)s
+          AND (b.contract, b.sender) <> (%(contract)s, %(sender)s)
+        UNION
+        SELECT contract, sender FROM settlement_batches
+        WHERE status = 'Mined' AND chain_id = %(chain)s AND (contract, sender) <> (%(contract)s, %(sender)s)
+        """,
+        {"chain": account.chain_id, "contract": contract, "sender": account.sender},
+    ).fetchall()
 
 
 def ended_with_free_nonce(conn: Connection, account: Account, *, nonce: int, limit: int) -> list[Batch]:
@@ -385,14 +407,14 @@ def overdue_stored(
         ).fetchall()
 
 
-def stored_elsewhere(conn: Connection, account: Account, *, contract: str) -> int:
-    """How many trades wait for the word of another contract, or of another chain."""
+def stored_elsewhere(conn: Connection, account: Account) -> int:
+    """How many trades wait for the word of another chain."""
     ((trades,),) = conn.execute(
         """
         SELECT count(*) FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
-        WHERE t.status IN ('Locked', 'Submitted') AND (b.chain_id <> %s OR b.contract <> %s)
+        WHERE t.status IN ('Locked', 'Submitted') AND b.chain_id <> %s
         """,
-        (account.chain_id, contract),
+        (account.chain_id,),
     ).fetchall()
     return int(trades)
 

@@ -29,7 +29,7 @@ def confirm_trades(database: Database, ledger: Ledger, view: View, rules: Settle
     """Bring every batch under way, and its trades, to where the chain has them. Raises `evm.rpc.ChainError`."""
     account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
     with database.transaction() as conn:
-        under_way = settlement.under_way(conn, account, limit=MAX_BATCHES)
+        under_way = settlement.under_way(conn, account, contract=ledger.contract, limit=MAX_BATCHES)
         undone = settlement.ended_with_free_nonce(conn, account, nonce=view.nonce, limit=MAX_BATCHES)
         last_final = settlement.newest_final(conn, account)
     undisturbed = _check_blocks(ledger, [b for b in under_way if b.status == "Mined"], last_final)

@@ -6,7 +6,6 @@ from typing import Final
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger, View
-from energy_market.logs import log, metric
 from energy_market.postgres import settlement, trades
 from energy_market.usecases.confirm_trades import confirm_paid_elsewhere
 from energy_market.usecases.report_failures import report_failures
@@ -27,8 +26,7 @@ def expire_unstored(database: Database) -> None:
 def expire_stored(database: Database, ledger: Ledger, view: View, rules: SettlementRules) -> None:
     """Fail trades that were signed for when the chain says so: a final block is past their time and they are unpaid.
 
-    Every later block is past it too, so no transaction can pay them any more, whatever is still about. Trades that were
-    signed for a contract that is not in use any more wait until it is again: only that one can say what it paid.
+    Every later block is past it too, so no transaction can pay them any more, whatever is still about.
     """
     if view.final is None:
         return
@@ -41,10 +39,6 @@ def expire_stored(database: Database, ledger: Ledger, view: View, rules: Settlem
             final_time=datetime.fromtimestamp(view.final.time_s, UTC),
             limit=MAX_TRADES,
         )
-        elsewhere = settlement.stored_elsewhere(conn, account, contract=ledger.contract)
-    if elsewhere:
-        log("settlement.stored_elsewhere", level="error", trades=elsewhere)
-        metric("TradesStoredElsewhere", elsewhere)
     paid = ledger.paid([t.id for t in overdue], at=view.head)
     confirm_paid_elsewhere(database, ledger, view, rules, {t.id: t.locked_at for t in overdue if t.id in paid})
     for status in ("Locked", "Submitted"):

@@ -26,7 +26,7 @@ def resend_batches(database: Database, ledger: Ledger, view: View, rules: Settle
     for batch in sorted(waiting, key=lambda b: b.nonce):
         if batch.nonce < view.nonce:
             continue
-        if _is_stuck(batch, view, rules):
+        if ledger.signs and _is_stuck(batch, view, rules):
             _replace(database, ledger, view, batch, rules)
         elif batch.since_sent_s is None or batch.since_sent_s >= rules.resend_after_s:
             send(database, ledger, batch.hashes[0], batch.newest_raw)

@@ -75,6 +75,7 @@ def settle_trades(
         expire_stored(database, ledger, view, rules)
         resend_batches(database, ledger, view, rules)
         _settle_locked(database, ledger, view, rules, holder)
+        _follow_former(database, ledger, rules)
     except LeaseLost:
         log("settlement.lease_lost", level="warning")
         return False
@@ -87,6 +88,27 @@ def settle_trades(
 def _lease(database: Database, holder: UUID, budget_s: float) -> bool:
     with database.transaction() as conn:
         return leases.acquire(conn, LEASE, holder=holder, lease_s=budget_s + LEASE_BEYOND_BUDGET_S)
+
+
+def _follow_former(database: Database, ledger: Ledger, rules: SettlementRules) -> None:
+    """Bring to an end what was signed with another key, or for another contract, before a deploy changed them.
+
+    The same chain can be asked about both. Nothing is signed with a key that is not in use any more: its bytes are sent
+    again as they are.
+    """
+    account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
+    with database.transaction() as conn:
+        places = settlement.former(conn, account, contract=ledger.contract)
+        elsewhere = settlement.stored_elsewhere(conn, account)
+    if elsewhere:
+        log("settlement.stored_elsewhere", level="error", trades=elsewhere)
+        metric("TradesStoredElsewhere", elsewhere)
+    for contract, operator in places:
+        former = ledger.elsewhere(contract=contract, operator=operator)
+        view = former.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
+        confirm_trades(database, former, view, rules)
+        expire_stored(database, former, view, rules)
+        resend_batches(database, former, view, rules)
 
 
 def _settle_locked(database: Database, ledger: Ledger, view: View, rules: SettlementRules, holder: UUID) -> None:
