@@ -15,7 +15,7 @@ from tests.integration.model_device import ModelDevice
 
 @dataclass(kw_only=True)
 class LiveDevice(ModelDevice):
-    """`takes_its_time`: it delivers in parts, when told to feed. `falls_short`: it delivers half of all it is to deliver."""
+    """`takes_its_time`: it delivers in parts, when told to feed. `falls_short`: it delivers half of what it owes."""
 
     now_ms: Callable[[], int]
     takes_its_time: bool = False
