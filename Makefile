@@ -6,6 +6,7 @@
 # DATABASE_URL, RPC_URL, ANVIL_BIN                       existing parts to use in place of the embedded ones
 # RUNTIME    the version of Python that `make deploy` deploys for, 3.11 to 3.14 (default: 3.13)
 # TESTS      what `make test` gives to pytest (default: all tests)
+# JOBS, MUTANTS, LIVES   how many mutants are tried at once, which, and how hard the state machine looks for each
 
 PYTHON ?= python3
 RUNTIME ?= 3.13
@@ -19,7 +20,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up run chaos up down reconcile replay deploy test check format lock clean
+.PHONY: help set-up run chaos up down reconcile replay deploy test mutants check format lock clean
 
 help: ## Say what there is
 	@echo "make run     the whole system on this machine, with a simulated community (HOMES=10 DURATION=seconds)"
@@ -29,6 +30,7 @@ help: ## Say what there is
 	@echo "make reconcile  compare database and chain of what runs here, and list each difference"
 	@echo "make replay  move messages that failed for good back to their queues"
 	@echo "make test    all tests (TESTS=... for some)"
+	@echo "make mutants plant bugs, one at a time, and see that each is found (JOBS=2)"
 	@echo "make check   lint, types, template, contract artifacts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make deploy  deploy to an AWS account (SAM's guided deploy)"
@@ -66,6 +68,9 @@ deploy: set-up
 
 test: set-up
 	@$(VENV)/python -m pytest $(TESTS)
+
+mutants: set-up
+	@$(VENV)/python -m tests.mutants
 
 check: set-up
 	$(VENV)/ruff check .

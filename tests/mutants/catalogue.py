@@ -1,0 +1,616 @@
+# ruff: noqa: E501 -- the product's lines as they are
+"""Bugs that were never written: each a small change of the product, and what must find it.
+
+Those marked `LIFE` break what is promised about energy, money, locks or priority, and must be found by the state
+machine of `tests/integration/test_whole_life.py`; the others by the tests that they name. A change of the product that
+moves a line named here moves it here, too: `tests/unit/test_mutants.py` finds each text, exactly once.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+PACKAGE: Final = "layers/energy_market/energy_market"
+MATCHING: Final = f"{PACKAGE}/domain/matching.py"
+DEVICES: Final = f"{PACKAGE}/postgres/devices.py"
+ORDERS: Final = f"{PACKAGE}/postgres/orders.py"
+TRADES: Final = f"{PACKAGE}/postgres/trades.py"
+COMMANDS: Final = f"{PACKAGE}/postgres/commands.py"
+SETTLEMENT: Final = f"{PACKAGE}/postgres/settlement.py"
+LEASES: Final = f"{PACKAGE}/postgres/leases.py"
+RUN_TICK: Final = f"{PACKAGE}/usecases/run_tick.py"
+LOCK_RESPONSE: Final = f"{PACKAGE}/usecases/record_lock_response.py"
+TELEMETRY: Final = f"{PACKAGE}/usecases/record_telemetry.py"
+SETTLE: Final = f"{PACKAGE}/usecases/settle_trades.py"
+CONFIRM: Final = f"{PACKAGE}/usecases/confirm_trades.py"
+RESEND: Final = f"{PACKAGE}/usecases/resend_batches.py"
+ONCE: Final = f"{PACKAGE}/usecases/answer_once.py"
+LEDGER: Final = f"{PACKAGE}/evm/ledger.py"
+CONTRACT: Final = "infra/contracts/EnergySettlement.sol"
+
+LIFE: Final = ("the state machine",)
+_FAULTS: Final = "tests/integration/settlement/test_faults.py"
+_SETTLING: Final = "tests/integration/settlement/test_settling.py"
+_LOCKS: Final = "tests/integration/test_locks_and_reports.py"
+_TICKS: Final = "tests/integration/test_orders_and_ticks.py"
+_DELIVERIES: Final = "tests/integration/test_deliveries.py"
+_MARKET: Final = "tests/integration/test_market_api.py"
+_AUTH: Final = "tests/integration/test_auth_api.py"
+_CONTRACT: Final = "tests/contracts/test_settlement_contract.py"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """`old` stands exactly once in the file, and gives way to `new`."""
+
+    file: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """A bug. `found_by`: LIFE, or tests, each by its file and name."""
+
+    name: str
+    why: str
+    edits: tuple[Edit, ...]
+    found_by: tuple[str, ...]
+
+
+def _mutant(name: str, why: str, found_by: tuple[str, ...], *edits: tuple[str, str, str]) -> Mutant:
+    return Mutant(
+        name=name,
+        why=why,
+        edits=tuple(Edit(file=file, old=old, new=new) for file, old, new in edits),
+        found_by=found_by,
+    )
+
+
+MUTANTS: Final = (
+    # ------------------------------------------------------------------------------------------------- the rule
+    _mutant(
+        "the_oldest_ask_before_the_cheapest",
+        "price goes before time",
+        LIFE,
+        (MATCHING, "key=lambda ask: (ask.price_micro, ask.arrival)", "key=lambda ask: (ask.arrival,)"),
+    ),
+    _mutant(
+        "the_youngest_ask_first",
+        "at one price the older trades first",
+        LIFE,
+        (MATCHING, "key=lambda ask: (ask.price_micro, ask.arrival)", "key=lambda ask: (ask.price_micro, -ask.arrival)"),
+    ),
+    _mutant(
+        "the_cheapest_bid_first",
+        "the dearest bid trades first",
+        LIFE,
+        (MATCHING, "key=lambda bid: (-bid.price_micro, bid.arrival)", "key=lambda bid: (bid.price_micro, bid.arrival)"),
+    ),
+    _mutant(
+        "the_youngest_bid_first",
+        "a bid that is put back has lost its place",
+        LIFE,
+        (MATCHING, "key=lambda bid: (-bid.price_micro, bid.arrival)", "key=lambda bid: (-bid.price_micro, -bid.arrival)"),
+    ),
+    _mutant(
+        "the_price_of_the_younger_order",
+        "the older order's price is the trade's",
+        LIFE,
+        (MATCHING, "if ask.arrival < bid.arrival else", "if ask.arrival > bid.arrival else"),
+    ),
+    _mutant(
+        "a_bid_below_the_ask",
+        "a trade must lie within both limits",
+        LIFE,
+        (MATCHING, "while rank is not None and self._bids[rank].price_micro >= ask.price_micro:\n            if self._bids[rank].user_id != ask.user_id:\n                energy_wh", "while rank is not None:\n            if self._bids[rank].user_id != ask.user_id:\n                energy_wh"),
+    ),
+    _mutant(
+        "one_trades_with_himself",
+        "nobody trades with himself",
+        LIFE,
+        (MATCHING, "if self._left_wh[rank] and self._bids[rank].user_id != ask.user_id:", "if self._left_wh[rank]:"),
+    ),
+    _mutant(
+        "a_whole_bid_is_split",
+        "an all-or-none order trades wholly or not at all",
+        LIFE,
+        (MATCHING, "return self._left_wh[rank] if self._bids[rank].all_or_none else 1", "return 1"),
+        (TRADES, "o.remaining_wh > t.energy_wh AND NOT o.all_or_none", "o.remaining_wh > t.energy_wh"),
+    ),
+    _mutant(
+        "a_whole_ask_above_its_devices_free_energy",
+        "a device promises no more than it has",
+        LIFE,
+        (MATCHING, "if tradable_wh <= 0 or (ask.all_or_none and tradable_wh < ask.remaining_wh):", "if tradable_wh <= 0:"),
+    ),
+    _mutant(
+        "free_energy_does_not_fall_during_a_tick",
+        "two asks of one device sell the same energy in one tick",
+        LIFE,
+        (MATCHING, "remaining_wh[ask.device_id] -= energy_wh", "remaining_wh[ask.device_id] -= 0"),
+    ),
+    # ------------------------------------------------------------------------------------------------- the book
+    _mutant(
+        "free_energy_forgets_promises",
+        "what is promised is sold again by the next tick",
+        LIFE,
+        (DEVICES, '"SELECT d.id, (d.available_wh - (" + PROMISED + "))::bigint', '"SELECT d.id, (d.available_wh - 0 * (" + PROMISED + "))::bigint'),
+    ),
+    _mutant(
+        "free_energy_forgets_what_is_locked",
+        "a lock does not end a promise",
+        LIFE,
+        (DEVICES, "WHERE t.device_id = d.id AND t.status <> 'Failed'", "WHERE t.device_id = d.id AND t.status IN ('Pending', 'Confirmed')"),
+    ),
+    _mutant(
+        "what_falls_short_stays_promised",
+        "energy that is not delivered any more may be sold",
+        LIFE,
+        (DEVICES, "AND t.delivery IS DISTINCT FROM 'Delivered' AND t.delivery IS DISTINCT FROM 'Short'\"\"\"", "AND t.delivery IS DISTINCT FROM 'Delivered'\"\"\""),
+    ),
+    _mutant(
+        "devices_that_are_away_are_matched",
+        "an ask takes part only while its device is there",
+        LIFE,
+        (ORDERS, "AND d.status = 'Online' AND d.silent_since IS NULL", "AND d.silent_since IS NULL"),
+    ),
+    _mutant(
+        "devices_that_are_silent_are_matched",
+        "a device that let a lock run out waits for its next status",
+        LIFE,
+        (ORDERS, "AND d.status = 'Online' AND d.silent_since IS NULL", "AND d.status = 'Online'"),
+    ),
+    _mutant(
+        "devices_not_heard_of_are_matched",
+        "an ask takes part only while its device was heard of lately",
+        LIFE,
+        (ORDERS, "AND d.last_ping > now() - make_interval(secs => %(online_s)s)", ""),
+    ),
+    _mutant(
+        "orders_never_expire",
+        "an order whose time in force has passed is closed",
+        LIFE,
+        (ORDERS, "WHERE b.expires_at <= now() AND b.zone = %s", "WHERE b.expires_at <= now() - interval '1 day' AND b.zone = %s"),
+    ),
+    _mutant(
+        "the_book_is_not_looked_at_again",
+        "an order that was cancelled between reading and writing is matched",
+        LIFE,
+        (TRADES, "WHERE (SELECT count(*) FROM filled) + (SELECT count(*) FROM shrunk) = (SELECT count(*) FROM taken)", "WHERE true"),
+    ),
+    _mutant(
+        "two_ticks_at_once",
+        "ticks of a zone never overlap",
+        LIFE,
+        (f"{PACKAGE}/postgres/zones.py", "return bool(row[0])", "return True"),
+    ),
+    _mutant(
+        "a_remainder_leaves_the_book",
+        "a partly filled order stays with what is left of it",
+        LIFE,
+        (TRADES, "WHERE o.order_id = t.order_id AND o.remaining_wh = t.energy_wh", "WHERE o.order_id = t.order_id AND o.remaining_wh >= t.energy_wh"),
+        (TRADES, "o.remaining_wh > t.energy_wh AND NOT o.all_or_none", "false AND NOT o.all_or_none"),
+    ),
+    _mutant(
+        "a_cancelled_order_stays_in_the_book",
+        "what was cancelled is not matched",
+        LIFE,
+        (ORDERS, "WITH withdrawn AS (DELETE FROM open_orders WHERE order_id = %s RETURNING order_id)", "WITH withdrawn AS (SELECT order_id FROM open_orders WHERE order_id = %s)"),
+    ),
+    _mutant(
+        "anybody_cancels",
+        "an order is its owner's",
+        (f"{_MARKET}::test_an_order_is_cancelled_by_its_owner_once",),
+        (f"{PACKAGE}/usecases/cancel_order.py", "if owner != user_id:", "if owner is None:"),
+    ),
+    # ------------------------------------------------------------------------------------------- locks and failures
+    _mutant(
+        "a_lock_counts_after_its_deadline",
+        "a late answer never settles",
+        LIFE,
+        (TRADES, "AND status = 'Pending' AND expires_at > clock_timestamp()\n            \"\"\"", "AND status = 'Pending'\n            \"\"\""),
+    ),
+    _mutant(
+        "a_lock_revives_a_failed_trade",
+        "a dropped `WHERE status =`",
+        LIFE,
+        (TRADES, "AND status = 'Pending' AND expires_at > clock_timestamp()\n            \"\"\"", 'AND failed_at IS NULL AND expires_at > clock_timestamp()\n            """'),
+    ),
+    _mutant(
+        "any_device_locks",
+        "only the trade's own device answers for it",
+        LIFE,
+        (TRADES, "WHERE id = %s AND device_id = %s AND sell_order_id = %s\n              AND status = 'Pending'", "WHERE id = %s AND (device_id = %s OR true) AND sell_order_id = %s\n              AND status = 'Pending'"),
+    ),
+    _mutant(
+        "the_order_of_an_answer_is_not_compared",
+        "an answer that names another order means no trade",
+        LIFE,
+        (TRADES, "WHERE id = %s AND device_id = %s AND sell_order_id = %s\n              AND status = 'Pending'", "WHERE id = %s AND device_id = %s AND (sell_order_id = %s OR true)\n              AND status = 'Pending'"),
+    ),
+    _mutant(
+        "the_client_of_a_topic_is_not_compared",
+        "a device speaks under another's topic",
+        LIFE,
+        (f"{PACKAGE}/devices.py", "if message.client_id != device_id:", "if not message.client_id:"),
+    ),
+    _mutant(
+        "a_nameless_answer_counts_for_one_of_several_trades",
+        "it is not known which of them the device means",
+        LIFE,
+        (TRADES, "return rows[0][0] if len(rows) == 1 else None", "return rows[0][0] if rows else None"),
+    ),
+    _mutant(
+        "a_refusal_fails_a_paid_trade",
+        "a dropped `WHERE status =`: a contradicting answer undoes what is settled",
+        LIFE,
+        (TRADES, "WHERE id = ANY (%(ids)s) AND status = %(expected)s\n            RETURNING id, sell_order_id", "WHERE id = ANY (%(ids)s) AND status <> 'Failed'\n            RETURNING id, sell_order_id"),
+    ),
+    _mutant(
+        "locks_never_run_out",
+        "silence fails a trade at its deadline",
+        LIFE,
+        (TRADES, "WHERE status = 'Pending' AND expires_at <= clock_timestamp() AND zone = %s", "WHERE status = 'Pending' AND expires_at <= clock_timestamp() - interval '1 hour' AND zone = %s"),
+    ),
+    _mutant(
+        "silence_has_no_consequence",
+        "a device that let a lock run out is matched again at once",
+        LIFE,
+        (RUN_TICK, "devices.mark_silent(conn, [device for _, device in late])", "devices.mark_silent(conn, [])"),
+    ),
+    _mutant(
+        "a_repeated_lock_moves_its_deadline",
+        "a deadline is set once",
+        LIFE,
+        (COMMANDS, "SET expires_at = coalesce(expires_at, clock_timestamp() + make_interval(secs => %s)),", "SET expires_at = clock_timestamp() + make_interval(secs => %s),"),
+    ),
+    _mutant(
+        "a_lost_lock_is_not_said_again",
+        "the row is the outbox: what was claimed and not heard is repeated",
+        (f"{_LOCKS}::test_a_lock_that_was_claimed_and_never_sent_is_sent_again_under_its_deadline",),
+        (COMMANDS, "LOCK_REPEAT_S: Final = 4\n", "LOCK_REPEAT_S: Final = 4_000\n"),
+    ),
+    _mutant(
+        "no_unlock_is_owed",
+        "the energy of a failed trade stays reserved until a status happens to list it",
+        LIFE,
+        (TRADES, "unlock = CASE WHEN expires_at IS NOT NULL AND %(reason)s <> 'lock_rejected' THEN 'Owed' END,", "unlock = NULL,"),
+    ),
+    _mutant(
+        "what_a_status_still_lists_is_not_released",
+        "a device that refused and holds nevertheless keeps the energy for ever",
+        LIFE,
+        (TELEMETRY, "    trades.owe_unlock(conn, device_id, status.locks)\n", ""),
+    ),
+    _mutant(
+        "an_unlock_counts_before_it_was_said",
+        "a status from before the lock was heard ends the unlock",
+        LIFE,
+        (TRADES, "AND unlock = 'Owed' AND command_sent_at IS NOT NULL AND NOT id = ANY (%s)", "AND unlock = 'Owed' AND NOT id = ANY (%s)"),
+    ),
+    _mutant(
+        "a_late_lock_is_not_released",
+        "what was reserved too late is released again",
+        (f"{_LOCKS}::test_a_late_lock_never_settles_and_is_released",),
+        (LOCK_RESPONSE, 'if status == "Failed":\n            trades.owe_unlock', 'if status == "Pending":\n            trades.owe_unlock'),
+    ),
+    _mutant(
+        "locks_are_said_before_unlocks",
+        "a device that still holds the old reservation refuses the new one",
+        (f"{_LOCKS}::test_a_device_is_told_to_unlock_before_the_same_energy_is_locked_again",),
+        (f"{PACKAGE}/usecases/publish_commands.py", 'failed = publish([command for command in claimed if command.kind == "unlock"])', 'failed = publish([command for command in claimed if command.kind == "lock"])'),
+        (f"{PACKAGE}/usecases/publish_commands.py", 'if command.kind != "unlock"])', 'if command.kind != "lock"])'),
+    ),
+    _mutant(
+        "a_failed_trade_leaves_its_bid_out",
+        "the bid is back in the book",
+        LIFE,
+        (TRADES, "            FROM open WHERE NOT rejected\n", "            FROM open WHERE NOT rejected AND type = 'sell'\n"),
+    ),
+    _mutant(
+        "a_bid_comes_back_with_a_new_arrival",
+        "the bid keeps its old place",
+        LIFE,
+        (TRADES, "SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at\n            FROM open WHERE NOT rejected", "SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival + 1000000, all_or_none, expires_at\n            FROM open WHERE NOT rejected"),
+    ),
+    _mutant(
+        "a_failing_trade_opens_a_closed_order",
+        "what was cancelled meanwhile stays closed",
+        LIFE,
+        (TRADES, "            WHERE o.closed IS NULL\n            ORDER BY o.id FOR NO KEY UPDATE OF o", "            ORDER BY o.id FOR NO KEY UPDATE OF o"),
+    ),
+    _mutant(
+        "a_rejected_ask_stays_in_the_book",
+        "what another trade of it gave back is withdrawn, too",
+        LIFE,
+        (TRADES, "DELETE FROM open_orders WHERE order_id IN (SELECT id FROM open WHERE rejected)", "DELETE FROM open_orders WHERE order_id IN (SELECT id FROM open WHERE rejected AND type = 'buy')"),
+    ),
+    _mutant(
+        "energy_that_comes_back_replaces_what_is_open",
+        "an order that is partly open gets back what the trade took",
+        LIFE,
+        (TRADES, "SET remaining_wh = book.remaining_wh + EXCLUDED.remaining_wh", "SET remaining_wh = EXCLUDED.remaining_wh"),
+    ),
+    _mutant(
+        "the_bid_bears_a_refused_lock",
+        "the device refused: its ask is rejected, not the bid",
+        LIFE,
+        (LOCK_RESPONSE, 'reason="lock_rejected", expected="Pending", reject="ask"', 'reason="lock_rejected", expected="Pending", reject="bid"'),
+    ),
+    _mutant(
+        "the_ask_bears_an_empty_escrow",
+        "the buyer is short: the bid is rejected, not the ask",
+        LIFE,
+        (CONFIRM, 'Skip.INSUFFICIENT_ESCROW: ("insufficient_escrow", "bid")', 'Skip.INSUFFICIENT_ESCROW: ("insufficient_escrow", "ask")'),
+    ),
+    # --------------------------------------------------------------------------------------------- reports, delivery
+    _mutant(
+        "old_statuses_count",
+        "a status that was overtaken says what is not so any more",
+        LIFE,
+        (DEVICES, "AND (status_seq IS NULL OR status_seq < %(seq)s\n", "AND (true\n"),
+    ),
+    _mutant(
+        "what_was_delivered_stays_available",
+        "energy that left the house is sold again before the next status",
+        LIFE,
+        (TELEMETRY, 'if transfer.status == "delivered":\n        devices', "if not transfer.status:\n        devices"),
+    ),
+    _mutant(
+        "a_delivery_that_another_overtook_is_forgotten",
+        "its energy counts neither as promised nor as gone",
+        (f"{_DELIVERIES}::test_what_was_delivered_is_gone_in_whatever_order_it_is_reported",),
+        (DEVICES, "ORDER BY r.received_at DESC, r.id DESC LIMIT 1), -1) < %(seq)s", "ORDER BY r.received_at DESC, r.id DESC LIMIT 1), -1) < %(seq)s AND status_seq < %(seq)s"),
+    ),
+    _mutant(
+        "a_lost_reservation_is_paid",
+        "a device that says it holds nothing will deliver nothing",
+        LIFE,
+        (TRADES, "return [trade for trade, is_lost in rows if is_lost]", "return [trade for trade, is_lost in rows if not trade]"),
+    ),
+    _mutant(
+        "a_delivery_is_subtracted_twice",
+        "what is delivered again after a repeated transfer is no news",
+        LIFE,
+        (TRADES, "AND status = 'Confirmed' AND delivery <> 'Delivered'\n", "AND status = 'Confirmed'\n"),
+    ),
+    _mutant(
+        "any_end_of_a_delivery_is_all_of_it",
+        "what ended with less is short",
+        LIFE,
+        (TRADES, "%(wh)s >= energy_wh AS in_full,", "%(ended)s::text IS NOT NULL AS in_full,"),
+    ),
+    _mutant(
+        "a_short_delivery_is_not_released",
+        "what a device holds for a delivery that ended is released",
+        LIFE,
+        (TRADES, "unlock = CASE WHEN falls_short THEN 'Owed' ELSE unlock END,", "unlock = unlock,"),
+    ),
+    _mutant(
+        "a_delivery_has_no_end",
+        "what is not delivered in time is short",
+        (f"{_DELIVERIES}::test_what_is_not_delivered_in_time_is_short",),
+        (TRADES, "delivery IN ('Owed', 'Started') AND deliver_by <= clock_timestamp()", "delivery IN ('Owed', 'Started') AND deliver_by IS NULL"),
+    ),
+    _mutant(
+        "a_transfer_before_it_is_confirmed",
+        "nothing is delivered before it is paid",
+        LIFE,
+        (COMMANDS, "(t.status = 'Confirmed' AND t.delivery IN ('Owed', 'Started'))", "(t.status IN ('Submitted', 'Confirmed') AND coalesce(t.delivery, 'Owed') IN ('Owed', 'Started'))"),
+    ),
+    _mutant(
+        "a_delivery_is_never_ordered",
+        "what is paid is delivered",
+        LIFE,
+        (SETTLEMENT, "delivery = coalesce(delivery, 'Owed')", "delivery = delivery"),
+    ),
+    _mutant(
+        "the_end_of_an_old_session_puts_a_device_offline",
+        "only the session that is known ends",
+        LIFE,
+        (DEVICES, "AND (%(connected)s OR presence_session IS NULL OR presence_session = %(session)s)", "AND (%(connected)s OR true)"),
+    ),
+    _mutant(
+        "presence_that_was_overtaken_counts",
+        "events of the broker come out of order",
+        (f"{_LOCKS}::test_presence_that_comes_late_is_dropped",),
+        (DEVICES, "AND (presence_ms IS NULL OR presence_ms <= %(at_ms)s)", "AND (presence_ms IS NULL OR presence_ms > 0)"),
+    ),
+    # -------------------------------------------------------------------------------------------------- settlement
+    _mutant(
+        "sent_before_it_is_stored",
+        "a process that dies in between has paid what nobody knows of",
+        LIFE,
+        (SETTLE, "    try:\n        with database.transaction() as conn:\n            if not leases.holds(", "    ledger.send(signed.raw)\n    try:\n        with database.transaction() as conn:\n            if not leases.holds("),
+    ),
+    _mutant(
+        "confirmed_at_once",
+        "a payment counts only some blocks deep",
+        LIFE,
+        (CONFIRM, "if depth < rules.confirmations:", "if depth < 1:"),
+    ),
+    _mutant(
+        "a_payment_that_is_gone_stays_confirmed",
+        "a reorganisation puts the trades of its blocks back",
+        LIFE,
+        (SETTLEMENT, "            FROM paid WHERE t.id = paid.id AND t.status = 'Confirmed'", "            FROM paid WHERE t.id = paid.id AND t.status = 'Submitted'"),
+    ),
+    _mutant(
+        "reorganisations_are_not_looked_for",
+        "a batch whose block is another one's now has to be asked for again",
+        (f"{_FAULTS}::test_a_transaction_mined_in_another_block_of_the_other_branch_stays_confirmed", f"{_FAULTS}::test_a_buyer_who_withdraws_in_a_reorganisation_is_found_out"),
+        (CONFIRM, "return newest is None or stands[newest.id]", "return True"),
+    ),
+    _mutant(
+        "a_begun_delivery_is_begun_again",
+        "a delivery outlives a reorganisation",
+        (f"{_FAULTS}::test_a_delivery_that_began_is_not_begun_again_after_a_reorganisation",),
+        (SETTLEMENT, "delivery = coalesce(delivery, 'Owed')", "delivery = 'Owed'"),
+    ),
+    _mutant(
+        "a_trade_fails_before_finality",
+        "a reorganisation may yet pay what a block skipped",
+        (f"{_FAULTS}::test_a_buyer_who_withdraws_in_a_reorganisation_is_found_out", f"{_SETTLING}::test_a_buyer_short_of_escrow_loses_the_bid_and_the_ask_is_open_again", f"{_FAULTS}::test_a_reorganisation_before_finality_puts_a_trade_back_and_the_same_bytes_pay_it"),
+        (CONFIRM, "if depth >= rules.finality_blocks:\n        _finish", "if depth >= rules.confirmations:\n        _finish"),
+    ),
+    _mutant(
+        "a_stored_trade_expires_by_our_clock",
+        "what was signed fails only on the chain's word",
+        (f"{_FAULTS}::test_a_signed_trade_is_overdue_by_the_chains_clock_not_by_ours", f"{_SETTLING}::test_a_trade_that_is_stored_fails_only_on_the_chains_word"),
+        (SETTLEMENT, "WHERE status = 'Locked' AND batch_id IS NULL AND valid_until < clock_timestamp()", "WHERE status = 'Locked' AND valid_until < clock_timestamp()"),
+    ),
+    _mutant(
+        "nothing_expires_unpaid",
+        "a trade that cannot be paid any more ends",
+        LIFE,
+        (SETTLEMENT, "WHERE status = 'Locked' AND batch_id IS NULL AND valid_until < clock_timestamp()", "WHERE status = 'Locked' AND batch_id IS NULL AND valid_until IS NULL"),
+    ),
+    _mutant(
+        "a_trade_with_no_time_left_is_sent",
+        "it would likely only burn gas",
+        (f"{_SETTLING}::test_a_trade_with_too_little_time_left_is_not_sent",),
+        (SETTLEMENT, "AND t.valid_until > greatest(clock_timestamp(), %s) + make_interval(secs => %s)", "AND t.valid_until > least(clock_timestamp(), %s) - make_interval(secs => %s)"),
+    ),
+    _mutant(
+        "a_replacement_takes_a_new_nonce",
+        "both could be mined",
+        (f"{_FAULTS}::test_a_stuck_transaction_is_replaced_with_higher_fees_under_its_nonce",),
+        (LEDGER, '"gas": old["gas"]}, old["nonce"], fees', '"gas": old["gas"]}, old["nonce"] + 1, fees'),
+    ),
+    _mutant(
+        "a_replacement_pays_no_more",
+        "the pool keeps the one that is stuck",
+        (f"{_FAULTS}::test_a_stuck_transaction_is_replaced_with_higher_fees_under_its_nonce",),
+        (LEDGER, "max_fee_per_gas=max(self.max_fee_per_gas, _raised(old.max_fee_per_gas)),", "max_fee_per_gas=self.max_fee_per_gas,"),
+    ),
+    _mutant(
+        "what_the_node_forgot_is_not_sent_again",
+        "the same bytes are sent until they are mined",
+        LIFE,
+        (RESEND, "elif batch.since_sent_s is None or batch.since_sent_s >= rules.resend_after_s:", "elif batch.since_sent_s is None and batch.nonce < 0:"),
+    ),
+    _mutant(
+        "halving_never_ends",
+        "the culprit stands alone in the end",
+        (f"{_FAULTS}::test_a_batch_that_reverts_is_halved_until_the_culprit_stands_alone_and_fails",),
+        (SETTLE, "middle = (len(members) + 1) // 2", "middle = len(members)"),
+    ),
+    _mutant(
+        "one_culprit_fails_all",
+        "a trade that is refused does not undo the others of its batch",
+        (f"{_FAULTS}::test_a_batch_that_reverts_is_halved_until_the_culprit_stands_alone_and_fails", f"{_FAULTS}::test_a_culprit_that_was_never_signed_for_fails_at_once"),
+        (SETTLE, "        if alone:\n            _give_up(database, ledger, view, members[0], reason=str(refusal))\n            return", "        for one in members:\n            _give_up(database, ledger, view, one, reason=str(refusal))\n        return"),
+    ),
+    _mutant(
+        "a_batch_is_stored_without_its_trades",
+        "of a batch that somebody else has moved a trade of, nothing may be stored",
+        (f"{_FAULTS}::test_a_batch_is_not_stored_if_one_of_its_trades_is_no_longer_locked",),
+        (SETTLEMENT, "return batch_id if submitted == len(trades) else None", "return batch_id"),
+    ),
+    _mutant(
+        "two_sweeps_at_once_share_a_nonce",
+        "lease and unique nonce are both gone",
+        (f"{_FAULTS}::test_of_two_sweeps_at_once_one_works", f"{_FAULTS}::test_a_sweep_that_outlived_its_lease_stores_and_sends_nothing"),
+        (LEASES, "WHERE leases.expires_at <= clock_timestamp() OR leases.holder = EXCLUDED.holder", "WHERE true"),
+        (LEASES, "return row is not None", "return True"),
+        ("infra/migrations/0001_market.sql", "    UNIQUE (chain_id, sender, nonce)\n", "    CHECK (chain_id > 0)\n"),
+    ),
+    _mutant(
+        "a_signed_nonce_is_given_away",
+        "what the node forgot, still has its nonce",
+        (f"{_FAULTS}::test_a_nonce_of_something_that_the_node_forgot_is_not_given_away",),
+        (SETTLE, "        if nonce not in used:\n", "        if nonce >= 0 or nonce not in used:\n"),
+    ),
+    _mutant(
+        "a_taken_nonce_is_waited_for_in_vain",
+        "a batch whose nonce somebody else used goes under another",
+        LIFE,
+        (CONFIRM, "    if batch.nonce >= view.nonce_confirmed:\n        return\n", "    if batch.nonce >= 0:\n        return\n"),
+    ),
+    _mutant(
+        "a_gap_is_not_filled",
+        "what waits behind a nonce that nobody uses is never mined",
+        (f"{_FAULTS}::test_a_gap_that_somebody_else_left_is_filled",),
+        (SETTLE, "if next_nonce == view.nonce_pending and any(b.nonce > next_nonce for b in waiting):", "if next_nonce < 0:"),
+    ),
+    _mutant(
+        "signing_without_gas_money",
+        "what cannot be paid for is not signed",
+        (f"{_FAULTS}::test_an_operator_without_gas_money_stores_nothing_and_says_so",),
+        (SETTLE, "if cost_wei > balance_wei:", "if cost_wei < 0:"),
+    ),
+    _mutant(
+        "the_wrong_amount_is_paid",
+        "what is paid is energy times price",
+        LIFE,
+        (LEDGER, "p.amount_nano * self._unit", "(p.amount_nano + 1) * self._unit"),
+    ),
+    _mutant(
+        "the_wrong_side_is_paid",
+        "the buyer pays the seller",
+        LIFE,
+        (SETTLEMENT, "JOIN users buyer ON buyer.id = t.recipient_id\n            JOIN users seller ON seller.id = t.donor_id", "JOIN users buyer ON buyer.id = t.donor_id\n            JOIN users seller ON seller.id = t.recipient_id"),
+    ),
+    # -------------------------------------------------------------------------------------------------- the contract
+    _mutant(
+        "the_contract_pays_twice",
+        "a trade id is paid at most once, ever",
+        (f"{_CONTRACT}::test_a_trade_is_paid_once_whatever_it_says_the_second_time", f"{_CONTRACT}::test_the_same_trade_twice_in_a_batch_is_paid_once"),
+        (CONTRACT, "        if (settled[trade.id]) return ALREADY_SETTLED;\n", ""),
+    ),
+    _mutant(
+        "the_contract_pays_too_late",
+        "after `validUntil` it skips a trade, so that it can be given up",
+        (f"{_CONTRACT}::test_a_trade_is_paid_up_to_its_last_second",),
+        (CONTRACT, "        if (block.timestamp > trade.validUntil) return EXPIRED;\n", ""),
+    ),
+    _mutant(
+        "the_contract_pays_what_is_not_there",
+        "escrow is checked before it is moved",
+        LIFE,
+        (CONTRACT, "        if (available < trade.amount) return INSUFFICIENT_ESCROW;\n", ""),
+    ),
+    _mutant(
+        "the_contract_keeps_the_sellers_money",
+        "paying moves escrow from buyer to seller",
+        LIFE,
+        (CONTRACT, "            escrow[trade.seller] += trade.amount;\n", ""),
+    ),
+    _mutant(
+        "anybody_settles",
+        "only the operator may",
+        (f"{_CONTRACT}::test_only_the_operator_settles",),
+        (CONTRACT, "        if (msg.sender != operator) revert NotOperator(msg.sender);\n", ""),
+    ),
+    # ------------------------------------------------------------------------------------------------------- people
+    _mutant(
+        "an_order_sent_twice_is_placed_twice",
+        "one idempotency key is one order",
+        LIFE,
+        (ONCE, "    if key is None:\n", "    if key is None or key:\n"),
+    ),
+    _mutant(
+        "a_key_answers_for_another_order",
+        "a key that was used for another body is refused",
+        (f"{_MARKET}::test_an_order_sent_twice_with_one_key_is_placed_once",),
+        (ONCE, "if kept.body_hash != body_hash:", "if not kept.body_hash:"),
+    ),
+    _mutant(
+        "an_old_refresh_token_goes_on",
+        "a refresh token is rotated at each use",
+        (f"{_AUTH}::test_an_old_refresh_token_ends_the_session_for_whoever_holds_it",),
+        (f"{PACKAGE}/postgres/refresh_tokens.py", "WHERE id = %s AND token_hash = %s AND revoked_at IS NULL AND expires_at > now()", "WHERE id = %s AND (token_hash = %s OR true) AND revoked_at IS NULL AND expires_at > now()"),
+    ),
+    _mutant(
+        "a_stolen_session_goes_on",
+        "a token that is used again ends the session for both",
+        (f"{_AUTH}::test_an_old_refresh_token_ends_the_session_for_whoever_holds_it",),
+        (f"{PACKAGE}/usecases/refresh_session.py", '        if standing == "used_again":\n            refresh_tokens.revoke(conn, given.session_id)\n', ""),
+    ),
+    _mutant(
+        "a_signature_signs_in_twice",
+        "a challenge is used once",
+        (f"{_AUTH}::test_a_signature_signs_in_once",),
+        (f"{PACKAGE}/postgres/challenges.py", '"DELETE FROM challenges WHERE nonce = %s AND expires_at > now() RETURNING nonce"', '"SELECT nonce FROM challenges WHERE nonce = %s AND expires_at > now()"'),
+    ),
+)  # fmt: skip
