@@ -18,6 +18,10 @@ from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
@@ -64,12 +68,24 @@ class Chain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredDevice:
-    """What a device needs to connect: given once, when it is registered."""
+    """What a device needs to connect. Its private key never left it."""
 
     device_id: str
     certificate_pem: str
     private_key: str
     answer: Mapping[str, Any]
+
+
+def _new_key() -> tuple[str, str]:
+    """A private key, and the request to certify it (PEM)."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "device")])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(key, hashes.SHA256())
+    pem = serialization.Encoding.PEM
+    return (
+        key.private_bytes(pem, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()).decode(),
+        request.public_bytes(pem).decode(),
+    )
 
 
 def energy_wh(kwh: int | Decimal) -> int:
@@ -172,16 +188,17 @@ class MarketClient:
         )
 
     def register_device(self, *, side: str, device_type: str, location: str) -> RegisteredDevice:
-        """Register a device and get its certificate."""
+        """Register a device and get its certificate. Its key is made here, so a lost answer can be asked for again."""
+        private_key, csr = _new_key()
         answer = self.post(
             "/api/v1/iot/device/register",
-            {"device_type": device_type, "location": location, "side": side},
+            {"device_type": device_type, "location": location, "side": side, "csr": csr},
             key=str(uuid.uuid4()),
         )
         return RegisteredDevice(
             device_id=answer["id"],
             certificate_pem=answer["certificate_pem"],
-            private_key=answer["private_key"],
+            private_key=private_key,
             answer=answer,
         )
 

@@ -356,7 +356,7 @@ class Home:
 
     @property
     def _selling_device(self) -> str | None:
-        """Which device sells: a registration that was tried again may have made a second one."""
+        """Which device sells: the account may have had others before."""
         return None if self.device is None else self.device.device_id
 
     def _withdraw(self) -> None:

@@ -10,9 +10,9 @@ from energy_market import answers, config
 from energy_market.database import Database
 from energy_market.device_registry import MAX_CSR_CHARACTERS, DeviceRegistry
 from energy_market.domain.devices import DeviceSide, DeviceType
-from energy_market.http import Api
+from energy_market.http import Api, encode
 from energy_market.postgres import devices
-from energy_market.usecases.register_device import register_device
+from energy_market.usecases.register_device import RegisteredDevice, Registration, register_device
 from energy_market.wire import Location
 
 settings = config.device_settings()
@@ -44,17 +44,22 @@ def my_devices() -> Response:
 def register() -> Response:
     """A new device of the caller's, with all that it needs to connect. The private key is given once."""
     caller, request = app.caller(), app.read(DeviceRequest)
-    made = register_device(
-        database,
-        registry,
+    asked = Registration(
         owner_id=caller.user_id,
         device_type=request.device_type,
         side=request.side,
         location=request.location,
         csr=request.csr,
+        key=app.idempotency_key(),
+        body_hash=app.body_hash(),
     )
+    answer = register_device(database, registry, asked, present=_present)
+    return app.present_text(answer.body, status=answer.status)
+
+
+def _present(made: RegisteredDevice) -> str:
     key = made.credentials.private_key
-    return app.present(
+    return encode(
         {
             **answers.device(made.device, now=datetime.now(UTC), device_online_s=online_s),
             "certificate_pem": made.credentials.certificate_pem,
@@ -63,6 +68,5 @@ def register() -> Response:
             "ca_url": settings.ca_url,
             "client_id": made.device.id,
             "topics": answers.device_topics(made.device),
-        },
-        status=201,
+        }
     )

@@ -19,6 +19,9 @@ ALTER TABLE transactions ADD COLUMN lock_seq bigint; -- of the answer; null from
 -- When the broker had the last status that was taken: a device that counts anew is heard again some time after it.
 ALTER TABLE iot_devices ADD COLUMN status_heard_at timestamptz;
 
+-- Registrations that died half-way, and those under way.
+CREATE INDEX iot_devices_provisioning ON iot_devices (created_at) WHERE status = 'Provisioning';
+
 -- By a trigger, so that no statement can forget a deadline (nor one of the software before this one, which runs on until a
 -- deploy has ended). The delivery window is a parameter of the settlement, which sets `deliver_by` itself.
 CREATE FUNCTION give_deadlines() RETURNS trigger LANGUAGE plpgsql AS $$

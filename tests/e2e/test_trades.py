@@ -177,6 +177,28 @@ def test_a_device_that_goes_is_offline_at_once(
     ann.client.cancel(ask["id"])
 
 
+def test_a_registration_that_died_is_cleared_by_the_next_with_the_rights_that_it_has(
+    neighbourhood: Neighbourhood,
+) -> None:
+    died = neighbourhood.stranger().client.register_device(side="donor", device_type="esp32", location="the roof")
+    with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
+        conn.execute(
+            "UPDATE iot_devices SET status = 'Provisioning', created_at = now() - interval '1 hour' WHERE id = %s",
+            (died.device_id,),
+        )
+    things = boto3.client("iot", endpoint_url=neighbourhood.market.stack.aws.endpoint_url)
+    (arn,) = things.list_thing_principals(thingName=died.device_id)["principals"]
+    neighbourhood.stranger().client.register_device(side="donor", device_type="esp32", location="the roof")
+    with pytest.raises(things.exceptions.ResourceNotFoundException):
+        things.describe_thing(thingName=died.device_id)
+    with pytest.raises(things.exceptions.ResourceNotFoundException):
+        things.describe_certificate(certificateId=arn.rpartition("/")[2])
+    things.close()
+    wait_until(
+        lambda: died.device_id in neighbourhood.logged("iot-api", "device.registration.cleared", what="device_id")
+    )
+
+
 def test_the_loop_ticks_every_five_seconds(neighbourhood: Neighbourhood) -> None:
     marks = neighbourhood.marks()
     assert len(marks) >= 2

@@ -1,11 +1,14 @@
 """Registering devices: the database is real, AWS IoT is moto's."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import boto3
+import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,8 +18,10 @@ from moto import mock_aws
 
 from energy_market.database import Database
 from energy_market.device_registry import Credentials, DeviceRegistry, check_csr
-from energy_market.domain.errors import InvalidRequest
-from energy_market.usecases.register_device import register_device
+from energy_market.domain.errors import Conflict, InvalidRequest
+from energy_market.usecases.abandon_registrations import abandon_registrations
+from energy_market.usecases.answer_once import Answer
+from energy_market.usecases.register_device import Registration, register_device
 from tests.api import Client, SignedIn, signed_in
 from tests.integration.conftest import LoadApi
 from tests.integration.market import Market
@@ -225,16 +230,208 @@ def test_a_certificate_whose_device_is_gone_is_withdrawn(
             register_device(
                 database,
                 RegistryThatLosesItsDatabase(market),
-                owner_id=UUID(ann.user_id),
-                device_type="esp32",
-                side="donor",
-                location="roof",
-                csr=None,
+                Registration(owner_id=UUID(ann.user_id), device_type="esp32", side="donor", location="roof"),
+                present=str,
             )
     finally:
         database.close()
     assert identities(iot) == (0, 0)
     assert market.sql("SELECT roles FROM users") == [(["Recipient"],)]
+
+
+# ------------------------------------------------------------------------------------------------ once, and to an end
+
+
+def registered(market: Market) -> list[tuple[object, ...]]:
+    return market.sql("SELECT status, count(*) FROM iot_devices GROUP BY status ORDER BY status")
+
+
+def test_with_a_csr_a_lost_answer_is_given_again(api: Client, ann: SignedIn, iot: "IoTClient", market: Market) -> None:
+    asked = ROOF | {"csr": make_csr()}
+    first = api.post(REGISTER, asked, token=ann.token, headers={"Idempotency-Key": "k"})
+    again = api.post(REGISTER, asked, token=ann.token, headers={"Idempotency-Key": "k"})
+    assert (first.status, again.status) == (201, 201)
+    assert again.text == first.text
+    assert registered(market) == [("Registered", 1)]
+    assert identities(iot) == (1, 1)
+    assert api.post(
+        REGISTER, ROOF | {"csr": make_csr()}, token=ann.token, headers={"Idempotency-Key": "k"}
+    ).refusal == (
+        409,
+        "idempotency_key_reused",
+    )
+    assert (
+        api.post(REGISTER, asked, token=ann.token, headers={"Idempotency-Key": "another"}).json["id"]
+        != first.json["id"]
+    )
+
+
+def test_a_private_key_is_given_once(api: Client, ann: SignedIn, iot: "IoTClient", market: Market) -> None:
+    first = api.post(REGISTER, ROOF, token=ann.token, headers={"Idempotency-Key": "k"})
+    again = api.post(REGISTER, ROOF, token=ann.token, headers={"Idempotency-Key": "k"})
+    assert again.refusal == (409, "already_registered")
+    assert first.json["id"] in again.json["error"]
+    assert registered(market) == [("Registered", 1)]
+    assert identities(iot) == (1, 1)
+    ((kept,),) = market.sql("SELECT answer FROM idempotency_keys")
+    assert "PRIVATE" not in str(kept)
+
+
+def test_a_refused_registration_keeps_no_key(
+    load_api: LoadApi, ann: SignedIn, iot: "IoTClient", market: Market
+) -> None:
+    iot.delete_policy(policyName="energy-market-device")
+    api = load_api("iot_api")
+    assert api.post(REGISTER, ROOF, token=ann.token, headers={"Idempotency-Key": "k"}).refusal == (500, "internal")
+    iot.create_policy(policyName="energy-market-device", policyDocument="{}")
+    assert api.post(REGISTER, ROOF, token=ann.token, headers={"Idempotency-Key": "k"}).status == 201
+    assert registered(market) == [("Registered", 1), ("Removed", 1)]
+    assert identities(iot) == (1, 1)
+
+
+class SlowRegistry(DeviceRegistry):
+    """Has something happen after a device's identity was made, and before it is taken in."""
+
+    def __init__(self, meanwhile: Callable[[], object]) -> None:
+        super().__init__("energy-market-device")
+        self._meanwhile = meanwhile
+
+    def issue(self, device_id: UUID, csr: str | None) -> Credentials:
+        credentials = super().issue(device_id, csr)
+        self._meanwhile()
+        return credentials
+
+
+def asked_by(ann: SignedIn, *, key: str | None = None, csr: str | None = None) -> Registration:
+    return Registration(
+        owner_id=UUID(ann.user_id), device_type="esp32", side="donor", location="roof", csr=csr, key=key, body_hash=b"x"
+    )
+
+
+def test_a_registration_that_is_asked_for_again_meanwhile_gives_way(
+    ann: SignedIn, iot: "IoTClient", market: Market, database_url: str
+) -> None:
+    first, second = Database(database_url), Database(database_url)
+    registry = DeviceRegistry("energy-market-device")
+    again = []
+
+    def ask_again() -> None:
+        again.append(
+            register_device(second, registry, asked_by(ann, key="k"), present=lambda made: str(made.device.id))
+        )
+
+    with pytest.raises(RuntimeError, match="removed while it was being registered"):
+        register_device(first, SlowRegistry(ask_again), asked_by(ann, key="k"), present=str)
+    assert market.sql("SELECT id::text FROM iot_devices WHERE status = 'Registered'") == [(again[0].body,)]
+    assert registered(market) == [("Registered", 1), ("Removed", 1)]
+    assert identities(iot) == (1, 1)
+    with pytest.raises(Conflict, match=again[0].body):
+        register_device(second, registry, asked_by(ann, key="k"), present=str)
+    first.close()
+    second.close()
+
+
+class LosesTheWord(Database):
+    """Its second transaction's commit takes effect, and nobody hears of it."""
+
+    commits = 0
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection]:
+        with super().transaction() as conn:
+            yield conn
+            writes = conn.execute("SELECT pg_current_xact_id_if_assigned()").fetchone() != (None,)
+        self.commits += writes
+        if writes and self.commits == 2:
+            raise psycopg.OperationalError("the connection broke while COMMIT was under way")
+
+
+def test_a_device_whose_answer_is_lost_stays_if_it_can_be_asked_for_again(
+    ann: SignedIn, iot: "IoTClient", market: Market, database_url: str
+) -> None:
+    database, registry = LosesTheWord(database_url), DeviceRegistry("energy-market-device")
+    asked = asked_by(ann, key="k", csr=make_csr())
+    with pytest.raises(psycopg.OperationalError):
+        register_device(database, registry, asked, present=lambda made: str(made.device.id))
+    assert registered(market) == [("Registered", 1)]
+    assert identities(iot) == (1, 1)
+    ((device,),) = market.sql("SELECT id::text FROM iot_devices")
+    assert register_device(database, registry, asked, present=str) == Answer(status=201, body=str(device))
+    database.close()
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+def test_a_device_whose_answer_is_lost_for_good_is_none(
+    ann: SignedIn, iot: "IoTClient", market: Market, database_url: str, key: str | None
+) -> None:
+    market.order(UUID(ann.user_id), "sell", 500, 200_000)
+    database = LosesTheWord(database_url)
+    with pytest.raises(psycopg.OperationalError):
+        register_device(
+            database, DeviceRegistry("energy-market-device"), asked_by(ann, key=key), present=lambda _: "lost"
+        )
+    database.close()
+    assert registered(market) == [("Removed", 1)]
+    assert identities(iot) == (0, 0)
+    assert market.sql("SELECT device_id FROM open_orders") == [(None,)]
+    assert market.sql("SELECT key FROM idempotency_keys") == []
+
+
+@pytest.mark.parametrize("calls", range(5))
+def test_a_registration_that_died_counts_no_more_and_is_cleared_by_the_next(
+    api: Client, ann: SignedIn, iot: "IoTClient", market: Market, calls: int
+) -> None:
+    """After so many calls of AWS: thing, certificate, its thing, its policy, and then the database."""
+    steps: list[Callable[[str], object]] = [
+        lambda thing: iot.create_thing(thingName=thing),
+        lambda _thing: arns.append(iot.create_keys_and_certificate(setAsActive=True)["certificateArn"]),
+        lambda thing: iot.attach_thing_principal(thingName=thing, principal=arns[0]),
+        lambda _thing: iot.attach_policy(policyName="energy-market-device", target=arns[0]),
+    ]
+    arns: list[str] = []
+    for _ in range(49):
+        market.device(UUID(ann.user_id))
+    market.sql(
+        "INSERT INTO iot_devices (owner_id, device_type, side, location, zone)"
+        " VALUES (%s, 'esp32', 'donor', 'x', 'default')",
+        ann.user_id,
+    )
+    ((dead,),) = market.sql("SELECT id::text FROM iot_devices WHERE status = 'Provisioning'")
+    for step in steps[:calls]:
+        step(str(dead))
+    assert len(api.get(DEVICES, token=ann.token).json) == 50, "it may yet live"
+    assert api.post(REGISTER, ROOF, token=ann.token).refusal == (409, "too_many_devices")
+    market.sql("UPDATE iot_devices SET created_at = now() - interval '11 minutes' WHERE id = %s", dead)
+    assert len(api.get(DEVICES, token=ann.token).json) == 49
+    made = api.post(REGISTER, ROOF, token=ann.token)
+    assert made.status == 201
+    assert market.sql("SELECT status FROM iot_devices WHERE id = %s", dead) == [("Removed",)]
+    assert [thing["thingName"] for thing in iot.list_things()["things"]] == [made.json["id"]]
+    # The one that was not given to its thing yet is not found; it has no policy.
+    orphans = [arn for arn in arns if calls == 2]
+    found = {one["certificateArn"] for one in iot.list_certificates()["certificates"]} & set(arns)
+    assert found == set(orphans)
+    assert all(iot.list_attached_policies(target=arn)["policies"] == [] for arn in orphans)
+
+
+def test_a_registration_that_nobody_cleared_is_given_up_after_a_day(
+    ann: SignedIn, market: Market, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for hours in (23, 25):
+        market.sql(
+            "INSERT INTO iot_devices (owner_id, device_type, side, location, zone, created_at)"
+            " VALUES (%s, 'esp32', 'donor', 'x', 'default', now() - make_interval(hours => %s))",
+            ann.user_id,
+            hours,
+        )
+    database = Database(database_url)
+    abandon_registrations(database)
+    abandon_registrations(database)
+    database.close()
+    ((dead,),) = market.sql("SELECT id::text FROM iot_devices WHERE status = 'Removed'")
+    assert registered(market) == [("Provisioning", 1), ("Removed", 1)]
+    (line,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (line["event"], line["device_id"]) == ("device.registration.abandoned", dead)
 
 
 def test_a_csr_of_any_key_is_looked_at_only_from_outside() -> None:

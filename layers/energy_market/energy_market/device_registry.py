@@ -6,8 +6,7 @@ The AWS SDK is imported when a certificate is issued, not before: it costs more 
 import binascii
 import re
 from base64 import b64decode
-from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
@@ -62,24 +61,30 @@ class DeviceRegistry:
             undo.callback(iot.delete_thing, thingName=str(device_id))
             made = self._certificate(iot, csr)
             undo.callback(_delete_certificate, iot, made.certificate_id)
-            iot.attach_policy(policyName=self._policy, target=made.certificate_arn)
-            undo.callback(iot.detach_policy, policyName=self._policy, target=made.certificate_arn)
+            # The thing before the policy: a certificate that may do anything is found by its thing's name.
             iot.attach_thing_principal(thingName=str(device_id), principal=made.certificate_arn)
+            undo.callback(iot.detach_thing_principal, thingName=str(device_id), principal=made.certificate_arn)
+            iot.attach_policy(policyName=self._policy, target=made.certificate_arn)
             undo.pop_all()
             return made
 
-    def withdraw(self, device_id: UUID, credentials: Credentials) -> None:
-        """Take back what `issue` made."""
+    def withdraw(self, device_id: UUID) -> None:
+        """Take back what `issue` made, or had made of it when it died: the thing, and each certificate it has.
+
+        A certificate that was made and not yet given to its thing is not found. Nobody can do anything with it: it has
+        no policy.
+        """
         iot = self._iot()
-        steps: list[Callable[[], object]] = [
-            lambda: iot.detach_thing_principal(thingName=str(device_id), principal=credentials.certificate_arn),
-            lambda: iot.detach_policy(policyName=self._policy, target=credentials.certificate_arn),
-            lambda: _delete_certificate(iot, credentials.certificate_id),
-            lambda: iot.delete_thing(thingName=str(device_id)),
-        ]
+        try:
+            arns = iot.list_thing_principals(thingName=str(device_id))["principals"]
+        except iot.exceptions.ResourceNotFoundException:
+            return
         with ExitStack() as each:  # every step is tried, whatever the one before did
-            for step in reversed(steps):
-                each.callback(step)
+            each.callback(iot.delete_thing, thingName=str(device_id))
+            for arn in arns:
+                each.callback(_delete_certificate, iot, arn.rpartition("/")[2])
+                each.callback(_detach_policy, iot, self._policy, arn)
+                each.callback(iot.detach_thing_principal, thingName=str(device_id), principal=arn)
 
     def _certificate(self, iot: "IoTClient", csr: str | None) -> Credentials:
         if csr is None:
@@ -112,6 +117,12 @@ class DeviceRegistry:
                 config=Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2}),
             )
         return self._client
+
+
+def _detach_policy(iot: "IoTClient", policy: str, arn: str) -> None:
+    """A certificate whose registration died before it had its policy has none to lose."""
+    with suppress(iot.exceptions.ResourceNotFoundException):
+        iot.detach_policy(policyName=policy, target=arn)
 
 
 def _delete_certificate(iot: "IoTClient", certificate_id: str) -> None:

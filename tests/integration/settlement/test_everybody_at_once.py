@@ -24,7 +24,7 @@ from energy_market.domain.errors import MarketError
 from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
-from energy_market.usecases.register_device import register_device
+from energy_market.usecases.register_device import Registration, register_device
 from energy_market.usecases.run_tick import run_tick
 from energy_market.usecases.settle_trades import settle_trades
 from tests.integration.market import SETTINGS, Market
@@ -51,8 +51,8 @@ class _Registry:
         assert csr is None
         return Credentials(certificate_arn="arn", certificate_id=str(device_id), certificate_pem="", private_key=None)
 
-    def withdraw(self, device_id: UUID, credentials: Credentials) -> None:
-        raise AssertionError((device_id, credentials))
+    def withdraw(self, device_id: UUID) -> None:
+        raise AssertionError(device_id)
 
 
 class Town:
@@ -156,9 +156,8 @@ class Town:
         for _ in range(3):
             market.order(user, "sell", 1_000, PRICE, partial=True, expires_at=soon)
         time.sleep(0.04)
-        register_device(
-            market.database, _Registry(), owner_id=user, device_type="esp32", side="donor", location="x", csr=None
-        )
+        asked = Registration(owner_id=user, device_type="esp32", side="donor", location="x")
+        register_device(market.database, _Registry(), asked, present=str)
         time.sleep(chance.random() / 5)
 
     def time_passes(self, market: Market, chance: random.Random) -> None:

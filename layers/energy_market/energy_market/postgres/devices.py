@@ -17,6 +17,11 @@ MAX_KEPT_CHARACTERS: Final = 4_096
 COUNT_FORGOTTEN_AFTER_S: Final = 600
 """A device that has said nothing above its count for so long may count anew."""
 
+UNFINISHED_AFTER_S: Final = 600
+"""A registration that is not done by then has died: no request takes that long."""
+ABANDONED_AFTER_S: Final = 86_400
+"""One that nobody came to clear by then is given up."""
+
 ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
 
 # What a device `d` has promised: its trades that neither failed nor came to the end of their delivery.
@@ -73,14 +78,61 @@ def remove(conn: Connection, device_id: UUID) -> bool:
     )
 
 
+def remove_unregistered(conn: Connection, device_id: UUID) -> bool:
+    """A registration came to nothing; False if it was done, or removed before."""
+    return (
+        conn.execute(
+            "UPDATE iot_devices SET status = 'Removed' WHERE id = %s AND status = 'Provisioning'", (device_id,)
+        ).rowcount
+        == 1
+    )
+
+
+def is_registered(conn: Connection, device_id: UUID) -> bool:
+    """Whether a registration was done; waits for one whose commit is still under way."""
+    row = conn.execute("SELECT status FROM iot_devices WHERE id = %s FOR NO KEY UPDATE", (device_id,)).fetchone()
+    return row is not None and row[0] not in {"Provisioning", "Removed"}
+
+
+def unfinished(conn: Connection) -> UUID | None:
+    """The oldest registration that died half-way."""
+    row = conn.execute(
+        """
+        SELECT id FROM iot_devices
+        WHERE status = 'Provisioning' AND created_at < now() - make_interval(secs => %s)
+        ORDER BY created_at LIMIT 1
+        """,
+        (UNFINISHED_AFTER_S,),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def abandon(conn: Connection, *, limit: int) -> list[UUID]:
+    """Give up registrations that died a day ago; which."""
+    rows = conn.execute(
+        """
+        UPDATE iot_devices SET status = 'Removed'
+        WHERE id IN (
+            SELECT id FROM iot_devices
+            WHERE status = 'Provisioning' AND created_at < now() - make_interval(secs => %s)
+            ORDER BY created_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
+        RETURNING id
+        """,
+        (ABANDONED_AFTER_S, limit),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
 def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
-    """A user's devices, oldest first."""
+    """A user's devices, oldest first; not those whose registration has died half-way."""
     with conn.cursor(row_factory=class_row(Device)) as cursor:
         return cursor.execute(
             "SELECT d.id, d.owner_id, d.device_type, d.side, d.location, d.zone, d.status, d.last_ping, d.available_wh,"
             " d.available_wh - (" + PROMISED + ") AS free_wh, d.battery_level, d.created_at"
-            " FROM iot_devices d WHERE d.owner_id = %s AND d.status <> 'Removed' ORDER BY d.created_at, d.id",
-            (owner_id,),
+            " FROM iot_devices d WHERE d.owner_id = %s AND d.status <> 'Removed'"
+            " AND (d.status <> 'Provisioning' OR d.created_at > now() - make_interval(secs => %s))"
+            " ORDER BY d.created_at, d.id",
+            (owner_id, UNFINISHED_AFTER_S),
         ).fetchall()
 
 

@@ -52,6 +52,14 @@ def claim(conn: Connection, *, user_id: UUID, route: str, key: str, body_hash: b
     return KeptAnswer(body_hash=first_hash, status=status, answer=answer)
 
 
+def release(conn: Connection, *, user_id: UUID, route: str, key: str, answer: str) -> None:
+    """Give a claimed key free again whose work came to nothing, if `answer` is still what was written down for it."""
+    conn.execute(
+        "DELETE FROM idempotency_keys WHERE user_id = %s AND route = %s AND key = %s AND answer = %s",
+        (user_id, route, key, answer),
+    )
+
+
 def keep(conn: Connection, *, user_id: UUID, route: str, key: str, status: int, answer: str) -> None:
     """Write down the answer to a claimed key."""
     conn.execute(

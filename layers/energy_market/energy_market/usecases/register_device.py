@@ -1,17 +1,25 @@
 """Register a device: its row, its identity in AWS IoT, and what its owner gains by it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 from uuid import UUID
+
+from psycopg import Connection
 
 from energy_market.database import Database
 from energy_market.device_registry import Credentials, check_csr
 from energy_market.domain.devices import Device, DeviceSide, DeviceType
 from energy_market.domain.errors import Conflict
 from energy_market.logs import log
-from energy_market.postgres import devices, orders, users
+from energy_market.postgres import devices, idempotency, orders, users
+from energy_market.usecases.answer_once import Answer
 
 MAX_DEVICES_OF_A_USER: Final = 50
+ROUTE: Final = "device/register"
+CREATED: Final = 201
+CONFLICT: Final = 409
+UNDER_WAY: Final = 0
 
 
 class Registry(Protocol):
@@ -20,8 +28,21 @@ class Registry(Protocol):
     def issue(self, device_id: UUID, csr: str | None) -> Credentials:
         """Make a device's identity, wholly or not at all."""
 
-    def withdraw(self, device_id: UUID, credentials: Credentials) -> None:
-        """Take it back."""
+    def withdraw(self, device_id: UUID) -> None:
+        """Take back what was made of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """What is to be registered. With a `key` it is registered once, however often it is asked for."""
+
+    owner_id: UUID
+    device_type: DeviceType
+    side: DeviceSide
+    location: str
+    csr: str | None = None
+    key: str | None = None
+    body_hash: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,77 +54,137 @@ class RegisteredDevice:
 
 
 def register_device(
-    database: Database,
-    registry: Registry,
-    *,
-    owner_id: UUID,
-    device_type: DeviceType,
-    side: DeviceSide,
-    location: str,
-    csr: str | None,
-) -> RegisteredDevice:
-    """A new device, that may connect at once.
+    database: Database, registry: Registry, asked: Registration, *, present: Callable[[RegisteredDevice], str]
+) -> Answer:
+    """A new device, that may connect at once; `present` writes the answer's body.
 
     The row comes first, since its id names the thing; AWS is called between two transactions, not inside one. Whatever
     fails, what AWS made is undone and the row is marked 'Removed'. With a donor device its owner becomes a Donor, and
     the owner's sell orders that have been waiting for a first donor device get this one.
 
-    Raises InvalidRequest for a bad CSR, Conflict beyond 50 devices.
+    Under a key that was used before, the answer is the first one's if the device brought a CSR: there is no secret in
+    it. Without one, the private key is gone with the first answer: Conflict (`already_registered`) names the device. A
+    registration of the same key that is not done, be it dead or slow, gives way: it cannot take its device in any more.
+
+    Raises InvalidRequest for a bad CSR, Conflict beyond 50 devices or for a key that was used for another body.
     """
-    if csr is not None:
-        check_csr(csr)
+    if asked.csr is not None:
+        check_csr(asked.csr)
+    _clear_unfinished(database, registry)
     with database.transaction() as conn:
-        users.lock(conn, owner_id)
-        zone = users.zone_of(conn, owner_id, share_lock=False)
-        if len(devices.of_owner(conn, owner_id)) >= MAX_DEVICES_OF_A_USER:
+        users.lock(conn, asked.owner_id)
+        kept = _claim(conn, asked)
+        if kept is not None and kept.status != UNDER_WAY:
+            return Answer(status=kept.status, body=kept.answer)
+        given_way = UUID(kept.answer) if kept is not None else None
+        if given_way is not None:
+            devices.remove_unregistered(conn, given_way)
+        if len(devices.of_owner(conn, asked.owner_id)) >= MAX_DEVICES_OF_A_USER:
             raise Conflict("too_many_devices", f"A user has at most {MAX_DEVICES_OF_A_USER} devices.")
         device_id = devices.insert(
-            conn, owner_id=owner_id, device_type=device_type, side=side, location=location, zone=zone
+            conn,
+            owner_id=asked.owner_id,
+            device_type=asked.device_type,
+            side=asked.side,
+            location=asked.location,
+            zone=users.zone_of(conn, asked.owner_id, share_lock=False),
         )
-    credentials: Credentials | None = None
+        _keep(conn, asked, UNDER_WAY, str(device_id))
+    if given_way is not None:
+        _withdraw(registry, given_way)
     try:
-        credentials = registry.issue(device_id, csr)
-        return RegisteredDevice(
-            device=_take_in(database, owner_id, device_id, side, credentials), credentials=credentials
-        )
+        return _take_in(database, asked, device_id, registry.issue(device_id, asked.csr), present)
     except BaseException:
-        _give_up(database, registry, owner_id, device_id, credentials)
+        _give_up(database, registry, asked, device_id)
         raise
 
 
-def _take_in(database: Database, owner_id: UUID, device_id: UUID, side: DeviceSide, credentials: Credentials) -> Device:
+def _claim(conn: Connection, asked: Registration) -> idempotency.KeptAnswer | None:
+    """What was answered under the key, or is still to be; None if it is free, or there is none."""
+    if asked.key is None:
+        return None
+    kept = idempotency.claim(conn, user_id=asked.owner_id, route=ROUTE, key=asked.key, body_hash=asked.body_hash)
+    if kept is None:
+        return None
+    if kept.body_hash != asked.body_hash:
+        raise Conflict("idempotency_key_reused", "This Idempotency-Key was used for a different request.")
+    if kept.status == CONFLICT:
+        raise Conflict(
+            "already_registered",
+            f"This Idempotency-Key has registered the device {kept.answer}, whose private key was given once.",
+        )
+    return kept
+
+
+def _keep(conn: Connection, asked: Registration, status: int, answer: str) -> None:
+    if asked.key is not None:
+        idempotency.keep(conn, user_id=asked.owner_id, route=ROUTE, key=asked.key, status=status, answer=answer)
+
+
+def _take_in(
+    database: Database,
+    asked: Registration,
+    device_id: UUID,
+    credentials: Credentials,
+    present: Callable[[RegisteredDevice], str],
+) -> Answer:
     with database.transaction() as conn:
-        users.lock(conn, owner_id)
-        is_first_donor = side == "donor" and not devices.donors_of(conn, owner_id)
+        users.lock(conn, asked.owner_id)
+        is_first_donor = asked.side == "donor" and not devices.donors_of(conn, asked.owner_id)
         if not devices.register(conn, device_id, certificate_arn=credentials.certificate_arn):
             raise RuntimeError("the device was removed while it was being registered")
-        if side == "donor":
-            users.gain_role(conn, owner_id, "Donor")
+        if asked.side == "donor":
+            users.gain_role(conn, asked.owner_id, "Donor")
         if is_first_donor:
-            orders.bind_to_first_device(conn, owner_id, device_id)
-        return next(device for device in devices.of_owner(conn, owner_id) if device.id == device_id)
+            orders.bind_to_first_device(conn, asked.owner_id, device_id)
+        device = next(one for one in devices.of_owner(conn, asked.owner_id) if one.id == device_id)
+        body = present(RegisteredDevice(device=device, credentials=credentials))
+        if asked.csr is None:
+            _keep(conn, asked, CONFLICT, str(device_id))
+        else:
+            _keep(conn, asked, CREATED, body)
+    return Answer(status=CREATED, body=body)
 
 
-def _give_up(
-    database: Database, registry: Registry, owner_id: UUID, device_id: UUID, credentials: Credentials | None
-) -> None:
-    """Undo what was made. What cannot be undone is logged with its names, and the first error goes on to the caller.
+def _give_up(database: Database, registry: Registry, asked: Registration, device_id: UUID) -> None:
+    """Undo what was made; the first error goes on to the caller.
 
-    The device may have been taken in all the same, when only the answer to the last COMMIT was lost: the orders that it
-    got then wait again for the next one.
+    The device may have been taken in all the same, when only the answer to the last COMMIT was lost. If its owner can
+    ask for that answer again, it stays; else nobody will ever have it, and the orders that it got wait again for the
+    next one.
     """
     try:
-        if credentials is not None:
-            registry.withdraw(device_id, credentials)
+        if asked.key is not None and asked.csr is not None:
+            with database.transaction() as conn:
+                if devices.is_registered(conn, device_id):
+                    return
+        if not _withdraw(registry, device_id):
+            return
         with database.transaction() as conn:
-            users.lock(conn, owner_id)
+            users.lock(conn, asked.owner_id)
             devices.remove(conn, device_id)
-            orders.unbind(conn, owner_id, device_id)
+            orders.unbind(conn, asked.owner_id, device_id)
+            if asked.key is not None:
+                idempotency.release(conn, user_id=asked.owner_id, route=ROUTE, key=asked.key, answer=str(device_id))
     except Exception as error:  # noqa: BLE001 - the caller is told of the failure that led here
-        log(
-            "device.registration.not_undone",
-            level="error",
-            device_id=device_id,
-            certificate_arn=credentials.certificate_arn if credentials else None,
-            error=type(error).__name__,
-        )
+        log("device.registration.not_undone", level="error", device_id=device_id, error=type(error).__name__)
+
+
+def _withdraw(registry: Registry, device_id: UUID) -> bool:
+    """Undo what AWS made of a device. What cannot be undone is logged with its name: the thing's."""
+    try:
+        registry.withdraw(device_id)
+    except Exception as error:  # noqa: BLE001 - of a registration that has failed or is not the caller's
+        log("device.registration.not_undone", level="error", device_id=device_id, error=type(error).__name__)
+        return False
+    return True
+
+
+def _clear_unfinished(database: Database, registry: Registry) -> None:
+    """Clear a registration that died half-way. Each may leave one, and each takes one away."""
+    with database.transaction() as conn:
+        device_id = devices.unfinished(conn)
+    if device_id is not None and _withdraw(registry, device_id):
+        with database.transaction() as conn:
+            devices.remove_unregistered(conn, device_id)
+        log("device.registration.cleared", level="warning", device_id=device_id)
