@@ -28,7 +28,7 @@ from client import ApiError, UnreachableError
 from device_process import DeviceProcesses
 from display import say
 from faults import DEPLOY_TIMEOUT_S, World
-from figures import FUNCTIONS, read_figures, under_way
+from figures import FUNCTIONS, Figures, read_figures, under_way
 from homes import community
 from launch import FOLDER, RATE_LIMIT_PER_MINUTE, Interrupts, RunError, Settings, only_one, state, stop_what_is_ours
 from market import Addresses, Market, start_market
@@ -96,7 +96,7 @@ class Chaos:
         """Let the homes trade, and things go wrong, until the duration is over or a signal comes."""
         self.street.start()
         until = time.monotonic() + FIRST_ORDER_TIMEOUT_S
-        while not self._interrupts.ended.wait(PERIOD_S) and not self._orders():
+        while not self._interrupts.ended.wait(PERIOD_S) and not self._figures().orders:
             if time.monotonic() > until:
                 raise RunError(f"No order came in for {FIRST_ORDER_TIMEOUT_S:.0f} s.")
         say("The homes trade; now things go wrong.")
@@ -106,16 +106,20 @@ class Chaos:
             self._check()
         self._faults.end(timeout_s=FAULTS_END_TIMEOUT_S)
         say("The faults are over.")
+        self.world.heal()
         # On a slow machine all of it may have been in vain: what was never traded proves nothing.
         until = time.monotonic() + CALM_TIMEOUT_S
-        while not self._confirmed() and time.monotonic() < until and not self._interrupts.ended.wait(PERIOD_S):
+        while (
+            not self._figures().trades["Confirmed"]
+            and time.monotonic() < until
+            and not self._interrupts.ended.wait(PERIOD_S)
+        ):
             self._check()
 
     def settle_down(self) -> None:
         """Cancel what is open, replay what could not be processed, wait for rest, compare all."""
         say("Cancelling open orders, settling what is under way ...")
         self._stuck += self._faults.trouble
-        self.world.heal()
         self._stuck += [f"{name} did not end its trading in time" for name in self.street.stop_trading()]
         until = time.monotonic() + REST_TIMEOUT_S
         began = time.monotonic()
@@ -132,18 +136,13 @@ class Chaos:
             self._compare(conn)
             figures = read_figures(conn)
         self._trades = figures.trades
+        confirmed, failed = (figures.trades[stage] for stage in ("Confirmed", "Failed"))
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(figures.reasons.items()))
-        say(
-            f"{figures.trades['Confirmed']} trades are confirmed, {figures.trades['Failed']} failed ({reasons or '-'})."
-        )
+        say(f"{confirmed} trades are confirmed, {failed} failed ({reasons or '-'}).")
 
-    def _orders(self) -> int:
+    def _figures(self) -> Figures:
         with self.world.connect() as conn:
-            return read_figures(conn).orders
-
-    def _confirmed(self) -> int:
-        with self.world.connect() as conn:
-            return read_figures(conn).trades.get("Confirmed", 0)
+            return read_figures(conn)
 
     def _check(self) -> None:
         """Check the database's invariants at one moment, if it can be asked."""

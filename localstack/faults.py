@@ -163,6 +163,7 @@ class World:
 
     def heal(self) -> None:
         """See to it that no fault's end was lost: a chain that was killed forgets the last that was done to it."""
+        insist(lambda: self.connect().close())
         insist(self.refill_operator)
         for home in self.street.homes:
             insist(lambda home=home: self.deposit_again(home))  # type: ignore[misc]
@@ -266,10 +267,10 @@ def _database_connections_dropped(world: World, _chance: random.Random) -> Itera
         yield
 
 
-_END_SESSIONS: Final = """
-    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-    WHERE backend_type = 'client backend' AND application_name <> 'chaos'
+_SESSIONS: Final = """
+    SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> 'chaos'
 """
+_END_SESSIONS: Final = f"SELECT pg_terminate_backend(pid) FROM ({_SESSIONS}) theirs"
 
 
 @contextlib.contextmanager
@@ -298,32 +299,33 @@ def _database_rows_locked(world: World, _chance: random.Random) -> Iterator[None
 
 @contextlib.contextmanager
 def _database_disk_full(world: World, _chance: random.Random) -> Iterator[None]:
-    """No process of the server may write to a file: it fails as on a full disk, its log included, and starts anew.
+    """The functions' sessions may write to no file: they fail as on a full disk, and at the log the server starts anew.
 
-    By a limit on the processes, which those that the server starts next do not have; the error is EFBIG, not ENOSPC.
+    By a limit on the sessions' processes, which later ones do not have; the error is EFBIG, not ENOSPC.
     """
-    process, limiter, user = world.database.process, shutil.which("prlimit"), postgres_user()
-    if process is None or limiter is None:
+    limiter, user = shutil.which("prlimit"), postgres_user()
+    if limiter is None:
         raise NotNow("files cannot be limited here")
-    with world.turn("database"):
-        server = psutil.Process(process.pid)
 
-        def limit(most: str) -> None:
+    def limit(most: str) -> None:
+        with world.connect() as conn:
+            pids = [row[0] for row in conn.execute(_SESSIONS)]
+        for pid in pids:
             # As the server's own user: even root may not limit another's processes everywhere. The hard limit stays.
-            for child in server.children():
-                subprocess.run(
-                    [limiter, "--pid", str(child.pid), f"--fsize={most}:"],
-                    user=None if user is None else user[0],
-                    group=None if user is None else user[1],
-                    capture_output=True,
-                    check=False,  # it may just have ended
-                )
+            subprocess.run(
+                [limiter, "--pid", str(pid), f"--fsize={most}:"],
+                user=None if user is None else user[0],
+                group=None if user is None else user[1],
+                capture_output=True,
+                check=False,  # it may just have ended
+            )
 
+    with world.turn("database"):
         try:
             with _again_and_again(lambda: limit("0"), every_s=0.3):
                 yield
         finally:
-            limit("unlimited")
+            insist(lambda: limit("unlimited"))
 
 
 # ---------------------------------------------------------------------------------------------------------- the chain
