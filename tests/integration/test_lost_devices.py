@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from energy_device.device import PATIENCE_S
 
 from energy_market.devices import Dropped, QueuedMessage
 from energy_market.postgres import devices, trades
@@ -32,6 +33,7 @@ class Scene:
         self.home: Home = market.home(available_wh=None)
         self.device = RealDevice(self.home.device, folder, available_wh=AVAILABLE_WH, ahead=ahead)
         self.is_dead = False
+        self.is_away = False
         self.buyer = market.user()
         self.device.report()
         self.drain()
@@ -47,11 +49,11 @@ class Scene:
         self.market.published.clear()
         self.market.publish()
         for command in self.market.published:
-            if not self.is_dead and command.device_id == self.device.id:
+            if not self.is_dead and not self.is_away and command.device_id == self.device.id:
                 self.device.hear(command)
 
     def drain(self) -> None:
-        while self.device.queue:
+        while self.device.queue and not self.is_away:
             self.take(self.device.queue.popleft())
 
     def take(self, message: QueuedMessage) -> None:
@@ -84,9 +86,9 @@ class Scene:
             *[seconds] * 5,
         )
 
-    def live_on(self) -> None:
-        """The system runs for three days: in seconds at first, then in leaps."""
-        for seconds in (5, 5, 11, 31, 61, 601, *[DAY_S // 2] * 6):
+    def live_on(self, *, days: int = 3) -> None:
+        """The system runs on: for a quarter of an hour, in seconds at first, and then for days, in leaps."""
+        for seconds in (5, 5, 11, 31, 61, 601, *[DAY_S // 2] * 2 * days):
             self.time_passes(seconds)
             if not self.is_dead:
                 self.device.report()
@@ -168,6 +170,14 @@ class Scene:
         """A new device of the same identity, or the same with an empty disk."""
         self.device.lose_its_memory()
 
+    def goes_away(self) -> None:
+        """Its line is cut; what it does, it goes on doing."""
+        self.is_away = True
+
+    def comes_back(self) -> None:
+        self.is_away = False
+        self.drain()
+
 
 @pytest.fixture
 def scene(market: Market, tmp_path: Path) -> Iterator[Scene]:
@@ -218,6 +228,62 @@ def test_a_device_put_back_to_an_old_copy_gives_nothing_twice_and_keeps_nothing(
     scene.live_on()
     assert scene.outcome() == ("Confirmed", "Delivered", None, TRADE_WH)
     assert scene.device.battery.charge_wh == AVAILABLE_WH - TRADE_WH
+    assert scene.left_over() == []
+
+
+IN_TIME, TOO_LATE = 0, 3
+FULL = ("Confirmed", "Delivered", None, TRADE_WH)
+
+
+@pytest.mark.parametrize(
+    ("stage", "days", "end"),
+    [
+        (Scene.locked, IN_TIME, FULL),
+        (Scene.locked, TOO_LATE, PAID_FOR_NOTHING),
+        (Scene.owed, IN_TIME, FULL),
+        (Scene.owed, TOO_LATE, PAID_FOR_NOTHING),
+        (Scene.started, IN_TIME, FULL),
+        (Scene.started, TOO_LATE, FULL),  # a delivery needs no line
+        (Scene.unlock_owed, IN_TIME, ("Failed", None, "insufficient_escrow", 0)),
+        (Scene.unlock_owed, TOO_LATE, ("Failed", None, "insufficient_escrow", 0)),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_device_that_comes_back_delivers_or_gives_free(
+    scene: Scene, stage: Callable[[Scene], None], days: int, end: tuple[str, str | None, str | None, int]
+) -> None:
+    stage(scene)
+    scene.goes_away()
+    scene.live_on(days=days)
+    scene.comes_back()
+    scene.live_on()
+    assert scene.outcome() == end
+    assert scene.device.battery.charge_wh == AVAILABLE_WH - end[3]
+    assert scene.left_over() == []
+
+
+def test_a_delivery_that_takes_too_long_is_stopped_and_counts_as_far_as_it_came(scene: Scene) -> None:
+    scene.started()
+    scene.time_passes(DAY_S)
+    end_deliveries(scene.market.database)
+    scene.device.feed(100)
+    scene.tell()
+    scene.drain()
+    scene.live_on()
+    assert scene.outcome() == ("Confirmed", "Short", "delivery_timeout", 300)
+    assert scene.device.battery.charge_wh == AVAILABLE_WH - 300
+    assert scene.left_over() == []
+
+
+def test_a_battery_that_runs_empty_delivers_what_it_has_and_says_so(scene: Scene) -> None:
+    scene.started()
+    scene.device.battery.draw(AVAILABLE_WH)
+    scene.device.feed(TRADE_WH)
+    scene.device.seconds += PATIENCE_S
+    scene.device.feed(0)
+    scene.drain()
+    assert scene.outcome() == ("Confirmed", "Short", "under_delivered", 200)
+    scene.live_on()
     assert scene.left_over() == []
 
 

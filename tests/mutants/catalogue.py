@@ -24,6 +24,7 @@ SETTLE: Final = f"{PACKAGE}/usecases/settle_trades.py"
 CONFIRM: Final = f"{PACKAGE}/usecases/confirm_trades.py"
 RESEND: Final = f"{PACKAGE}/usecases/resend_batches.py"
 ONCE: Final = f"{PACKAGE}/usecases/answer_once.py"
+REGISTER: Final = f"{PACKAGE}/usecases/register_device.py"
 LEDGER: Final = f"{PACKAGE}/evm/ledger.py"
 CONTRACT: Final = "infra/contracts/EnergySettlement.sol"
 
@@ -33,6 +34,8 @@ _SETTLING: Final = "tests/integration/settlement/test_settling.py"
 _LOCKS: Final = "tests/integration/test_locks_and_reports.py"
 _TICKS: Final = "tests/integration/test_orders_and_ticks.py"
 _DELIVERIES: Final = "tests/integration/test_deliveries.py"
+_LOST: Final = "tests/integration/test_lost_devices.py"
+_REGISTERING: Final = "tests/integration/test_iot_api.py"
 _MARKET: Final = "tests/integration/test_market_api.py"
 _AUTH: Final = "tests/integration/test_auth_api.py"
 _CONTRACT: Final = "tests/contracts/test_settlement_contract.py"
@@ -391,6 +394,56 @@ MUTANTS: Final = (
         "what is not delivered in time is short",
         (f"{_DELIVERIES}::test_what_is_not_delivered_in_time_is_short",),
         (TRADES, "delivery IN ('Owed', 'Started') AND deliver_by <= clock_timestamp()", "delivery IN ('Owed', 'Started') AND deliver_by IS NULL"),
+    ),
+    _mutant(
+        "a_full_delivery_counts_only_in_order",
+        "all of it is all of it, whatever was said meanwhile",
+        (f"{_DELIVERIES}::test_a_full_delivery_counts_however_late_and_in_whatever_order_it_is_reported",),
+        (TRADES, "AND (%(wh)s >= energy_wh OR delivery_seq IS NULL OR delivery_seq < %(seq)s)", "AND (delivery_seq IS NULL OR delivery_seq < %(seq)s)"),
+    ),
+    _mutant(
+        "an_unlock_is_owed_for_ever",
+        "what nobody hears lapses",
+        (f"{_LOST}::test_a_trade_ends_wherever_its_device_is_lost",),
+        (TRADES, "WHERE unlock = 'Owed' AND unlock_by <= clock_timestamp()", "WHERE unlock = 'Owed' AND unlock_by IS NULL"),
+    ),
+    _mutant(
+        "a_status_from_before_the_lock_loses_it",
+        "statuses and answers overtake each other",
+        (f"{_LOST}::test_no_order_of_messages_makes_a_reservation_look_lost",),
+        (TRADES, "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s", "coalesce(status = 'Locked' AND batch_id IS NULL"),
+        (TRADES, "AND batch_id IS NULL AND lock_seq < %(seq)s AND id <> ALL (%(locks)s))\n        ORDER", "AND batch_id IS NULL AND id <> ALL (%(locks)s))\n        ORDER"),
+    ),
+    _mutant(
+        "a_lost_lock_fails_what_may_be_paid",
+        "what was signed may be paid",
+        (f"{_LOST}::test_a_trade_that_may_be_paid_is_not_failed_for_a_lost_reservation",),
+        (TRADES, "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s", "coalesce(status = 'Locked' AND lock_seq < %(seq)s"),
+        (TRADES, "AND batch_id IS NULL AND lock_seq < %(seq)s AND id <> ALL (%(locks)s))\n        ORDER", "AND lock_seq < %(seq)s AND id <> ALL (%(locks)s))\n        ORDER"),
+    ),
+    _mutant(
+        "a_count_that_fell_behind_is_never_heard",
+        "a device that forgot is heard again",
+        (f"{_LOST}::test_a_device_whose_count_is_behind_is_heard_again_after_ten_minutes",),
+        (DEVICES, "OR status_heard_at < ", "OR status_heard_at > "),
+    ),
+    _mutant(
+        "a_device_feeds_on_when_it_is_told_to_stop",
+        "what the market waits for no longer is not delivered",
+        (f"{_LOST}::test_a_delivery_that_takes_too_long_is_stopped_and_counts_as_far_as_it_came",),
+        ("devices/energy_device/device.py", "if known is not None and known.state is State.DELIVERING:", "if known is None:"),
+    ),
+    _mutant(
+        "two_registrations_under_one_key",
+        "one that is asked for again gives way",
+        (f"{_REGISTERING}::test_a_registration_that_is_asked_for_again_meanwhile_gives_way",),
+        (REGISTER, "            devices.remove_unregistered(conn, given_way)\n", "            pass\n"),
+    ),
+    _mutant(
+        "a_private_key_under_a_key_of_the_client",
+        "no secret is stored",
+        (f"{_REGISTERING}::test_a_private_key_is_given_once",),
+        (REGISTER, "        if asked.csr is None:\n            _keep", '        if asked.csr == "":\n            _keep'),
     ),
     _mutant(
         "a_transfer_before_it_is_confirmed",
