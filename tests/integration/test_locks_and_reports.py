@@ -304,9 +304,19 @@ def test_the_end_of_an_older_session_does_not_put_a_device_offline(market: Marke
     home = market.home()
     _presence(market, home.device, "connected", session="old", at_ms=1)
     _presence(market, home.device, "connected", session="new", at_ms=2)
-    with pytest.raises(Dropped):
-        _presence(market, home.device, "disconnected", session="old", at_ms=3)
+    _presence(market, home.device, "disconnected", session="old", at_ms=3)
     assert market.sql("SELECT status FROM iot_devices") == [("Online",)]
+
+
+def test_a_session_whose_end_is_heard_of_first_does_not_begin(market: Market) -> None:
+    home = market.home()
+    _presence(market, home.device, "connected", session="old", at_ms=1)
+    _presence(market, home.device, "disconnected", session="short", at_ms=4)
+    with pytest.raises(Dropped):
+        _presence(market, home.device, "connected", session="short", at_ms=3)
+    assert market.sql("SELECT status, presence_session FROM iot_devices") == [("Online", "old")]
+    _presence(market, home.device, "disconnected", session="old", at_ms=2)
+    assert market.sql("SELECT status FROM iot_devices") == [("Offline",)]
 
 
 def test_presence_that_comes_late_is_dropped(market: Market) -> None:

@@ -104,7 +104,12 @@ class LiveDevice(ModelDevice):
 
     def _presence(self, kind: str, session: int) -> QueuedMessage:
         now_ms = self.now_ms()
-        event = {"clientId": str(self.id), "timestamp": now_ms, "sessionIdentifier": f"session-{session}"}
+        event = {
+            "clientId": str(self.id),
+            "timestamp": now_ms,
+            "eventType": kind,
+            "sessionIdentifier": f"session-{session}",
+        }
         return QueuedMessage(
             topic=f"{PRESENCE_TOPIC}{kind}/{self.id}",
             client_id=str(self.id),

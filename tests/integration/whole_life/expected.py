@@ -122,6 +122,7 @@ class KnownDevice:
     online: bool = True
     silent_since_s: float | None = None
     session: str | None = None
+    ended: set[str] = field(default_factory=set)  # sessions
     presence_s: float = 0.0
     status_seq: int = -1  # of its last status; `seq` may be a delivery's
     heard_s: float | None = None  # when it said what has the highest `seq`
@@ -155,6 +156,10 @@ class KnownDevice:
         self.last_seen_s = max(self.last_seen_s, heard_s)
 
     def is_present(self, *, connected: bool, session: str, at_s: float) -> None:
+        if connected and session in self.ended:
+            return
+        if not connected:
+            self.ended.add(session)
         if at_s < self.presence_s or (not connected and self.session not in {None, session}):
             return
         if connected:

@@ -228,13 +228,25 @@ def record_sign_of_life(conn: Connection, device_id: UUID, *, received_ms: int) 
     )
 
 
+def hold(conn: Connection, device_id: UUID) -> bool:
+    """Let nobody else change a device until this transaction ends; False if it is not one of ours."""
+    return (
+        conn.execute(
+            "SELECT FROM iot_devices WHERE id = %s AND status NOT IN ('Provisioning', 'Removed') FOR NO KEY UPDATE",
+            (device_id,),
+        ).rowcount
+        == 1
+    )
+
+
 def record_presence(
     conn: Connection, device_id: UUID, *, connected: bool, session: str, at_ms: int, received_ms: int
 ) -> bool:
     """Take a presence event; False if it is of no device of ours, or overtaken by a later one.
 
     The broker's events may come twice and out of order, and a device that connects anew before its old session has
-    ended is disconnected *after* it connected: only the end of the session that we know of puts it offline.
+    ended is disconnected *after* it connected: only the end of the session that we know of puts it offline. And a
+    session whose end is among the device's reports does not begin any more: its end has overtaken its beginning.
     """
     return (
         conn.execute(
@@ -248,6 +260,11 @@ def record_presence(
             WHERE id = %(id)s AND status NOT IN ('Provisioning', 'Removed')
               AND (presence_ms IS NULL OR presence_ms <= %(at_ms)s)
               AND (%(connected)s OR presence_session IS NULL OR presence_session = %(session)s)
+              AND NOT (%(connected)s AND EXISTS (
+                  SELECT FROM device_reports r
+                  WHERE r.device_id = iot_devices.id AND r.kind = 'presence'
+                    AND r.received_at > now() - interval '1 hour'
+                    AND r.payload ->> 'eventType' = 'disconnected' AND r.payload ->> 'sessionIdentifier' = %(session)s))
             """,
             {"connected": connected, "session": session, "at_ms": at_ms, "id": device_id, "received_ms": received_ms},
         ).rowcount

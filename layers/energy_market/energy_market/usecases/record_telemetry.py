@@ -133,6 +133,9 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     if client_id != event.client_id or kind not in {"connected", "disconnected"}:
         raise Dropped("unknown_topic")
     text = read_text(message.payload)
+    # Two events of a device at once: the later must see what the earlier has kept.
+    if not devices.hold(conn, device_id):
+        raise Dropped("unknown_device_or_old_news")
     taken = devices.record_presence(
         conn,
         device_id,
@@ -141,7 +144,8 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
         at_ms=event.timestamp,
         received_ms=message.received_at_ms,
     )
-    if not taken:
+    if not taken and kind == "connected":
         raise Dropped("unknown_device_or_old_news")
+    # The end of a session that we have not heard of is kept too, for its beginning may come later.
     devices.keep_report(conn, device_id, "presence", text)
     return Recorded(kind="presence", device_id=device_id)
