@@ -52,12 +52,12 @@ class Event:
 class Chain:
     """A chain with a token and the settlement contract; a block for each transaction unless told otherwise."""
 
-    def __init__(self, rpc_url: str, *, token: Artifact = TOKEN) -> None:
+    def __init__(self, rpc_url: str, *, token: Artifact = TOKEN, settlement: Artifact = SETTLEMENT) -> None:
         self.rpc = Rpc(rpc_url)
         self.owner = self.person()
         self.operator = self.person()
         self.token = deploy(self.rpc, self.owner, token, *([self.owner.address] if token is TOKEN else []))
-        self.settlement = self.deploy_settlement(self.token)
+        self.settlement = self.deploy_settlement(self.token, settlement)
 
     def person(self) -> LocalAccount:
         """Somebody with a wallet, gas money and no tokens."""
@@ -65,8 +65,8 @@ class Chain:
         self.rpc.call("anvil_setBalance", account.address, hex(100 * ONE))
         return account
 
-    def deploy_settlement(self, token: Contract) -> Contract:
-        return deploy(self.rpc, self.owner, SETTLEMENT, token.address, self.owner.address, self.operator.address)
+    def deploy_settlement(self, token: Contract, settlement: Artifact = SETTLEMENT) -> Contract:
+        return deploy(self.rpc, self.owner, settlement, token.address, self.owner.address, self.operator.address)
 
     def buyer(self, tokens: int) -> LocalAccount:
         """Somebody with so many tokens (in the smallest unit) in escrow."""

@@ -39,6 +39,7 @@ class Fuse:
         self.burns_after = burns_after
         self.effects: list[str] = []
         self.in_transaction = False
+        self.meanwhile: Callable[[str], object] = lambda _: None  # what others do just before a statement
         self._lock = threading.Lock()
 
     @property
@@ -81,7 +82,7 @@ class FusedDatabase(Database):
     def __init__(self, url: str, fuse: Fuse, *, statements: bool = True) -> None:
         super().__init__(url)
         self._fuse = fuse
-        self._cursors = _fused_cursor(fuse, statements=statements)
+        self._cursors = fused_cursor(fuse, statements=statements)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -100,14 +101,17 @@ class FusedDatabase(Database):
             self._fuse.count("commit")
 
 
-def _fused_cursor(fuse: Fuse, *, statements: bool) -> type[Cursor[Any]]:
+def fused_cursor(fuse: Fuse, *, statements: bool, autocommit: bool = False) -> type[Cursor[Any]]:
+    """Cursors that count statements; none may run outside a transaction unless `autocommit` says so."""
+
     class FusedCursor(Cursor[Any]):
         def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 -- as psycopg has it
             fuse.check()
+            fuse.meanwhile(str(query))
             done = super().execute(query, *arguments, **options)
-            assert self.connection.info.transaction_status == TransactionStatus.INTRANS
+            assert autocommit or self.connection.info.transaction_status == TransactionStatus.INTRANS
             if statements:
-                fuse.count(f"statement {query.split()[0]}")
+                fuse.count("statement")
             return done
 
     return FusedCursor

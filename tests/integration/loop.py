@@ -83,9 +83,9 @@ class Loop:
         return home
 
     @contextmanager
-    def process(self, fuse: Fuse) -> Iterator[None]:
+    def process(self, fuse: Fuse, *, statements: bool = False) -> Iterator[None]:
         """Within the block all functions run in processes with this fuse."""
-        with self.on(FusedDatabase(self.url, fuse, statements=False), fuse):
+        with self.on(FusedDatabase(self.url, fuse, statements=statements), fuse):
             yield
 
     @contextmanager
@@ -221,3 +221,37 @@ class TwoSteps(Living):
             "UPDATE transactions SET expires_at = now() - interval '1 ms' WHERE status = 'Pending' AND energy_wh = 500"
         )
         self.loop.step()
+
+
+class MovingBook:
+    """An ask that could trade with five bids, four of which are cancelled when the tick has just read them."""
+
+    def __init__(self, loop: Loop, market: Market) -> None:
+        self.loop, self.market = loop, market
+        loop.clear()
+        loop.broker.lost_wh = 0
+        home, self.buyer = loop.home(available_wh=1_000), market.user()
+        self.ask = market.order(home.user, "sell", 700, 200_000)
+        self.bids = [market.order(self.buyer, "buy", 700, 300_000 - rank) for rank in range(5)]
+        self._going = iter(self.bids[:4])
+
+    def cancel_what_was_read(self, statement: str) -> None:
+        """When the tick has read the book and asks for the devices' energy."""
+        if "FROM iot_devices d WHERE d.id = ANY" in statement and (bid := next(self._going, None)) is not None:
+            self.market.cancel(self.buyer, bid)
+
+    def go(self) -> None:
+        self.loop.tick()
+
+    def run_on(self) -> None:
+        self.loop.run_on()
+
+    def check(self) -> None:
+        (trade,) = self.market.trades(self.buyer)
+        assert (trade.sell_order_id, trade.status, trade.delivery) == (self.ask, "Confirmed", "Delivered")
+        for bid in self.bids:
+            closed = self.market.status_of(bid)
+            assert (bid == trade.buy_order_id) == (closed == "Completed")
+            if closed == "Created":
+                self.market.cancel(self.buyer, bid)
+        self.market.is_sound()

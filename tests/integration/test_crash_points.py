@@ -1,99 +1,224 @@
 """A process that dies between any two of its side effects: the system runs on, promises hold, all books agree.
 
 Every use case and every handler is in one of the scenarios here, in those of the settlement
-(tests/integration/settlement/test_crash_points.py), or in `READS`; the last test holds the list against the code.
-What clients do after a lost answer is done by the reference client (localstack/client.py) itself.
+(tests/integration/settlement/test_crash_points.py), or has no effect to die after; the last tests hold that against the
+code. What clients do after a lost answer is done by the reference client (localstack/client.py) itself.
 """
 
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import psycopg
 import pytest
 
-from tests.integration.crashes import every_crash
-from tests.integration.loop import Living, Loop
+from tests.api import load_function
+from tests.integration.conftest import LoadApi
+from tests.integration.crashes import (
+    FUNCTIONS,
+    USE_CASES,
+    Fuse,
+    FusedDatabase,
+    every_crash,
+    fused_cursor,
+    occupy,
+)
+from tests.integration.loop import Living, Loop, MovingBook
 from tests.integration.market import Market
 from tests.integration.neighbours import (
     Api,
+    AtApi,
     BuildingANode,
     Cancelling,
     LoggingOut,
     MovingHouse,
+    Neighbour,
     Ordering,
     Refreshing,
     RefreshingLater,
     Registering,
     Selling,
-    SignedUp,
     SigningUp,
 )
+from tests.integration.settlement.test_crash_points import COVERS as COVERS_OF_SETTLEMENT
 
-
-def test_a_wallet_signs_up_once_whenever_the_process_dies(api: Api, market: Market) -> None:
-    every_crash(
-        "sign up and log in",
-        api.process,
-        lambda: SigningUp(api, market),
-        covers={"open_challenge", "sign_up", "answer_challenge", "log_in", "read_profile"}
-        | {"auth_api.challenge", "auth_api.signup", "auth_api.login", "auth_api.me"},
-        at_least=25,
-    )
-
-
-@pytest.mark.parametrize("stage", [Refreshing, RefreshingLater])
-def test_a_session_whose_refresh_was_not_answered_goes_on_or_a_new_one_begins(
-    api: Api, market: Market, stage: type[Refreshing]
-) -> None:
-    every_crash(
-        f"refresh a session ({stage.__name__})",
-        api.process,
-        lambda: stage(api, market),
-        covers={"refresh_session", "auth_api.refresh"},
-        at_least=5,
-    )
-
-
-@pytest.mark.parametrize(
-    ("stage", "covers"),
-    [
-        (LoggingOut, {"log_out", "auth_api.logout"}),
-        (MovingHouse, {"update_profile", "auth_api.change_me"}),
-        (BuildingANode, {"register_node", "network_api.register"}),
-    ],
-)
-def test_what_is_asked_again_is_done_once(api: Api, market: Market, stage: type[SignedUp], covers: set[str]) -> None:
-    every_crash(stage.__name__, api.process, lambda: stage(api, market), covers=covers, at_least=4)
+# Use cases (by module) and handlers (as folder.handler) that a process passes through before it dies.
+COVERS: Final[dict[str, set[str]]] = {
+    "SigningUp": {"open_challenge", "sign_up", "answer_challenge", "log_in", "read_profile"}
+    | {"auth_api.challenge", "auth_api.signup", "auth_api.login", "auth_api.me"},
+    "Refreshing": {"refresh_session", "auth_api.refresh"},
+    "RefreshingLater": {"refresh_session", "auth_api.refresh"},
+    "LoggingOut": {"log_out", "auth_api.logout"},
+    "MovingHouse": {"update_profile", "auth_api.change_me"},
+    "BuildingANode": {"register_node", "answer_once", "network_api.register"},
+    "Ordering": {"place_order", "answer_once", "market_api.create_order"},
+    "Selling": {"place_order", "answer_once", "market_api.create_order"},
+    "Cancelling": {"cancel_order", "market_api.cancel"},
+    "Registering": {"register_device", "iot_api.register"},
+    "Living": {"run_tick", "publish_commands", "record_lock_response", "record_telemetry", "report_failures"}
+    | {"matching.tick", "settlement.lock_responses", "telemetry.handle"},
+    "MovingBook": {"run_tick", "matching.tick"},
+    "Migrating": {"migrations.handle"},
+}
+# What changes nothing, and cannot: times are worked out, and the nightly comparison's session is one that only reads.
+WITHOUT_EFFECT: Final = {"matching.marks", "reconcile", "reconciliation.reconcile"}
 
 
 @pytest.mark.parametrize(
-    ("stage", "covers"),
+    ("stage", "at_least"),
     [
-        (Ordering, {"place_order", "answer_once", "market_api.create_order"}),
-        (Selling, {"place_order", "answer_once", "market_api.create_order"}),
-        (Cancelling, {"cancel_order", "market_api.cancel"}),
+        (SigningUp, 25),
+        (Refreshing, 5),
+        (RefreshingLater, 5),
+        (LoggingOut, 4),
+        (MovingHouse, 4),
+        (BuildingANode, 9),
+        (Ordering, 8),
+        (Selling, 9),
+        (Cancelling, 7),
+        (Registering, 18),
     ],
 )
-def test_an_order_is_placed_once_and_a_cancelled_one_is_closed(
-    api: Api, market: Market, stage: type[SignedUp], covers: set[str]
+def test_what_a_client_asks_for_is_done_once_whenever_the_process_dies(
+    api: Api, market: Market, stage: type[AtApi], at_least: int
 ) -> None:
-    every_crash(stage.__name__, api.process, lambda: stage(api, market), covers=covers, at_least=6)
-
-
-def test_a_registration_that_dies_gives_one_device_that_sells(api: Api, market: Market) -> None:
     every_crash(
-        "register a device",
-        api.process,
-        lambda: Registering(api, market),
-        covers={"register_device", "iot_api.register"},
-        at_least=15,
+        stage.__name__, api.process, lambda: stage(api, market), covers=COVERS[stage.__name__], at_least=at_least
     )
 
 
 def test_a_crash_anywhere_in_the_life_of_trades_leaves_each_ended_and_all_books_in_agreement(
     loop: Loop, market: Market
 ) -> None:
-    every_crash(
-        "the life of three trades",
-        loop.process,
-        lambda: Living(loop, market),
-        covers={"run_tick", "publish_commands", "record_lock_response", "record_telemetry"}
-        | {"matching.tick", "settlement.lock_responses", "telemetry.handle"},
-        at_least=20,
-    )
+    every_crash("Living", loop.process, lambda: Living(loop, market), covers=COVERS["Living"], at_least=20)
+
+
+def test_a_tick_may_die_in_any_of_its_five_attempts(loop: Loop, market: Market) -> None:
+    stages: list[MovingBook] = []
+
+    def stage() -> MovingBook:
+        stages.append(MovingBook(loop, market))
+        return stages[-1]
+
+    @contextmanager
+    def process(fuse: Fuse) -> Iterator[None]:
+        fuse.meanwhile = stages[-1].cancel_what_was_read
+        with loop.process(fuse, statements=True):
+            yield
+
+    every_crash("MovingBook", process, stage, covers=COVERS["MovingBook"], at_least=30)
+
+
+class Migrating:
+    """A deploy's migrations, on a database with nothing in it; the function is called again until it has answered."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("DROP SCHEMA public CASCADE")
+            conn.execute("CREATE SCHEMA public")
+        self.function = cast("Any", load_function("migrations"))
+        self.function.MIGRATIONS = FUNCTIONS.parent / "infra" / "migrations"
+        self.function.respond = self._respond
+        self.answers: list[dict[str, Any]] = []
+
+    @contextmanager
+    def process(self, fuse: Fuse) -> Iterator[None]:
+        def connect(url: str, **options: Any) -> psycopg.Connection:  # noqa: ANN401 -- as psycopg has it
+            connection = psycopg.connect(url, **options)
+            connection.cursor_factory = fused_cursor(fuse, statements=True, autocommit=True)
+            return connection
+
+        def respond(url: str, answer: dict[str, Any]) -> None:
+            with fuse.effect("answer"):
+                self._respond(url, answer)
+
+        self.function.psycopg = SimpleNamespace(connect=connect, ProgrammingError=psycopg.ProgrammingError)
+        self.function.respond = respond
+        yield
+
+    def _respond(self, _url: str, answer: dict[str, Any]) -> None:
+        self.answers.append(answer)
+
+    def go(self) -> None:
+        request = dict.fromkeys(("StackId", "RequestId", "LogicalResourceId", "ResponseURL"), "any")
+        self.function.handle({"RequestType": "Create", **request}, None)
+
+    def run_on(self) -> None:
+        """Lambda calls a function again whose process died; CloudFormation waits for an answer."""
+        self.function.psycopg, self.function.respond = psycopg, self._respond
+        if not self.answers:
+            self.go()
+
+    def check(self) -> None:
+        newest = len(list(self.function.MIGRATIONS.glob("*.sql")))
+        assert [(one.get("Reason"), one.get("Data")) for one in self.answers] == [(None, {"Version": newest})]
+        with psycopg.connect(self.url) as conn:
+            versions = conn.execute("SELECT array_agg(version ORDER BY version) FROM schema_migrations").fetchone()
+        assert versions == (list(range(1, newest + 1)),)
+
+
+def test_a_deploy_whose_migrations_die_is_finished_by_the_next_call(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    stages: list[Migrating] = []
+
+    def stage() -> Migrating:
+        stages.append(Migrating(database_url))
+        return stages[-1]
+
+    def process(fuse: Fuse) -> AbstractContextManager[None]:
+        return stages[-1].process(fuse)
+
+    every_crash("Migrating", process, stage, covers=COVERS["Migrating"], at_least=20)
+
+
+# ------------------------------------------------------------------------------------------------ all of them
+
+
+def handlers() -> set[str]:
+    """What somebody outside may call: handlers by the template, and the API's views but for those that only read."""
+    template = (FUNCTIONS.parent / "template.yaml").read_text()
+    named = set(re.findall(r"Handler: app\.(\w+)", template)) - {"app"}
+    found = set()
+    for source in FUNCTIONS.glob("*/app.py"):
+        text, folder = source.read_text(), source.parent.name
+        found |= {f"{folder}.{name}" for name in named if re.search(rf"^def {name}\(", text, re.MULTILINE)}
+        views = re.findall(r"^@app\.route\((.*)\)\ndef (\w+)\(", text, re.MULTILINE)
+        found |= {f"{folder}.{view}" for options, view in views if 'methods=["GET"]' not in options}
+    return found
+
+
+def test_every_use_case_and_every_handler_has_its_crash_points_or_none() -> None:
+    use_cases = {path.stem for path in USE_CASES.glob("*.py")} - {"__init__"}
+    covered = set().union(*COVERS.values(), *COVERS_OF_SETTLEMENT.values())
+    assert (use_cases | handlers()) - covered - WITHOUT_EFFECT == set()
+
+
+def test_what_only_reads_leaves_nothing_but_a_count(
+    api: Api, load_api: LoadApi, database_url: str, tmp_path: Path
+) -> None:
+    neighbour = Neighbour(api)
+    neighbour.sign_up()
+    placed = neighbour.place(side="buy", size_wh=400, price_micro=150_000, all_or_none=True)["id"]
+    for name in ("schema_version", "openapi.json", "docs.html"):
+        (tmp_path / name).write_text("{}" if name == "openapi.json" else "3")
+    read = 0
+    for source in FUNCTIONS.glob("*_api/app.py"):
+        function = load_api(source.parent.name)
+        function.module.SERVED = tmp_path  # type: ignore[attr-defined] # of the one that serves files
+        for path, methods in function.module.app.routes.items():
+            if "GET" in methods:
+                fuse = Fuse()
+                database = FusedDatabase(database_url, fuse, statements=False)
+                occupy(function.module, database)
+                answer = function.get(path.replace("{id}", str(placed)), token=neighbour.renew())
+                database.close()
+                assert answer.status in {200, 503}, path  # there is no chain here, and health says so
+                assert fuse.effects == ["commit"], path
+                read += 1
+    assert read > 10

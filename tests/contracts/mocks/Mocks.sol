@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {ERC20} from "@openzeppelin/contracts/token/ERC20/ERC20.sol";
+import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 
 /// @dev A token with as many decimals as it is told; anybody mints.
 contract PlainToken is ERC20 {
@@ -109,5 +110,77 @@ contract PoisonedSettlement {
 
     function areSettled(bytes32[] calldata ids) external pure returns (bool[] memory) {
         return new bool[](ids.length);
+    }
+}
+
+/// @dev The settlement contract without its memory: it pays a trade as often as it is asked. Whoever settles here without
+/// paying twice does not lean on the contract. One trade may be poison to it, as above.
+contract ForgetfulSettlement {
+    struct Trade {
+        bytes32 id;
+        address buyer;
+        address seller;
+        uint256 amount;
+        uint256 energyWh;
+        uint64 validUntil;
+    }
+
+    bytes32 private constant SLOT = keccak256("poison");
+
+    IERC20 public immutable TOKEN;
+    address public operator;
+    uint256 public totalEscrow;
+    mapping(address account => uint256 amount) public escrow;
+    mapping(bytes32 id => bool paid) public settled;
+
+    event Deposited(address indexed account, uint256 amount);
+    event TradeSettled(
+        bytes32 indexed id, address indexed buyer, address indexed seller, uint256 amount, uint256 energyWh
+    );
+    event TradeSkipped(bytes32 indexed id, uint8 reason);
+
+    error NotOperator(address caller);
+    error Poisoned(bytes32 id);
+
+    constructor(address token, address, address operator_) {
+        TOKEN = IERC20(token);
+        operator = operator_;
+    }
+
+    function deposit(uint256 amount) external {
+        TOKEN.transferFrom(msg.sender, address(this), amount);
+        escrow[msg.sender] += amount;
+        totalEscrow += amount;
+        emit Deposited(msg.sender, amount);
+    }
+
+    function settle(Trade[] calldata trades) external {
+        if (msg.sender != operator) revert NotOperator(msg.sender);
+        bytes32 slot = SLOT;
+        bytes32 poisoned;
+        assembly {
+            poisoned := sload(slot)
+        }
+        for (uint256 i = 0; i < trades.length; ++i) {
+            Trade calldata t = trades[i];
+            if (t.id == poisoned) revert Poisoned(t.id);
+            if (block.timestamp > t.validUntil) {
+                emit TradeSkipped(t.id, 3);
+            } else if (escrow[t.buyer] < t.amount) {
+                emit TradeSkipped(t.id, 2);
+            } else {
+                settled[t.id] = true;
+                escrow[t.buyer] -= t.amount;
+                escrow[t.seller] += t.amount;
+                emit TradeSettled(t.id, t.buyer, t.seller, t.amount, t.energyWh);
+            }
+        }
+    }
+
+    function areSettled(bytes32[] calldata ids) external view returns (bool[] memory paid) {
+        paid = new bool[](ids.length);
+        for (uint256 i = 0; i < ids.length; ++i) {
+            paid[i] = settled[ids[i]];
+        }
     }
 }

@@ -18,7 +18,6 @@ from tests.api import ENVIRONMENT, FUNCTIONS, load_function
 from tests.chain import CHECKOUT
 from tests.integration.conftest import LoadApi
 from tests.integration.market import now_ms
-from tests.integration.settlement.test_faults import poison
 from tests.integration.settlement.world import World
 
 KEYS = json.loads(ENVIRONMENT["JWT_KEYS"])
@@ -87,7 +86,7 @@ def settlement_expired(world: World) -> Failed:
 
 def chain_refused(world: World) -> Failed:
     deal = world.lock()
-    poison(world, deal)
+    world.poison(deal.id)
     world.sweep()
     return Failed(trade=deal.id, donor=deal.donor, recipient=deal.recipient, ask=deal.ask, bid=deal.bid, rejected=None)
 

@@ -8,25 +8,19 @@ from itertools import pairwise
 from uuid import UUID
 
 import pytest
-from eth_utils.crypto import keccak
 
 from energy_market.database import Database
 from energy_market.evm.ledger import Fees, Ledger, Payment, Signed
 from energy_market.evm.rpc import Unreachable
 from energy_market.postgres import settlement, trades
 from energy_market.usecases.settle_trades import settle_trades
-from tests.chain import mock_code
-from tests.integration.crashes import Crashed, Fuse, FusedDatabase
+from tests.integration.crashes import Crashed, Fuse
 from tests.integration.settlement.world import (
     FINALITY_BLOCKS,
     RULES,
-    Deal,
     World,
     logged,
 )
-
-POISON_SLOT = "0x" + keccak(text="poison").hex()
-
 
 # ------------------------------------------------------------------------------------------------ crashes
 
@@ -60,36 +54,6 @@ def test_what_was_sent_but_not_noted_is_harmless_to_send_again(world: World) -> 
     world.sweep_until_final()
     assert world.trade(deal) == ("Confirmed", None)
     assert (world.nonce(), len(world.forms())) == (1, 1)
-
-
-def test_a_crash_after_any_side_effect_of_any_sweep_pays_each_trade_once(world: World) -> None:
-    """After the k-th side effect in the life of two trades (one is paid, one refused), for every k there is."""
-    rules = replace(RULES, finality_blocks=3)
-    crashed, k = True, 0
-    while crashed:
-        k += 1
-        fuse = Fuse(k)
-        deals = [world.lock(), world.lock(in_escrow=False)]
-        database, ledger = FusedDatabase(world.database_url, fuse, statements=False), world.fused_ledger(fuse)
-        try:
-            for _ in range(4):
-                settle_trades(database, ledger, rules=rules, budget_s=20.0)
-                world.mine()
-            crashed = False
-        except Crashed:
-            pass
-        finally:
-            database.close()
-        world.time_passes_for_the_lease()
-        world.sweep_until_final()
-
-        assert [world.trade(deal) for deal in deals] == [("Confirmed", None), ("Failed", "insufficient_escrow")], k
-        assert world.chain.escrow(deals[0].seller) == deals[0].amount, k
-        assert world.market.status_of(deals[1].ask) == "Created", k
-        world.market.cancel(deals[1].donor, deals[1].ask)
-    assert k > 10
-    assert {status for _, status, _ in world.batches()} == {"Final"}
-    assert world.nonce() == len(world.batches()) == k
 
 
 # ------------------------------------------------------------------------------------------------ the pool
@@ -303,22 +267,12 @@ def test_a_reorganisation_below_finality_raises_the_alarm(world: World, capsys: 
 # ------------------------------------------------------------------------------------------------ a refusing contract
 
 
-def poison(world: World, deal: Deal | None) -> None:
-    """From now on the contract undoes every batch with this trade; with None it is itself again."""
-    address = world.chain.settlement.address
-    if deal is None:
-        world.chain.rpc.call("anvil_setCode", address, world.contract_code)
-        return
-    world.chain.rpc.call("anvil_setCode", address, mock_code("PoisonedSettlement"))
-    world.chain.rpc.call("anvil_setStorageAt", address, POISON_SLOT, "0x" + deal.id.int.to_bytes(32, "big").hex())
-
-
 def test_a_batch_that_reverts_is_halved_until_the_culprit_stands_alone_and_fails(world: World) -> None:
     deals = [world.lock() for _ in range(4)]
     culprit = deals[2]
     world.hold()
     world.sweep()
-    poison(world, culprit)
+    world.poison(culprit.id)
     world.mine()
     world.sweep()
     assert world.statuses(deals) == ["Submitted"] * 4
@@ -337,7 +291,7 @@ def test_a_batch_that_reverts_is_halved_until_the_culprit_stands_alone_and_fails
 
 def test_a_culprit_that_was_never_signed_for_fails_at_once(world: World) -> None:
     deals = [world.lock() for _ in range(3)]
-    poison(world, deals[0])
+    world.poison(deals[0].id)
     world.sweep()
     assert world.trade(deals[0]) == ("Failed", "chain_refused")
     assert world.statuses(deals[1:]) == ["Submitted", "Submitted"]
@@ -349,9 +303,9 @@ def test_a_trade_that_reverts_only_on_the_chain_is_tried_alone_three_times(world
     world.hold()
     for _ in range(8):
         world.sweep()
-        poison(world, deals[1])
+        world.poison(deals[1].id)
         world.mine(2)
-        poison(world, None)
+        world.poison(None)
     world.mine(FINALITY_BLOCKS)
     world.sweep()
     assert world.trade(deals[1]) == ("Failed", "chain_refused")
@@ -408,16 +362,11 @@ def test_another_operator_is_no_trades_fault(world: World) -> None:
 # ------------------------------------------------------------------------------------------------ the operator's key
 
 
-def use_key(world: World, nonce: int) -> str:
-    """Somebody else sends with the operator's key; it pays well."""
-    return world.send_as(world.chain.operator, nonce=nonce, to=world.chain.owner.address)
-
-
 def test_a_batch_whose_nonce_somebody_else_used_goes_under_another(world: World) -> None:
     deal = world.lock()
     world.hold()
     world.sweep()
-    use_key(world, 0)
+    world.use_key(0)
     world.mine()
     world.sweep()
     assert world.batches() == [(0, "Stored", 1)]  # not yet for good
@@ -433,7 +382,7 @@ def test_a_batch_whose_nonce_somebody_else_used_goes_under_another(world: World)
 def test_a_nonce_that_somebody_else_holds_in_the_pool_is_left_to_him(world: World) -> None:
     deal = world.lock()
     world.hold()
-    use_key(world, 0)
+    world.use_key(0)
     world.sweep()
     assert world.batches() == [(1, "Stored", 1)]
     world.mine()
@@ -445,7 +394,7 @@ def test_a_nonce_that_somebody_else_holds_in_the_pool_is_left_to_him(world: Worl
 def test_a_gap_that_somebody_else_left_is_filled(world: World) -> None:
     deal = world.lock()
     world.hold()
-    foreign = use_key(world, 0)
+    foreign = world.use_key(0)
     world.sweep()
     world.chain.rpc.call("anvil_dropTransaction", foreign)
     world.mine()
@@ -459,8 +408,8 @@ def test_a_gap_that_somebody_else_left_is_filled(world: World) -> None:
 
 
 def test_nonces_used_by_somebody_else_before_are_passed_over(world: World) -> None:
-    use_key(world, 0)
-    use_key(world, 1)
+    world.use_key(0)
+    world.use_key(1)
     deal = world.lock()
     world.sweep_until_final()
     assert world.batches() == [(2, "Final", 1)]

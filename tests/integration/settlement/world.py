@@ -7,20 +7,22 @@ from uuid import UUID
 
 import pytest
 from eth_account.signers.local import LocalAccount
+from eth_utils.crypto import keccak
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
-from energy_market.evm.contract import Contract
+from energy_market.evm.contract import Artifact, Contract
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
 from energy_market.usecases.settle_trades import settle_trades
-from tests.chain import Chain
+from tests.chain import SETTLEMENT, Chain, mock_code
 from tests.integration.crashes import Fuse, FusedRpc
 from tests.integration.market import Market
 
 CHAIN_ID = 31337
 CONFIRMATIONS = 2
 FINALITY_BLOCKS = 6
+POISON_SLOT = "0x" + keccak(text="poison").hex()
 NANO = 10**9  # the token's smallest unit in a nano-token
 RULES = SettlementRules(max_batch=50, confirmations=CONFIRMATIONS, finality_blocks=FINALITY_BLOCKS, resend_after_s=0.0)
 
@@ -46,9 +48,9 @@ class Deal:
 class World:
     """Database, chain, and the settlement between them."""
 
-    def __init__(self, database_url: str, rpc_url: str) -> None:
+    def __init__(self, database_url: str, rpc_url: str, *, settlement: Artifact = SETTLEMENT) -> None:
         self.database_url, self.rpc_url = database_url, rpc_url
-        self.chain = Chain(rpc_url)
+        self.chain = Chain(rpc_url, settlement=settlement)
         self.market = Market(database_url)
         self.database = Database(database_url)
         self._rpcs: list[Rpc] = []
@@ -195,6 +197,19 @@ class World:
     def reorganise(self, depth: int) -> None:
         """The newest blocks give way to as many empty ones."""
         self.chain.rpc.call("anvil_reorg", depth, [])
+
+    def poison(self, trade: UUID | None) -> None:
+        """From now on the contract undoes every batch with this trade; with None it is itself again."""
+        address = self.chain.settlement.address
+        if trade is None:
+            self.chain.rpc.call("anvil_setCode", address, self.contract_code)
+            return
+        self.chain.rpc.call("anvil_setCode", address, mock_code("PoisonedSettlement"))
+        self.chain.rpc.call("anvil_setStorageAt", address, POISON_SLOT, "0x" + trade.int.to_bytes(32, "big").hex())
+
+    def use_key(self, nonce: int) -> str:
+        """Somebody else sends with the operator's key; it pays well. The transaction's hash."""
+        return self.send_as(self.chain.operator, nonce=nonce, to=self.chain.owner.address)
 
     def paid(self, deal: Deal) -> bool:
         return bool(self.chain.settlement.read("settled", deal.id.int.to_bytes(32, "big")))
