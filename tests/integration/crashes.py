@@ -35,8 +35,10 @@ class Crashed(BaseException):
 class Fuse:
     """Counts side effects, and burns after one of them: everything later fails too, as for a process that is gone."""
 
-    def __init__(self, burns_after: int = ENDLESS) -> None:
+    def __init__(self, burns_after: int = ENDLESS, *, burns_at: str = "") -> None:
+        """`burns_at`: the name of an effect, after the first of which it burns."""
         self.burns_after = burns_after
+        self.burns_at = burns_at
         self.effects: list[str] = []
         self.in_transaction = False
         self.meanwhile: Callable[[str], object] = lambda _: None  # what others do just before a statement
@@ -44,7 +46,7 @@ class Fuse:
 
     @property
     def burnt(self) -> bool:
-        return len(self.effects) >= self.burns_after
+        return len(self.effects) >= self.burns_after or self.burns_at in self.effects
 
     def check(self) -> None:
         if self.burnt:

@@ -6,22 +6,25 @@ Each is a scenario of `crashes`: however often the line broke or a process died,
 import http.client
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
-from client import MarketClient
+import client
+from client import MarketClient, RegisteredDevice
 
 from energy_market.database import Database
 from tests.api import Answer, Client
 from tests.integration.crashes import Crashed, Fuse, FusedClient, FusedDatabase, occupy
 from tests.integration.market import Market
 
+REGISTER = "/api/v1/iot/device/register"
+
 
 class Api:
     """The functions behind the API. A process that dies is replaced by one that works, as Lambda does it."""
 
-    def __init__(self, url: str, functions: Mapping[str, Client], iot: object) -> None:
+    def __init__(self, url: str, functions: Mapping[str, Client], iot: Any) -> None:  # noqa: ANN401 -- boto3's
         self.functions = functions
         self.refused: list[Answer] = []  # with a status of 500 and more
         self._url = url
@@ -60,6 +63,12 @@ class Api:
         for name, value in answer.headers.items():
             message[name] = value
         return answer.status, message, answer.text.encode()
+
+    def things(self) -> set[str]:
+        """The devices that AWS IoT knows, by their names."""
+        return {
+            thing["thingName"] for page in self._iot.get_paginator("list_things").paginate() for thing in page["things"]
+        }
 
     def close(self) -> None:
         self._sandbox.close()
@@ -239,3 +248,31 @@ class Registering(SignedUp):
         usable = self.rows("SELECT id::text FROM iot_devices WHERE owner_id = %s AND status = 'Registered'")
         assert usable == [(self.device.device_id,)]
         assert self.rows("SELECT device_id::text FROM open_orders WHERE user_id = %s")[0] in usable
+
+
+class RegisteringAgain(Registering):
+    """The first try died when AWS had made all of the device, and nobody had written it down."""
+
+    def __init__(self, api: Api, market: Market) -> None:
+        super().__init__(api, market)
+        _, csr = client._new_key()  # noqa: SLF001 -- as the client makes it
+        self.body = {"device_type": "esp32", "location": "the roof", "csr": csr}
+        headers = {
+            "Authorization": f"Bearer {self.neighbour.renew()}",
+            "Content-Type": "application/json",
+            "Idempotency-Key": "the roof",
+        }
+        with api.process(Fuse(burns_at="aws attach_policy")), suppress(ConnectionResetError):
+            api.serve("POST", REGISTER, json.dumps(self.body).encode(), headers)
+            raise AssertionError("the first try is to die")
+
+    def go(self) -> None:
+        answer = self.neighbour.post(REGISTER, self.body, key="the roof")
+        self.device = RegisteredDevice(
+            device_id=answer["id"], certificate_pem=answer["certificate_pem"], private_key="-----BEGIN", answer=answer
+        )
+
+    def check(self) -> None:
+        super().check()
+        made = {str(row[0]) for row in self.rows("SELECT id::text FROM iot_devices WHERE owner_id = %s")}
+        assert made & self.api.things() == {self.device.device_id}

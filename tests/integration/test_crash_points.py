@@ -40,6 +40,7 @@ from tests.integration.neighbours import (
     Refreshing,
     RefreshingLater,
     Registering,
+    RegisteringAgain,
     Selling,
     SigningUp,
 )
@@ -58,6 +59,7 @@ COVERS: Final[dict[str, set[str]]] = {
     "Selling": {"place_order", "answer_once", "market_api.create_order"},
     "Cancelling": {"cancel_order", "market_api.cancel"},
     "Registering": {"register_device", "iot_api.register"},
+    "RegisteringAgain": {"register_device", "iot_api.register"},
     "Living": {"run_tick", "publish_commands", "record_lock_response", "record_telemetry", "report_failures"}
     | {"matching.tick", "settlement.lock_responses", "telemetry.handle"},
     "MovingBook": {"run_tick", "matching.tick"},
@@ -80,6 +82,7 @@ WITHOUT_EFFECT: Final = {"matching.marks", "reconcile", "reconciliation.reconcil
         (Selling, 9),
         (Cancelling, 7),
         (Registering, 18),
+        (RegisteringAgain, 18),
     ],
 )
 def test_what_a_client_asks_for_is_done_once_whenever_the_process_dies(

@@ -55,16 +55,30 @@ def insert(
 
 
 def register(conn: Connection, device_id: UUID, *, certificate_arn: str) -> bool:
-    """The device has its certificate; False if it was not being provisioned."""
+    """The device has its certificate; False if it was not being provisioned, or gave way, or took too long."""
     return (
         conn.execute(
             """
             UPDATE iot_devices SET status = 'Registered', certificate_arn = %s
-            WHERE id = %s AND status = 'Provisioning'
+            WHERE id = %s AND status = 'Provisioning' AND created_at >= now() - make_interval(secs => %s)
             """,
-            (certificate_arn, device_id),
+            (certificate_arn, device_id, UNFINISHED_AFTER_S),
         ).rowcount
         == 1
+    )
+
+
+def give_way(conn: Connection, device_id: UUID) -> None:
+    """Another registration takes the place of this one, which counts as one that died from now on.
+
+    Not as 'Removed' yet: AWS may have something of it, and whoever is to take that back may die, too.
+    """
+    conn.execute(
+        """
+        UPDATE iot_devices SET created_at = now() - make_interval(secs => %s) - interval '1 second'
+        WHERE id = %s AND status = 'Provisioning'
+        """,
+        (UNFINISHED_AFTER_S, device_id),
     )
 
 

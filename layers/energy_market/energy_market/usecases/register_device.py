@@ -78,7 +78,7 @@ def register_device(
             return Answer(status=kept.status, body=kept.answer)
         given_way = UUID(kept.answer) if kept is not None else None
         if given_way is not None:
-            devices.remove_unregistered(conn, given_way)
+            devices.give_way(conn, given_way)
         if len(devices.of_owner(conn, asked.owner_id)) >= MAX_DEVICES_OF_A_USER:
             raise Conflict("too_many_devices", f"A user has at most {MAX_DEVICES_OF_A_USER} devices.")
         device_id = devices.insert(
@@ -91,7 +91,7 @@ def register_device(
         )
         _keep(conn, asked, UNDER_WAY, str(device_id))
     if given_way is not None:
-        _withdraw(registry, given_way)
+        _clear(database, registry, given_way)
     try:
         return _take_in(database, asked, device_id, registry.issue(device_id, asked.csr), present)
     except BaseException:
@@ -184,7 +184,12 @@ def _clear_unfinished(database: Database, registry: Registry) -> None:
     """Clear a registration that died half-way. Each may leave one, and each takes one away."""
     with database.transaction() as conn:
         device_id = devices.unfinished(conn)
-    if device_id is not None and _withdraw(registry, device_id):
+    if device_id is not None:
+        _clear(database, registry, device_id)
+
+
+def _clear(database: Database, registry: Registry, device_id: UUID) -> None:
+    if _withdraw(registry, device_id):
         with database.transaction() as conn:
             devices.remove_unregistered(conn, device_id)
         log("device.registration.cleared", level="warning", device_id=device_id)
