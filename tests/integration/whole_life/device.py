@@ -92,6 +92,8 @@ class LiveDevice(ModelDevice):
         return events
 
     def say(self, topic: str, payload: dict[str, object], *, client_id: str | None = None) -> None:
+        if self.is_away:
+            return
         self.queue.append(Market.say(topic, payload, client_id=client_id, received_ms=self.now_ms()))
 
     def _say(self, topic: str, payload: dict[str, object]) -> None:

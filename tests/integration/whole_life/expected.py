@@ -89,7 +89,7 @@ class Trade:
         """Whether its device has let the lock run out."""
         return self.status == "Pending" and self.deadline_s is not None and now_s >= self.deadline_s
 
-    def may_become(self, status: str, reason: str | None, *, now_s: float, blocks_went: bool) -> bool:
+    def may_become(self, status: str, reason: str | None, *, now_s: float, undone: bool) -> bool:
         """Whether what has happened leads there, in one transition or in several."""
         overdue = reason == "settlement_expired" and self.valid_until_s is not None and now_s >= self.valid_until_s
         leads = {
@@ -101,7 +101,7 @@ class Trade:
             ("Submitted", "Confirmed"): True,
             ("Submitted", "Locked"): True,  # its batch came to nothing
             ("Submitted", "Failed"): overdue or reason == "insufficient_escrow",
-            ("Confirmed", "Submitted"): blocks_went,
+            ("Confirmed", "Submitted"): undone,
         }
         reached = [self.status]
         for here in reached:

@@ -48,6 +48,7 @@ class Life:
         self.seen: tuple[str, object] = ("", None)
         self.compared: object = None
         self.blocks_went = False  # and no sweep has looked at the chain since
+        self.undone: set[UUID] = set()  # trades whose payment may be gone with them
         self.keys_used = 0
         self.commands: list[Command] = []
         self.queue: deque[QueuedMessage] = deque()
@@ -234,6 +235,8 @@ class Life:
             self.learn()
             self.compare_orders()
         self.compare_devices()
+        if not self.blocks_went:
+            self.undone.clear()
         paid = [trade.status in {"Submitted", "Confirmed"} for trade in self.expected.trades.values()]
         lines: list[str] = []
         if (block, paid) != self.compared and not self.blocks_went:
@@ -275,7 +278,7 @@ class Life:
         # Once set they are never moved.
         assert (deadline_s, valid_until_s) == (trade.deadline_s, trade.valid_until_s)
         if status != trade.status:
-            there = trade.may_become(status, reason, now_s=latest_s, blocks_went=self.blocks_went)
+            there = trade.may_become(status, reason, now_s=latest_s, undone=trade.id in self.undone)
             assert there, f"{trade.status} became {status} ({reason}); its device said {trade.answers}"
             if status == "Confirmed":
                 self.is_deep_enough(trade)
