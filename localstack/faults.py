@@ -59,6 +59,8 @@ LONGEST_INTERCEPTION_S: Final = 12.0  # answers come only when something was mat
 WALLET_PATIENCE_S: Final = 10.0
 REPETITIONS: Final = 8
 OPERATORS_GAS_WEI: Final = 10**22
+MOMENT_S: Final = 6.0
+UNPAID: Final = "SELECT id FROM transactions WHERE status IN ('Locked', 'Submitted')"
 
 
 class NotNow(Exception):
@@ -137,11 +139,30 @@ class World:
         with closing(Rpc(self.chain.rpc_url, timeout_s=3, budget_s=5)) as rpc:
             return rpc.call(method, *parameters)
 
+    def moment(self, query: str) -> list[str]:
+        """Wait a little for a moment at which something is at stake: what the query finds then, or nothing."""
+        until = time.monotonic() + MOMENT_S
+        while time.monotonic() < until:
+            with contextlib.suppress(psycopg.Error), self.connect() as conn:
+                found = [str(row[0]) for row in conn.execute(query)]
+                if found:
+                    return found
+            time.sleep(0.2)
+        return []
+
     def any_device(self, chance: random.Random) -> DeviceProcess:
-        """A donor's device rather than another: those have something to lose."""
-        donors = [home.household.name for home in self.street.homes if home.household.is_donor]
-        names = donors if chance.random() < 0.8 else sorted(self.devices.running)  # noqa: PLR2004
-        return self.devices.running[chance.choice(names)]
+        """A device that holds energy or is asked to, if there is one soon."""
+        busy = self.moment(
+            """SELECT device_id FROM transactions
+               WHERE status IN ('Pending', 'Locked', 'Submitted') OR delivery IN ('Owed', 'Started') ORDER BY seq"""
+        )
+        homes = [home for home in self.street.homes if home.device is not None and home.device.device_id in busy]
+        return self.devices.running[chance.choice(homes or self.street.homes).household.name]
+
+    def any_buyer(self, chance: random.Random) -> Home:
+        """Somebody who has bought what is not paid yet, if there is one soon."""
+        owing = self.moment("SELECT recipient_id FROM transactions WHERE status IN ('Pending', 'Locked') ORDER BY seq")
+        return chance.choice([home for home in self.street.homes if home.client.user_id in owing] or self.street.homes)
 
     def wallet(self, home: Home) -> Wallet:
         """A home's wallet, which waits a few blocks and not longer."""
@@ -342,6 +363,7 @@ def _chain_killed(world: World, _chance: random.Random) -> Iterator[None]:
         if world.chain.process is None:
             raise NotNow("it is somebody else's")
         node = psutil.Process(world.chain.process.pid)
+        world.moment(UNPAID)
         world.highest_block = int(world.ask_chain("eth_blockNumber"), 16)
         until = time.monotonic() + 2 * STATE_PERIOD_S
         while True:
@@ -374,6 +396,7 @@ def _is_whole(state: Path, *, since: float) -> bool:
 def _chain_reorganised(world: World, chance: random.Random) -> Iterator[None]:
     """The newest blocks give way to empty ones, their transactions forgotten; not as deep as finality."""
     with world.turn("chain"):
+        world.moment("SELECT id FROM settlement_batches WHERE status = 'Mined'")
         if int(world.ask_chain("eth_blockNumber"), 16) < world.highest_block:
             raise NotNow("the chain has not grown back yet")
         world.ask_chain("anvil_reorg", chance.randint(1, DEEPEST_REORGANISATION), [])
@@ -384,6 +407,7 @@ def _chain_reorganised(world: World, chance: random.Random) -> Iterator[None]:
 @contextlib.contextmanager
 def _pool_dropped(world: World, _chance: random.Random) -> Iterator[None]:
     """The node forgets what waits to be mined."""
+    world.moment(UNPAID)
     with _again_and_again(lambda: world.ask_chain("anvil_dropAllTransactions"), every_s=0.2):
         yield
 
@@ -391,6 +415,7 @@ def _pool_dropped(world: World, _chance: random.Random) -> Iterator[None]:
 @contextlib.contextmanager
 def _fee_spike(world: World, chance: random.Random) -> Iterator[None]:
     """Blocks cost many times as much as what waits to be mined was signed for."""
+    world.moment("SELECT id FROM settlement_batches WHERE status = 'Stored'")
     base_fee = int(world.ask_chain("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)  # noqa: FBT003 - JSON
     high = hex(base_fee * chance.randint(3, 30))
     try:
@@ -403,6 +428,7 @@ def _fee_spike(world: World, chance: random.Random) -> Iterator[None]:
 @contextlib.contextmanager
 def _operator_key_used(world: World, chance: random.Random) -> Iterator[None]:
     """Somebody else sends with the operator's key, and takes its nonces; perhaps the pool then forgets him: a gap."""
+    world.moment(UNPAID)
     operator: LocalAccount = Account.from_key(world.chain.operator_key)
     with closing(Wallet(operator, rpc_url=world.chain.rpc_url, chain_id=world.chain.chain_id, patience_s=5)) as wallet:
         sent = [wallet.send(operator.address, value_wei=1) for _ in range(chance.randint(1, 3))]
@@ -415,6 +441,7 @@ def _operator_key_used(world: World, chance: random.Random) -> Iterator[None]:
 @contextlib.contextmanager
 def _operator_out_of_gas(world: World, _chance: random.Random) -> Iterator[None]:
     """The operator's account is empty until somebody fills it."""
+    world.moment(UNPAID)
     operator = Account.from_key(world.chain.operator_key).address
     world.ask_chain("anvil_setBalance", operator, hex(10**9))
     try:
@@ -426,7 +453,7 @@ def _operator_out_of_gas(world: World, _chance: random.Random) -> Iterator[None]
 @contextlib.contextmanager
 def _escrow_withdrawn(world: World, chance: random.Random) -> Iterator[None]:
     """A buyer takes all out of escrow, whatever it has bought; and puts it back later."""
-    buyer = chance.choice([home for home in world.street.homes if not home.household.is_donor])
+    buyer = world.any_buyer(chance)
     with closing(world.wallet(buyer)) as wallet:
         contract = world.market.settlement_contract
         escrow = read_uint(wallet.rpc, contract, "escrow(address)", wallet.account.address)
@@ -457,6 +484,7 @@ def _slow(link: Callable[[World], Link], least_s: float, most_s: float) -> Injec
 @contextlib.contextmanager
 def _workers_killed(world: World, chance: random.Random) -> Iterator[None]:
     """`kill -9` of the functions' processes, whatever they are at: all of them, or about half."""
+    world.moment(UNPAID)
     workers = psutil.Process(world.market.stack.aws.process.pid).children(recursive=True)
     if not workers:
         raise NotNow("no function is at work")

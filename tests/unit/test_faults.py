@@ -1,5 +1,6 @@
-"""The schedule of `make chaos`, and the links that fail."""
+"""The schedule of `make chaos`, its running, and the links that fail."""
 
+import contextlib
 import json
 import random
 import socket
@@ -7,11 +8,12 @@ import socketserver
 import threading
 import time
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
-from faults import FIRST, KINDS
+from faults import FIRST, KINDS, Kind, NotNow, World
 from proxy import NEVER_JSON, Link, Links
-from schedule import schedule
+from schedule import Fault, Faults, schedule
 
 
 def test_the_same_seed_and_duration_give_the_same_schedule() -> None:
@@ -38,10 +40,61 @@ def test_some_kinds_happen_once_at_most() -> None:
         assert all(sum(fault.kind == name for fault in schedule(seed, 600)) <= 1 for seed in range(20))
 
 
+@contextlib.contextmanager
+def _good(_world: World, _chance: random.Random) -> Iterator[None]:
+    yield
+
+
+def _not_now(_world: World, _chance: random.Random) -> contextlib.AbstractContextManager[None]:
+    raise NotNow("it is away")
+
+
+@contextlib.contextmanager
+def _for_good(_world: World, _chance: random.Random) -> Iterator[None]:
+    yield
+    raise OSError("it stays away")
+
+
+def test_faults_happen_are_counted_and_what_cannot_be_put_right_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, inject in {"good": _good, "not_now": _not_now, "for_good": _for_good}.items():
+        monkeypatch.setitem(KINDS, name, Kind(inject=inject, lasts_s=(0, 0)))
+    names = ("good", "not_now", "for_good", "good")
+    said: list[str] = []
+    faults = Faults(
+        tuple(Fault(at_s=0.05, kind=name, lasts_s=0, chance=1) for name in names),
+        cast("World", None),  # none of them looks at it
+        say=said.append,
+    )
+    faults.start()
+    time.sleep(0.5)
+    faults.end(timeout_s=5)
+    assert faults.counts == {"good": 2, "for_good": 1}
+    assert len(faults.trouble) == 1
+    assert "for_good" in faults.trouble[0]
+    assert "it stays away" in faults.trouble[0]
+    assert [sentence for sentence in said if "not_now" in sentence] == ["+0 s not_now: not possible now: it is away"]
+
+
+def test_when_the_run_ends_faults_end_with_it_and_later_ones_do_not_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "good", Kind(inject=_good, lasts_s=(60, 60)))
+    faults = Faults(
+        (Fault(at_s=0, kind="good", lasts_s=60, chance=1), Fault(at_s=60, kind="good", lasts_s=60, chance=1)),
+        cast("World", None),
+        say=lambda _: None,
+    )
+    faults.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    faults.end(timeout_s=5)
+    assert (faults.counts, faults.trouble) == ({"good": 1}, [])
+    assert time.monotonic() - began < 2
+
+
 class _Echo(socketserver.BaseRequestHandler):
     def handle(self) -> None:
-        while received := self.request.recv(65_536):
-            self.request.sendall(received)
+        with contextlib.suppress(OSError):  # the link was cut
+            while received := self.request.recv(65_536):
+                self.request.sendall(received)
 
 
 @pytest.fixture
