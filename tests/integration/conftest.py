@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import boto3
 import client
+import psycopg
 import pytest
 from moto import mock_aws
 
@@ -11,6 +12,7 @@ from tests.api import ENVIRONMENT, Client, load_function
 from tests.integration.loop import Loop
 from tests.integration.market import Market
 from tests.integration.neighbours import Api
+from tests.integration.postgres_proxy import DOOM, Proxy
 
 LoadApi = Callable[[str], Client]
 
@@ -66,3 +68,13 @@ def loop(database_url: str, market: Market, monkeypatch: pytest.MonkeyPatch) -> 
     loop = Loop(database_url, market)
     yield loop
     loop.close()
+
+
+@pytest.fixture
+def proxy(database_url: str) -> Iterator[Proxy]:
+    """A wire to this test's database that can be disturbed."""
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute(DOOM)
+    proxy = Proxy(database_url)
+    yield proxy
+    proxy.close()

@@ -4,14 +4,12 @@ Each caller keeps its warm connection, is disturbed once at the k-th request tha
 and goes on as its own caller makes it: a client asks again, a queue delivers again, the loop takes its next step.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 
-import psycopg
 import pytest
 
-from energy_market.database import UNAVAILABLE, Database
-from tests.integration.crashes import Scenario
+from energy_market.database import UNAVAILABLE
+from tests.integration.disturbances import Disturbance, disturb, each_in_each_way, each_once
 from tests.integration.loop import Loop, TwoSteps
 from tests.integration.market import Market
 from tests.integration.neighbours import (
@@ -26,68 +24,9 @@ from tests.integration.neighbours import (
     SignedUp,
     SigningUp,
 )
-from tests.integration.postgres_proxy import DOOM, KINDS, Kind, Proxy
+from tests.integration.postgres_proxy import Proxy
 
 TELLING = ("disturbed", "doomed", "psycopg", "connection", "PL/pgSQL", "127.0.0.1")
-
-Disturbance = tuple[Kind, int]
-
-
-@pytest.fixture
-def proxy(database_url: str) -> Iterator[Proxy]:
-    with psycopg.connect(database_url, autocommit=True) as conn:
-        conn.execute(DOOM)
-    proxy = Proxy(database_url)
-    yield proxy
-    proxy.close()
-
-
-def each_in_each_way(requests: list[str]) -> list[Disturbance]:
-    return [(kind, k) for kind in KINDS for k in range(len(requests))]
-
-
-def each_once(requests: list[str]) -> list[Disturbance]:
-    """Each request in one way, the ways taking turns; of each COMMIT the answer is lost as well."""
-    return [(KINDS[k % len(KINDS)], k) for k in range(len(requests))] + [
-        ("cut after", k) for k, request in enumerate(requests) if request == "COMMIT"
-    ]
-
-
-def disturb(
-    proxy: Proxy,
-    on: Callable[[Database], AbstractContextManager[None]],
-    stage: Callable[[], Scenario],
-    *,
-    disturbances: Callable[[list[str]], list[Disturbance]] = each_once,
-    refused: Callable[[], None],
-) -> None:
-    """Play the scenario undisturbed, then once for each disturbance of what it sends to the server.
-
-    `refused` looks at how those failed who could not go on.
-    """
-    with on(Database(proxy.url)):
-        for _ in range(2):  # the first time the connection is opened
-            scenario = stage()
-            proxy.disturb(None, 0)
-            scenario.go()
-            requests = [request.text for request in proxy.requests]
-            scenario.run_on()
-            scenario.check()
-        assert {"BEGIN", "COMMIT"} <= set(requests)
-        for kind, k in disturbances(requests):
-            scenario = stage()
-            proxy.disturb(kind, k)
-            scenario.go()
-            assert any(one.disturbed for one in proxy.requests), f"only {len(proxy.requests)} were sent"
-            proxy.disturb(None, 0)
-            try:
-                refused()
-                scenario.run_on()
-                scenario.check()
-            except BaseException as error:
-                error.add_note(f"{kind} at request {k}: {requests[k]}")
-                raise
-    print(f"{len(requests)} requests, {len(disturbances(requests))} disturbances")
 
 
 @pytest.mark.parametrize(

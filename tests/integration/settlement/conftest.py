@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from services import remove_state, start_anvil
 
+from tests.chain import mock
 from tests.integration.settlement.world import World
 
 _chains = count(1)
@@ -25,5 +26,13 @@ def own_chain(state_folder: Path) -> Iterator[str]:
 @pytest.fixture
 def world(database_url: str, own_chain: str) -> Iterator[World]:
     world = World(database_url, own_chain)
+    yield world
+    world.close()
+
+
+@pytest.fixture
+def forgetful(database_url: str, own_chain: str) -> Iterator[World]:
+    """A world whose contract pays a trade as often as it is asked."""
+    world = World(database_url, own_chain, settlement=mock("ForgetfulSettlement"))
     yield world
     world.close()
