@@ -38,6 +38,11 @@ REPLACEMENT_NUMERATOR, REPLACEMENT_DENOMINATOR = 9, 8
 LOG_BLOCKS_PER_QUERY: Final = 1000
 CLOCK_SKEW_S: Final = 600  # between the database's clock and the chain's
 REVERT_CODE: Final = 3
+# What a count or a fee (in wei for each gas), a time, and anything else can be at most: they go into bigint columns and
+# timestamps.
+COUNT_BITS: Final = 63
+TIME_BITS: Final = 37
+WORD_BITS: Final = 256
 
 
 class WrongChain(ChainError):
@@ -105,6 +110,7 @@ class Signed:
     raw: bytes
     nonce: int
     fees: Fees
+    cost_wei: int  # at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +213,8 @@ class Ledger:
                 ("eth_getBlockByNumber", [hex(max(0, final)), False]),
             ]
         )
-        nonce, pending, nonce_confirmed, nonce_final, balance, tip = (_number(answer) for answer in answers[:6])
+        nonce, pending, nonce_confirmed, nonce_final = (_number(one, bits=COUNT_BITS) for one in answers[:4])
+        balance, tip = _number(answers[4]), _number(answers[5], bits=COUNT_BITS)
         return View(
             head=head,
             final=_block(answers[6]) if final >= 0 else None,
@@ -239,9 +246,9 @@ class Ledger:
         answer = self._rpc.call("eth_call", {"to": self.contract, "data": "0x" + data.hex()}, hex(at.number))
         try:
             (paid,) = decode(["bool[]"], bytes.fromhex(str(answer).removeprefix("0x")))
-        except (DecodingError, ValueError) as error:
+            return {one for one, is_paid in zip(asked, paid, strict=True) if is_paid}
+        except (DecodingError, ValueError, OverflowError) as error:
             raise WrongChain(f"there is no settlement contract at {self.contract}") from error
-        return {one for one, is_paid in zip(asked, paid, strict=True) if is_paid}
 
     def payment_of(self, trade: UUID, *, since: datetime, head: Block) -> tuple[str, int] | None:
         """(hash, block number) of the transaction that paid a trade after `since`; None if none did.
@@ -269,7 +276,7 @@ class Ledger:
                 ]
             )
             if logs:
-                return str(logs[0]["transactionHash"]), _number(logs[0]["blockNumber"])
+                return _place(logs)
             if _block(block).time_s < since_s:
                 return None
             newest = oldest - 1
@@ -347,7 +354,13 @@ class Ledger:
                 **fields,
             }
         )
-        return Signed(hash="0x" + signed.hash.hex(), raw=bytes(signed.raw_transaction), nonce=nonce, fees=fees)
+        return Signed(
+            hash="0x" + signed.hash.hex(),
+            raw=bytes(signed.raw_transaction),
+            nonce=nonce,
+            fees=fees,
+            cost_wei=fields["gas"] * fees.max_fee_per_gas,
+        )
 
     def _receipt(self, answer: Any) -> Receipt:  # noqa: ANN401 -- JSON
         try:
@@ -362,7 +375,7 @@ class Ledger:
                     skipped[trade] = int(entry["data"], 16)
             return Receipt(
                 hash=answer["transactionHash"],
-                block_number=_number(answer["blockNumber"]),
+                block_number=_number(answer["blockNumber"], bits=COUNT_BITS),
                 block_hash=answer["blockHash"],
                 succeeded=_number(answer["status"]) == 1,
                 gas_used=_number(answer["gasUsed"]),
@@ -403,21 +416,33 @@ def _topic(event: str) -> str:
     return "0x" + keccak(text=event).hex()
 
 
-def _number(answer: Any) -> int:  # noqa: ANN401 -- JSON
+def _number(answer: Any, *, bits: int = WORD_BITS) -> int:  # noqa: ANN401 -- JSON
+    """A quantity of at most so many bits: what is beyond that, no node counts."""
     try:
-        return int(answer, 16)
+        number = int(answer, 16)
     except (TypeError, ValueError) as error:
         raise Unreachable("the node's answer is no number") from error
+    if not 0 <= number < 2**bits:
+        raise Unreachable("the node's answer is no such number")
+    return number
+
+
+def _place(logs: Any) -> tuple[str, int]:  # noqa: ANN401 -- JSON
+    """(transaction's hash, block's number) of the first of some log entries."""
+    try:
+        return str(logs[0]["transactionHash"]), _number(logs[0]["blockNumber"], bits=COUNT_BITS)
+    except (KeyError, IndexError, TypeError) as error:
+        raise Unreachable("the node's log is none") from error
 
 
 def _block(answer: Any) -> Block:  # noqa: ANN401 -- JSON
     try:
         return Block(
-            number=_number(answer["number"]),
+            number=_number(answer["number"], bits=COUNT_BITS),
             hash=answer["hash"],
-            time_s=_number(answer["timestamp"]),
-            base_fee=_number(answer["baseFeePerGas"]),
-            gas_limit=_number(answer["gasLimit"]),
+            time_s=_number(answer["timestamp"], bits=TIME_BITS),
+            base_fee=_number(answer["baseFeePerGas"], bits=COUNT_BITS),
+            gas_limit=_number(answer["gasLimit"], bits=COUNT_BITS),
         )
     except (KeyError, TypeError) as error:
         raise Unreachable("the node's answer is no block") from error

@@ -189,12 +189,14 @@ def _finish(
     with database.transaction() as conn:
         waiting = settlement.waiting_trades(conn, batch.id)
     paid_before = [t for t in waiting if receipt.skipped.get(t) == Skip.ALREADY_SETTLED]
-    confirm_paid_elsewhere(database, ledger, view, rules, {t: waiting[t] for t in paid_before})
+    confirmed = confirm_paid_elsewhere(database, ledger, view, rules, {t: waiting[t] for t in paid_before})
     for skip, (reason, side) in OUTCOMES.items():
         if skipped := [t for t in waiting if receipt.skipped.get(t) == skip]:
             with database.transaction() as conn:
                 failed = trades.fail(conn, skipped, reason=reason, expected="Submitted", reject=side)
             report_failures(failed, reason, tx_hash=receipt.hash)
+    if confirmed != set(paid_before):
+        return  # the node cannot say yet what paid them
     with database.transaction() as conn:
         settlement.mark_final(conn, batch.id)
     for trade in waiting.keys() - receipt.skipped.keys() - receipt.paid:

@@ -63,6 +63,17 @@ def _replace(database: Database, ledger: Ledger, view: View, batch: Batch, rules
         return
     old = Fees(max_fee_per_gas=batch.newest_max_fee, max_priority_fee_per_gas=batch.newest_priority_fee)
     signed = ledger.sign_again(batch.newest_raw, view.fees.replacing(old))
+    if signed.cost_wei > view.balance_wei:
+        # No node would take it, and everything after it would have to pay more still.
+        log(
+            "settlement.operator_out_of_gas",
+            level="error",
+            balance_wei=view.balance_wei,
+            needed_wei=signed.cost_wei,
+        )
+        metric("OperatorOutOfGas", 1)
+        send(database, ledger, batch.hashes[0], batch.newest_raw)
+        return
     with database.transaction() as conn:
         stored = settlement.add_form(
             conn,
