@@ -437,7 +437,8 @@ MUTANTS: Final = (
         "two_registrations_under_one_key",
         "one that is asked for again gives way",
         (f"{_REGISTERING}::test_a_registration_that_is_asked_for_again_meanwhile_gives_way",),
-        (REGISTER, "            devices.remove_unregistered(conn, given_way)\n", "            pass\n"),
+        (REGISTER, "            devices.give_way(conn, given_way)\n", "            pass\n"),
+        (REGISTER, "        _clear(database, registry, given_way)\n", "        pass\n"),
     ),
     _mutant(
         "a_private_key_under_a_key_of_the_client",
