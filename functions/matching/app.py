@@ -10,7 +10,7 @@ import boto3
 import psycopg
 
 from energy_market import config
-from energy_market.database import Database
+from energy_market.database import Database, Unreachable
 from energy_market.devices import Publish, publisher
 from energy_market.domain.loop import MINUTE, marks_from, missed
 from energy_market.logs import log, metric
@@ -46,8 +46,8 @@ def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[str]]:
 def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     """Match every zone's book once, then tell the devices; nothing at a mark that was missed.
 
-    A zone whose tick fails holds up neither the others nor the commands. Raises its error when they are done: the
-    loop's next step is the retry.
+    A zone whose tick fails holds up neither the others nor the commands. Raises its error when they are done, or at
+    once when there is no database: the loop's next step is the retry.
     """
     if missed(datetime.fromisoformat(event["mark"]), now=datetime.now(UTC)):
         log("tick.missed", level="warning", mark=event["mark"])
@@ -62,6 +62,8 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     for zone in names:
         try:
             made += _tick(database, zone, settings, mark=event["mark"])
+        except Unreachable:
+            raise  # the next zone would wait for a connection as long, and the devices' commands too
         except psycopg.Error as error:
             log("tick.failed", level="error", mark=event["mark"], zone=zone, error=type(error).__name__)
             failure = error

@@ -9,7 +9,7 @@ import botocore.exceptions
 import psycopg
 
 from energy_market import config
-from energy_market.database import Database
+from energy_market.database import Database, Unreachable
 from energy_market.devices import Dropped, read_queued
 from energy_market.domain.settlement import SettlementRules
 from energy_market.logs import log, metric
@@ -45,7 +45,7 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
     database = _database()
     again: list[dict[str, str]] = []
     has_locked = False
-    for record in event["Records"]:
+    for number, record in enumerate(event["Records"]):
         try:
             message = read_queued(record["body"])
             with database.transaction() as conn:
@@ -56,6 +56,11 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
                 report_failures([trade], "lock_rejected")
         except Dropped as dropped:
             log("device.message.dropped", level="warning", reason=dropped.reason, message=record["messageId"])
+        except Unreachable:
+            # The rest would wait for a connection each, longer than the function may take.
+            again += [{"itemIdentifier": rest["messageId"]} for rest in event["Records"][number:]]
+            log("device.messages.given_back", level="error", messages=len(event["Records"]) - number)
+            break
         except psycopg.Error as error:
             log("device.message.failed", level="error", error=type(error).__name__, message=record["messageId"])
             again.append({"itemIdentifier": record["messageId"]})

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from energy_market import config
-from energy_market.database import Database
+from energy_market.database import Database, Unreachable
 from energy_market.devices import Dropped, read_queued
 from energy_market.logs import log
 from energy_market.usecases.record_telemetry import record_telemetry
@@ -25,7 +25,7 @@ def handle(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[st
     database = _database()
     again: list[dict[str, str]] = []
     kinds: dict[str, int] = {}
-    for record in event["Records"]:
+    for number, record in enumerate(event["Records"]):
         try:
             message = read_queued(record["body"])
             with database.transaction() as conn:
@@ -36,6 +36,11 @@ def handle(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[st
             report_failures(recorded.lost, "reservation_lost")
         except Dropped as dropped:
             log("device.message.dropped", level="warning", reason=dropped.reason, message=record["messageId"])
+        except Unreachable:
+            # The rest would wait for a connection each, longer than the function may take.
+            again += [{"itemIdentifier": rest["messageId"]} for rest in event["Records"][number:]]
+            log("device.messages.given_back", level="error", messages=len(event["Records"]) - number)
+            break
         except psycopg.Error as error:
             log("device.message.failed", level="error", error=type(error).__name__, message=record["messageId"])
             again.append({"itemIdentifier": record["messageId"]})

@@ -1,9 +1,12 @@
 """The functions that read queues, with SQS events, on a real database."""
 
 import base64
+import contextlib
 import json
+import socket
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
@@ -156,6 +159,32 @@ def test_what_the_database_cannot_take_comes_again(
     status = queued(f"energy/donor/{home.device}/status", {"available_kwh": 1, "seq": 10**6})
     failed = telemetry.handle({"Records": [status]}, None)["batchItemFailures"]
     assert failed == [{"itemIdentifier": status["messageId"]}]
+
+
+def test_a_batch_waits_for_one_connection_not_for_one_a_message(
+    settlement: ModuleType, telemetry: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = uuid4()
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        tries: list[int] = []
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+                    tries.append(1)
+
+        hanging_up = pool.submit(hang_up)
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://a@127.0.0.1:{server.getsockname()[1]}/b?gssencmode=disable")
+        answers = [queued(LOCKS.format(device), {"order_id": str(uuid4()), "status": "locked"}) for _ in range(10)]
+        reports = [queued(f"energy/donor/{device}/status", {"available_kwh": 1, "seq": n}) for n in range(10)]
+        for records, handle in ((answers, settlement.lock_responses), (reports, telemetry.handle)):
+            tries.clear()
+            failed = handle({"Records": records}, None)["batchItemFailures"]
+            assert [one["itemIdentifier"] for one in failed] == [record["messageId"] for record in records]
+            assert len(tries) == 1
+        server.shutdown(socket.SHUT_RDWR)
+        hanging_up.result()
 
 
 def test_reports_are_taken_and_counted(

@@ -19,6 +19,10 @@ _READ_ONLY_SESSION = b"SET default_transaction_read_only = on; SET timezone = 'U
 _SESSION = f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET timezone = 'UTC'".encode()
 
 
+class Unreachable(psycopg.OperationalError):
+    """No connection could be made: whatever else is to be done now will not find one either."""
+
+
 class Database:
     """Opens a connection when first needed, keeps it, and opens another when the kept one was dropped.
 
@@ -35,8 +39,9 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """One transaction: committed at the end of the block, rolled back when it raises.
 
-        Raises one of `UNAVAILABLE` when the database cannot serve now. If the connection breaks while COMMIT is under
-        way nobody knows whether it took effect: whoever calls must be able to do the same again.
+        Raises one of `UNAVAILABLE` when the database cannot serve now, `Unreachable` among them. If the connection
+        breaks while COMMIT is under way nobody knows whether it took effect: whoever calls must be able to do the same
+        again.
         """
         try:
             with ExitStack() as stack:
@@ -68,15 +73,22 @@ class Database:
                 self.close()
             else:
                 return self._connection
-        connection = psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        connection = self._connect()
+        self._connection = connection
+        stack.enter_context(connection.transaction())
+        return connection
+
+    def _connect(self) -> Connection:
+        try:
+            connection = psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+        except psycopg.OperationalError as error:
+            raise Unreachable(str(error)) from error
         try:
             # Not as options of the connection: RDS Proxy and PgBouncer refuse those.
             connection.execute(_SESSION)
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
-        stack.enter_context(connection.transaction())
         return connection
 
 
