@@ -8,7 +8,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -23,9 +23,10 @@ ERRORS: Final[dict[Kind, str]] = {
 KINDS: Final[tuple[Kind, ...]] = ("cut before", "cut after", "terminated", *ERRORS)
 
 DOOM: Final = """
-CREATE TABLE doom (code text);
-CREATE FUNCTION doom() RETURNS trigger LANGUAGE plpgsql AS
+CREATE TABLE IF NOT EXISTS doom (code text);
+CREATE OR REPLACE FUNCTION doom() RETURNS trigger LANGUAGE plpgsql AS
 $$ BEGIN RAISE EXCEPTION 'doomed' USING ERRCODE = NEW.code; END $$;
+DROP TRIGGER IF EXISTS doom ON doom;
 CREATE CONSTRAINT TRIGGER doom AFTER INSERT ON doom DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION doom();
 """
@@ -58,6 +59,7 @@ class Proxy:
             f"{self._server.path}?sslmode=disable&gssencmode=disable"
         )
         self.requests: list[Request] = []
+        self.meanwhile: Callable[[], object] = lambda: None  # what happens to the server before the wire is cut
         self._kind: Kind | None = None
         self._at = 0
         self._sockets: set[socket.socket] = set()
@@ -122,10 +124,12 @@ class Proxy:
         self.requests[number].disturbed = True
         match self._kind:
             case "cut before":
+                self.meanwhile()
                 raise _Cut
             case "cut after":
                 server.sendall(asked)
                 _answer(server)
+                self.meanwhile()
                 raise _Cut
             case "terminated":
                 server.sendall(_query("SELECT pg_terminate_backend(pg_backend_pid())"))

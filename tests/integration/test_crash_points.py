@@ -9,13 +9,10 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Final, cast
+from typing import Final
 
-import psycopg
 import pytest
 
-from tests.api import load_function
 from tests.integration.conftest import LoadApi
 from tests.integration.crashes import (
     FUNCTIONS,
@@ -23,11 +20,11 @@ from tests.integration.crashes import (
     Fuse,
     FusedDatabase,
     every_crash,
-    fused_cursor,
     occupy,
 )
 from tests.integration.loop import Living, Loop, MovingBook
 from tests.integration.market import Market
+from tests.integration.migrating import Migrating
 from tests.integration.neighbours import (
     Api,
     AtApi,
@@ -113,55 +110,6 @@ def test_a_tick_may_die_in_any_of_its_five_attempts(loop: Loop, market: Market) 
             yield
 
     every_crash("MovingBook", process, stage, covers=COVERS["MovingBook"], at_least=30)
-
-
-class Migrating:
-    """A deploy's migrations, on a database with nothing in it; the function is called again until it has answered."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        with psycopg.connect(url, autocommit=True) as conn:
-            conn.execute("DROP SCHEMA public CASCADE")
-            conn.execute("CREATE SCHEMA public")
-        self.function = cast("Any", load_function("migrations"))
-        self.function.MIGRATIONS = FUNCTIONS.parent / "infra" / "migrations"
-        self.function.respond = self._respond
-        self.answers: list[dict[str, Any]] = []
-
-    @contextmanager
-    def process(self, fuse: Fuse) -> Iterator[None]:
-        def connect(url: str, **options: Any) -> psycopg.Connection:  # noqa: ANN401 -- as psycopg has it
-            connection = psycopg.connect(url, **options)
-            connection.cursor_factory = fused_cursor(fuse, statements=True, autocommit=True)
-            return connection
-
-        def respond(url: str, answer: dict[str, Any]) -> None:
-            with fuse.effect("answer"):
-                self._respond(url, answer)
-
-        self.function.psycopg = SimpleNamespace(connect=connect, ProgrammingError=psycopg.ProgrammingError)
-        self.function.respond = respond
-        yield
-
-    def _respond(self, _url: str, answer: dict[str, Any]) -> None:
-        self.answers.append(answer)
-
-    def go(self) -> None:
-        request = dict.fromkeys(("StackId", "RequestId", "LogicalResourceId", "ResponseURL"), "any")
-        self.function.handle({"RequestType": "Create", **request}, None)
-
-    def run_on(self) -> None:
-        """Lambda calls a function again whose process died; CloudFormation waits for an answer."""
-        self.function.psycopg, self.function.respond = psycopg, self._respond
-        if not self.answers:
-            self.go()
-
-    def check(self) -> None:
-        newest = len(list(self.function.MIGRATIONS.glob("*.sql")))
-        assert [(one.get("Reason"), one.get("Data")) for one in self.answers] == [(None, {"Version": newest})]
-        with psycopg.connect(self.url) as conn:
-            versions = conn.execute("SELECT array_agg(version ORDER BY version) FROM schema_migrations").fetchone()
-        assert versions == (list(range(1, newest + 1)),)
 
 
 def test_a_deploy_whose_migrations_die_is_finished_by_the_next_call(

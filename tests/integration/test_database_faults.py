@@ -4,14 +4,17 @@ Each caller keeps its warm connection, is disturbed once at the k-th request tha
 and goes on as its own caller makes it: a client asks again, a queue delivers again, the loop takes its next step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import psycopg
 import pytest
 
-from energy_market.database import UNAVAILABLE
+from energy_market.database import UNAVAILABLE, Database
 from tests.integration.disturbances import Disturbance, disturb, each_in_each_way, each_once
 from tests.integration.loop import Loop, TwoSteps
 from tests.integration.market import Market
+from tests.integration.migrating import Migrating
 from tests.integration.neighbours import (
     Api,
     BuildingANode,
@@ -24,7 +27,7 @@ from tests.integration.neighbours import (
     SignedUp,
     SigningUp,
 )
-from tests.integration.postgres_proxy import Proxy
+from tests.integration.postgres_proxy import DOOM, Proxy
 
 TELLING = ("disturbed", "doomed", "psycopg", "connection", "PL/pgSQL", "127.0.0.1")
 
@@ -62,3 +65,26 @@ def test_the_loop_takes_its_next_step_and_the_queues_deliver_again(loop: Loop, m
         loop.failed.clear()
 
     disturb(proxy, loop.on, lambda: TwoSteps(loop, market), refused=refused)
+
+
+def test_a_deploy_that_fails_for_the_database_is_done_by_the_next(
+    database_url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[Migrating] = []
+
+    @contextmanager
+    def on(_: Database) -> Iterator[None]:
+        monkeypatch.setenv("DATABASE_URL", proxy.url)
+        yield
+
+    def stage() -> Migrating:
+        stages.append(Migrating(database_url))
+        with psycopg.connect(database_url, autocommit=True) as conn:
+            conn.execute(DOOM)
+        return stages[-1]
+
+    def refused() -> None:
+        (answer,) = stages[-1].answers
+        assert answer["Status"] in {"SUCCESS", "FAILED"}
+
+    disturb(proxy, on, stage, refused=refused)
