@@ -31,10 +31,12 @@ _unpacking = threading.Lock()
 
 def _extract_once(archive: zipfile.ZipFile, path: Any = None, members: Any = None, pwd: Any = None) -> None:  # noqa: ANN401
     """Put a link to the one copy where a worker's own was meant; the folder is there, and empty."""
-    if archive.filename is None or path is None or members is not None or any(Path(path).iterdir()):
+    if path is None or members is not None or any(Path(path).iterdir()):
         _extractall(archive, path, members, pwd)
         return
-    content = hashlib.sha256(Path(archive.filename).read_bytes()).hexdigest()
+    # Names, sizes and checksums say what is in it: reading all of it would cost more than all the rest.
+    contents = repr([(entry.filename, entry.file_size, entry.CRC) for entry in archive.infolist()])
+    content = hashlib.sha256(contents.encode()).hexdigest()
     copy = Path(tempfile.gettempdir()) / "unpacked" / content
     with _unpacking:
         if not copy.exists():
