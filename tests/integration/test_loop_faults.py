@@ -80,6 +80,7 @@ def test_two_loops_in_two_processes_trade_nothing_twice_and_say_every_lock_once_
             market.order(homes[placed % 3].user, "sell", 500, 200_000, partial=placed % 2 == 0)
             market.order(buyers[placed % 3], "buy", 500, 200_000, partial=placed % 2 == 0)
             placed += 1
+            time.sleep(0.01)  # no faster than they trade, or the book would fill up to the most that one may have open
             if until == float("inf") and any("said" in line for line in lines):
                 until = time.monotonic() + LOCK_REPEAT_S + 1
         for process in (first, second):

@@ -1,15 +1,25 @@
 """What the settlement does when two things go wrong at once, or somebody else is at work."""
 
-from collections.abc import Iterator
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import psycopg
 import pytest
 from psycopg import Connection
+from reconcile import Ledger as ReconciledLedger
+from reconcile import reconcile
 
+from energy_market.database import Database
 from energy_market.evm.ledger import Ledger
+from energy_market.evm.rpc import Refused
+from energy_market.usecases.settle_trades import settle_trades
 from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
-from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, Deal, World
+from tests.integration.market import Market
+from tests.integration.settlement.world import CONFIRMATIONS, FINALITY_BLOCKS, RULES, Deal, World, logged
 
 # ------------------------------------------------------------------------------------------------ who waits for whom
 
@@ -206,3 +216,325 @@ def test_other_depths_and_sizes_after_a_deploy_change_no_trade(world: World) -> 
     world.sweep_until_final()
     assert world.statuses([*deals, later]) == ["Confirmed"] * 4
     assert all(world.chain.escrow(deal.seller) == deal.amount for deal in [*deals, later])
+
+
+# ------------------------------------------------------------------------------------------------ the chain, twice
+
+
+def reconciled(world: World) -> list[str]:
+    where = ReconciledLedger(
+        rpc_url=world.rpc_url,
+        contract=world.chain.settlement.address,
+        token=world.chain.token.address,
+        token_decimals=18,
+    )
+    with psycopg.connect(world.database_url, autocommit=True) as conn:
+        return reconcile(conn, ledger=where, at_rest=False)
+
+
+IMPATIENT = replace(RULES, stuck_after_s=0.0)
+
+
+@pytest.mark.parametrize("depth", range(CONFIRMATIONS, FINALITY_BLOCKS))
+def test_a_reorganisation_of_any_depth_before_finality_pays_each_trade_once(world: World, depth: int) -> None:
+    """Trades of several blocks, confirmed by different depths, and one that is signed after it all."""
+    deals = [world.lock() for _ in range(4)]
+    world.mine(FINALITY_BLOCKS)  # so that no deposit is undone
+    one_each = replace(RULES, max_batch=1, max_under_way=1)
+    for _ in deals:
+        world.sweep(one_each)
+    world.mine()
+    world.sweep()
+    world.hold()
+    world.reorganise(depth)
+    world.sweep()
+    assert world.statuses(deals)[-1] == "Submitted"
+    world.mine()
+    world.go_on()
+    later = world.lock()
+    world.sweep_until_final()
+    assert world.statuses([*deals, later]) == ["Confirmed"] * 5
+    assert all(world.chain.escrow(deal.seller) == deal.amount for deal in [*deals, later])
+    assert reconciled(world) == []
+
+
+def test_a_reorganisation_that_prefers_another_form_of_a_replaced_transaction(world: World) -> None:
+    """The dearer form was mined; on the other branch the cheaper one is, and the dearer one is unknown there."""
+    deal = world.lock()
+    world.mine(FINALITY_BLOCKS)
+    world.hold()
+    world.sweep()
+    world.sweep(IMPATIENT)
+    cheap, dear = [form[0] for form in world.forms()]
+    world.mine(2)
+    world.sweep()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert world.sql("SELECT mined_hash FROM settlement_batches") == [(dear,)]
+    world.reorganise(3)
+    world.drop_pool()
+    ((raw,),) = world.sql("SELECT raw FROM signed_transactions WHERE hash = %s", cheap)
+    world.chain.rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
+    world.mine(2)
+    world.sweep()
+    assert world.sql("SELECT mined_hash, status FROM settlement_batches") == [(cheap, "Mined")]
+    world.go_on()
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert world.sql("SELECT blockchain_hash FROM transactions") == [(cheap,)]
+    assert (world.nonce(), reconciled(world)) == (1, [])
+
+
+def test_a_nonce_that_a_stranger_took_and_a_reorganisation_gave_back(world: World) -> None:
+    """Its batch is signed anew under another nonce, and its old bytes can be mined after all: they pay nothing more."""
+    deal = world.lock()
+    world.mine(FINALITY_BLOCKS)
+    world.hold()
+    world.sweep()
+    world.drop_pool()
+    world.send_as(world.chain.operator, nonce=0, to=world.chain.owner.address)
+    world.mine(CONFIRMATIONS)
+    world.sweep()
+    world.sweep()
+    assert world.batches() == [(0, "Replaced", 1), (1, "Stored", 1)]
+    world.reorganise(CONFIRMATIONS)
+    world.sweep()
+    world.mine(2)
+    world.go_on()
+    world.sweep_until_final()
+    assert world.batches() == [(0, "Final", 1), (1, "Final", 1)]
+    assert world.trade(deal) == ("Confirmed", None)
+    assert (world.chain.escrow(deal.seller), reconciled(world)) == (deal.amount, [])
+
+
+def test_a_batch_that_was_undone_and_whose_undoing_was_undone(world: World) -> None:
+    """The contract refused it while it was paused; on the other branch it pays, beside those that took its place."""
+    deals = [world.lock() for _ in range(3)]
+    world.mine(FINALITY_BLOCKS)
+    world.hold()
+    world.sweep()
+    world.call_first(world.chain.owner, world.chain.settlement, "pause")
+    world.mine(CONFIRMATIONS)
+    world.sweep()
+    assert world.statuses(deals) == ["Locked"] * 3
+    world.reorganise(CONFIRMATIONS)
+    world.sweep()
+    world.mine(2)
+    world.go_on()
+    world.sweep_until_final()
+    assert world.statuses(deals) == ["Confirmed"] * 3
+    assert all(world.chain.escrow(deal.seller) == deal.amount for deal in deals)
+    assert reconciled(world) == []
+
+
+def test_a_buyer_who_withdraws_while_the_payment_waits_in_the_pool(world: World) -> None:
+    poor, rich = world.lock(), world.lock()
+    world.hold()
+    world.sweep()
+    withdraw(world, poor)
+    world.mine()
+    world.go_on()
+    world.sweep_until_final()
+    assert [world.trade(deal) for deal in (poor, rich)] == [("Failed", "insufficient_escrow"), ("Confirmed", None)]
+    assert (world.market.status_of(poor.bid), world.market.status_of(poor.ask)) == ("Rejected", "Created")
+    assert reconciled(world) == []
+
+
+def withdraw(world: World, deal: Deal) -> None:
+    """The buyer takes the escrow away, and pays to be served before everybody else."""
+    nonce = int(world.chain.rpc.call("eth_getTransactionCount", deal.buyer.address, "latest"), 16)
+    data = world.chain.settlement.artifact.call("withdraw", deal.amount)
+    world.send_as(deal.buyer, nonce=nonce, to=world.chain.settlement.address, data=data)
+
+
+def test_a_node_that_comes_back_with_an_older_state_is_told_all_again(world: World) -> None:
+    deal = world.lock()
+    world.mine(FINALITY_BLOCKS)
+    before = world.chain.rpc.call("evm_snapshot")
+    world.sweep()
+    world.mine(CONFIRMATIONS)
+    world.sweep()
+    assert world.trade(deal) == ("Confirmed", None)
+    world.chain.rpc.call("evm_revert", before)
+    assert world.nonce() == 0
+    world.sweep()
+    assert world.trade(deal) == ("Submitted", None)
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert (world.nonce(), len(world.forms()), reconciled(world)) == (1, 1, [])
+
+
+def test_a_node_that_comes_back_without_what_was_final_raises_the_alarm_and_is_told_all_again(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deals = [world.lock(), world.lock()]
+    world.mine(FINALITY_BLOCKS)
+    before = world.chain.rpc.call("evm_snapshot")
+    for _ in deals:
+        world.sweep(replace(RULES, max_batch=1, max_under_way=1))
+    world.sweep_until_final()
+    logged(capsys)
+    world.chain.rpc.call("evm_revert", before)
+    world.sweep()
+    assert "settlement.deep_reorganisation" in logged(capsys)
+    world.sweep_until_final()
+    assert world.statuses(deals) == ["Confirmed"] * 2
+    assert (world.nonce(), reconciled(world)) == (2, [])
+
+
+def test_a_forgotten_transaction_that_became_too_cheap_while_the_operator_was_out_of_gas_money(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deal = world.lock()
+    world.hold()
+    world.sweep()
+    world.drop_pool()
+    world.chain.rpc.call("anvil_setBalance", world.chain.operator.address, "0x1")
+    ((_, fee, _, _),) = world.forms()
+    world.chain.rpc.call("anvil_setNextBlockBaseFeePerGas", hex(3 * fee))
+    world.mine()
+    logged(capsys)
+    world.sweep()
+    assert "settlement.operator_out_of_gas" in logged(capsys)
+    assert (world.trade(deal), len(world.forms())) == (("Submitted", None), 1)
+    world.chain.rpc.call("anvil_setBalance", world.chain.operator.address, hex(10**18))
+    world.sweep()
+    world.mine()
+    world.go_on()
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Confirmed", None)
+    assert (world.nonce(), len(world.forms()), reconciled(world)) == (1, 2, [])
+
+
+# ------------------------------------------------------------------------------------------------ any two of them
+
+
+def stranger_in_the_pool(world: World) -> None:
+    with contextlib.suppress(Refused):  # he has no gas money either
+        world.send_as(world.chain.operator, nonce=world.nonce(), to=world.chain.owner.address)
+
+
+def stranger_leaves_a_gap(world: World) -> None:
+    with contextlib.suppress(Refused):
+        foreign = world.send_as(world.chain.operator, nonce=world.nonce(), to=world.chain.owner.address)
+        world.sweep()
+        world.chain.rpc.call("anvil_dropTransaction", foreign)
+
+
+USUAL_FEE = 10**9
+
+
+def dearer_blocks(world: World) -> None:
+    world.chain.rpc.call("anvil_setNextBlockBaseFeePerGas", hex(10 * USUAL_FEE))
+    world.mine()
+
+
+def call_as_owner(world: World, function: str) -> None:
+    if bool(world.chain.settlement.read("paused")) is (function == "unpause"):
+        world.call_first(world.chain.owner, world.chain.settlement, function)
+
+
+FAULTS: dict[str, Callable[[World], object]] = {
+    "nothing but a block": lambda world: world.mine(),
+    "pool dropped": lambda world: world.drop_pool(),
+    "stuck, replaced": lambda world: world.sweep(IMPATIENT),
+    "shallow reorganisation": lambda world: world.reorganise(CONFIRMATIONS - 1),
+    "deep reorganisation": lambda world: world.reorganise(FINALITY_BLOCKS - 1),
+    "key used by a stranger": stranger_in_the_pool,
+    "gap left by a stranger": stranger_leaves_a_gap,
+    "base fee outgrows": dearer_blocks,
+    "out of gas money": lambda world: world.chain.rpc.call(
+        "anvil_setBalance", world.chain.operator.address, hex(10**9)
+    ),
+    "contract paused": lambda world: call_as_owner(world, "pause"),
+}
+
+
+def cure(world: World) -> None:
+    world.chain.rpc.call("anvil_setNextBlockBaseFeePerGas", hex(USUAL_FEE))
+    world.chain.rpc.call("anvil_setBalance", world.chain.operator.address, hex(100 * 10**18))
+    world.go_on()
+    world.mine()
+    if world.chain.settlement.read("paused"):
+        world.chain.settlement.transact(world.chain.owner, "unpause")
+
+
+@pytest.mark.parametrize("first", FAULTS)
+def test_of_any_two_faults_one_after_the_other_no_trade_is_lost_or_paid_twice(world: World, first: str) -> None:
+    """Each pair with a trade of its own, sent before the first fault, and one that is locked between the two.
+
+    COMBINATIONS=all for each pair in either order.
+    """
+    names = list(FAULTS)
+    seconds = names if os.environ.get("COMBINATIONS") == "all" else names[names.index(first) :]
+    for second in seconds:
+        deal = world.lock()
+        world.mine(FINALITY_BLOCKS)  # so that no deposit is undone
+        world.hold()
+        world.sweep()
+        FAULTS[first](world)
+        world.sweep()
+        world.mine()
+        world.go_on()
+        # Not if its deposit could be undone, or is not taken.
+        between = deal if "reorganisation" in second or "paused" in first else world.lock()
+        world.hold()
+        world.sweep()
+        FAULTS[second](world)
+        world.sweep()
+        world.mine()
+        world.sweep()
+        cure(world)
+        world.sweep_until_final()
+        assert world.statuses([deal, between]) == ["Confirmed"] * 2, second
+        assert all(world.chain.escrow(one.seller) == one.amount for one in (deal, between)), second
+    assert reconciled(world) == []
+
+
+# ------------------------------------------------------------------------------------------------ sweeps at once
+
+
+def test_sweeps_whose_lease_is_stolen_again_and_again_pay_each_trade_once(world: World) -> None:
+    """Two sweepers, and somebody who lets every lease run out: only the nonce protects them from each other."""
+    expected = ["Confirmed", "Confirmed", "Failed"] * 3
+    deals = [world.lock(in_escrow=status == "Confirmed") for status in expected]
+    small = replace(RULES, max_batch=2, confirmations=1, finality_blocks=3)
+    over = threading.Event()
+    refused: list[BaseException] = []
+
+    def sweep_on() -> None:
+        database, ledger = Database(world.database_url), world.new_ledger()
+        while not over.is_set():
+            try:
+                settle_trades(database, ledger, rules=small, budget_s=5.0)
+            except BaseException as error:  # noqa: BLE001 -- looked at in the end
+                refused.append(error)
+        database.close()
+
+    def steal() -> None:
+        thief = Market(world.database_url)
+        while not over.is_set():
+            thief.sql("UPDATE leases SET expires_at = clock_timestamp()")
+            time.sleep(0.05)  # less than a sweep takes; were it much less, none would ever come to an end
+        thief.close()
+
+    others = [Alongside(sweep_on) for _ in range(2)] + [Alongside(steal)]
+    until = time.monotonic() + 30
+    try:
+        while time.monotonic() < until and not all(s in {"Confirmed", "Failed"} for s in world.statuses(deals)):
+            world.mine()
+            time.sleep(0.05)
+    finally:
+        over.set()
+    for other in others:
+        other.end()
+    world.time_passes_for_the_lease()
+    world.sweep_until_final()
+    assert refused == []
+    assert world.statuses(deals) == expected
+    nonces = [nonce for nonce, _, _ in world.batches()]
+    assert nonces == list(range(len(nonces)))
+    assert all(
+        world.chain.escrow(d.seller) == (d.amount if e == "Confirmed" else 0)
+        for d, e in zip(deals, expected, strict=True)
+    )
+    assert reconciled(world) == []
