@@ -6,10 +6,12 @@
 # DATABASE_URL, RPC_URL, ANVIL_BIN                       existing parts to use in place of the embedded ones
 # RUNTIME    the version of Python that `make deploy` deploys for, 3.11 to 3.14 (default: 3.13)
 # TESTS      what `make test` gives to pytest (default: all tests)
+# WORKERS    how many processes `make test` shares the files among (default: 2; 0: none but its own)
 # JOBS, MUTANTS, LIVES   how many mutants are tried at once, which, and how hard the state machine looks for each
 
 PYTHON ?= python3
 RUNTIME ?= 3.13
+WORKERS ?= 2
 SHELL := /bin/bash
 LOCAL := $(CURDIR)/.local
 VENV := $(LOCAL)/venv/bin
@@ -67,7 +69,7 @@ deploy: set-up
 		--parameter-overrides PythonRuntime=python$(RUNTIME) DeployedAt=$$(date -u +%Y-%m-%dT%H:%M:%SZ)
 
 test: set-up
-	@$(VENV)/python -m pytest $(TESTS)
+	@$(VENV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 mutants: set-up
 	@$(VENV)/python -m tests.mutants

@@ -1,0 +1,78 @@
+"""The commands that run the whole system, as a newcomer types them.
+
+In one file, since each of them takes the checkout for itself, and tests of different files may run at once.
+"""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+from faults import FIRST
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def _processes_of_the_run() -> list[str]:
+    """Processes that have to do with the folder of `make run`."""
+    folder = str(CHECKOUT / ".local" / "run")
+    return [
+        " ".join(process.info["cmdline"])
+        for process in psutil.process_iter(["cmdline"])
+        if any(folder in part for part in process.info["cmdline"] or [])
+    ]
+
+
+def _make(*arguments: str, timeout_s: float) -> dict[str, Any]:
+    """What the command says in its last line, once it has ended well and left nothing behind."""
+    done = subprocess.run(
+        ["make", "--silent", *arguments],
+        cwd=CHECKOUT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert _processes_of_the_run() == []
+    assert not (CHECKOUT / ".local" / "run").exists()
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def test_what_is_killed_and_cut_beneath_a_community_costs_nobody_energy_or_money() -> None:
+    result = _make("chaos", "SEED=1", "DURATION=30", "HOMES=4", timeout_s=600)
+    assert set(result) == {
+        "seed",
+        "faults",
+        "trades_confirmed",
+        "trades_failed",
+        "invariants_checked",
+        "violations",
+        "stuck",
+    }
+    assert (result["seed"], result["violations"], result["stuck"]) == (1, 0, 0)
+    assert result["trades_confirmed"] > 0
+    assert result["invariants_checked"] > 100
+    assert result["faults"].keys() >= FIRST
+
+
+def test_a_neighbourhood_trades_and_the_books_agree() -> None:
+    result = _make("run", "HOMES=4", "DURATION=25", timeout_s=300)
+    assert set(result) == {
+        "homes",
+        "orders",
+        "trades_confirmed",
+        "trades_failed",
+        "kwh_traded",
+        "tokens_settled",
+        "match_to_confirmed_ms",
+        "tick_ms",
+        "consistent",
+    }
+    assert (result["homes"], result["consistent"]) == (4, True)
+    assert 0 < result["trades_confirmed"] <= result["orders"]
+    assert result["match_to_confirmed_ms"].keys() == result["tick_ms"].keys() == {"p50", "p99"}
