@@ -7,6 +7,7 @@
 # RUNTIME    the version of Python that `make deploy` deploys for, 3.11 to 3.14 (default: 3.13)
 # TESTS      what `make test` gives to pytest (default: all tests)
 # WORKERS    how many processes `make test` shares the files among (default: 2; 0: none but its own)
+# QUICK, SECTIONS   whether `make bench` is to be short, and what it measures (default: all, in about ten minutes)
 # JOBS, MUTANTS, LIVES   how many mutants are tried at once, which, and how hard the state machine looks for each
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up run chaos up down reconcile replay deploy test mutants check format lock clean
+.PHONY: help set-up run chaos up down reconcile replay deploy test bench mutants check format lock clean
 
 help: ## Say what there is
 	@echo "make run     the whole system on this machine, with a simulated community (HOMES=10 DURATION=seconds)"
@@ -32,6 +33,7 @@ help: ## Say what there is
 	@echo "make reconcile  compare database and chain of what runs here, and list each difference"
 	@echo "make replay  move messages that failed for good back to their queues"
 	@echo "make test    all tests (TESTS=... for some)"
+	@echo "make bench   measure speed beside its floors and other engines (QUICK=1 for under two minutes, SECTIONS=... for some)"
 	@echo "make mutants plant bugs, one at a time, and see that each is found (JOBS=2)"
 	@echo "make check   lint, types, template, contract artifacts"
 	@echo "make format  let ruff put the code in order"
@@ -42,7 +44,7 @@ help: ## Say what there is
 set-up:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[0] != 3)' >/dev/null 2>&1 \
 		|| { echo "There is no working Python called '$(PYTHON)': name one, 3.11 to 3.14, as in \`make PYTHON=python3.13\`." >&2; exit 1; }
-	@$(PYTHON) -B localstack/set_up.py
+	@$(PYTHON) -B localstack/set_up.py $(SET_UP)
 
 run: set-up
 	@$(VENV)/python localstack/run.py
@@ -70,6 +72,10 @@ deploy: set-up
 
 test: set-up
 	@$(VENV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+bench: SET_UP = bench
+bench: set-up
+	@PYTHONPATH=$(CURDIR)/localstack $(LOCAL)/bench/bin/python -m bench $(if $(QUICK),--quick) $(SECTIONS)
 
 mutants: set-up
 	@$(VENV)/python -m tests.mutants
@@ -99,6 +105,7 @@ lock:
 	$(COMPILE) sam -o localstack/locks/sam.txt
 	$(COMPILE) node -o localstack/locks/node.txt
 	$(COMPILE) uv -o localstack/locks/uv.txt
+	$(COMPILE) bench -c requirements.txt -o localstack/locks/bench.txt
 	npm install --package-lock-only --ignore-scripts
 
 clean:

@@ -3,7 +3,7 @@
 Runs before anything is installed, under the interpreter that everything is to run under: standard library only, and
 the version is checked before anything that an old interpreter would not understand.
 
-Usage: set_up.py [uv]      (with "uv": only the installer, for `make lock`)
+Usage: set_up.py [uv|bench]      ("uv": only the installer, for `make lock`; "bench": also what `make bench` needs)
 """
 
 import sys
@@ -39,8 +39,11 @@ ENVIRONMENTS = {
     "venv": CHECKOUT / "requirements.txt",
     "ministack": LOCKS / "ministack.txt",
     "sam": LOCKS / "sam.txt",
+    "bench": LOCKS / "bench.txt",
 }
 """Folder under .local -> the lock that it is made from."""
+
+ALWAYS = ["venv", "ministack", "sam"]  # the others only when they are asked for
 
 LAYOUT = "1"  # to be raised when what is made of the same locks changes
 
@@ -190,17 +193,37 @@ def set_up_environment(uv: Path, name: str) -> None:
     if is_done(folder, stamp):
         return
     say(f"Making .local/{name} from {lock.relative_to(CHECKOUT)} ...")
-    if not is_same_base(folder, stamp):
+    if name == "bench" or not is_same_base(folder, stamp):
         shutil.rmtree(folder, ignore_errors=True)
         run([str(uv), "venv", "--quiet", "--python", INTERPRETER, str(folder)], doing=f"Making .local/{name}")
     (folder / STAMP).unlink(missing_ok=True)
-    sync = [str(uv), "pip", "sync", "--quiet", "--python", str(folder / "bin" / "python"), "--require-hashes"]
-    run([*sync, str(lock)], doing=f"Installing {lock.relative_to(CHECKOUT)}")
-    if name == "venv":
-        for packages in folder.glob("lib/python3*/site-packages"):
-            # Scripts and tests import our own packages as they are in the checkout.
-            (packages / "energy_market.pth").write_text("\n".join(map(str, OUR_PACKAGES)) + "\n")
+    python = str(folder / "bin" / "python")
+    if name == "bench":
+        install_one_by_one([str(uv), "pip", "install", "--quiet", "--python", python, "--no-deps"], lock)
+    else:
+        sync = [str(uv), "pip", "sync", "--quiet", "--python", python, "--require-hashes"]
+        run([*sync, str(lock)], doing=f"Installing {lock.relative_to(CHECKOUT)}")
+    for packages in folder.glob("lib/python3*/site-packages"):
+        # Scripts, tests and the bench import our own packages as they are in the checkout.
+        seen = [str(package) for package in OUR_PACKAGES]
+        if name == "bench":  # it holds what the bench compares with; all else is found in the environment beside it
+            seen.append(str(LOCAL / "venv" / packages.relative_to(folder)))
+        if name in {"venv", "bench"}:
+            (packages / "energy_market.pth").write_text("\n".join(seen) + "\n")
     (folder / STAMP).write_text(stamp)
+
+
+def install_one_by_one(install: list[str], lock: Path) -> None:
+    """Install a lock's packages apart: one that cannot be built on this machine is left out, and said."""
+    one = LOCAL / "tmp" / "one.txt"
+    one.parent.mkdir(exist_ok=True)
+    for entry in re.findall(r"^\w(?:.*\\\n)*.*\n", lock.read_text(), re.MULTILINE):
+        one.write_text(entry)
+        package = entry.split()[0]
+        try:
+            run([*install, "--require-hashes", "-r", str(one)], doing=f"Installing {package}")
+        except SetUpError as error:
+            say(f"{error}\nGoing on without {package}.")
 
 
 def npm() -> list[str]:
@@ -234,12 +257,12 @@ def set_up_npm() -> None:
     (modules / STAMP).write_text(stamp)
 
 
-def set_up() -> None:
+def set_up(environments: list[str]) -> None:
     """Do all that is not yet done; the environments side by side, since most of it is waiting for the network."""
     began = time.monotonic()
     uv = set_up_uv()
     with ThreadPoolExecutor() as pool:
-        parts = [pool.submit(set_up_environment, uv, name) for name in ENVIRONMENTS]
+        parts = [pool.submit(set_up_environment, uv, name) for name in environments]
         parts.append(pool.submit(set_up_npm))
         for part in parts:
             part.result()
@@ -257,7 +280,7 @@ def main() -> None:
             if sys.argv[1:] == ["uv"]:
                 set_up_uv()
             else:
-                set_up()
+                set_up([*ALWAYS, *sys.argv[1:]])
     except SetUpError as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
