@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.measure import Row, Table
 
-SECTIONS = ("cold_start",)
+SECTIONS = ("matching", "cold_start")
 """Modules of this package, in the order in which they run: each one's `measure(quick=...)` yields rows and tables."""
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -77,17 +77,18 @@ def promises(rows: Sequence[Row]) -> Table:
 
 
 def drawn(table: Table) -> str:
-    """A table in plain text: the first column to the left, the others to the right."""
-    lines = [list(table.columns), *([cell(value) for value in line] for line in table.lines)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(table.columns))]
+    """A table in plain text: words to the left, numbers to the right."""
+    cells = [[cell(value) for value in line] for line in table.lines]
+    numeric = [all(not isinstance(line[place], str) for line in table.lines) for place in range(len(table.columns))]
+    widths = [max(map(len, column)) for column in zip(table.columns, *cells, strict=True)]
     text = [
         "  ".join(
-            value.rjust(width) if place else value.ljust(width)
-            for place, (value, width) in enumerate(zip(line, widths, strict=True))
+            value.rjust(width) if right else value.ljust(width)
+            for value, width, right in zip(line, widths, numeric, strict=True)
         ).rstrip()
-        for line in lines
+        for line in [table.columns, *cells]
     ]
-    return "\n".join([*([table.title] if table.title else []), text[0], "-" * len(text[0]), *text[1:]])
+    return "\n".join([*([table.title] if table.title else []), text[0], "-" * max(map(len, text)), *text[1:]])
 
 
 def cell(value: str | float | None) -> str:

@@ -1,0 +1,202 @@
+"""The matcher alone: beside the specification's loop, and beside every matching engine that Python can call.
+
+All times are processor time of this process: nothing here waits.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+from uuid import UUID
+
+from bench import peers
+from bench.flow import Placed, order_flow
+from bench.measure import Row, Table, alternated, median, ms, timed
+from energy_market.domain.matching import Match, OpenOrder, match
+from energy_market.domain.quantities import MAX_ENERGY_WH
+
+ORDERS: Final = 100_000
+LOOP_ORDERS_QUICK: Final = 20_000
+AT_LEAST_THE_LOOP: Final = 1_500
+AT_LEAST_THE_BEST: Final = 2.5
+AT_LEAST_THE_BEST_PARTIAL: Final = 2.0
+
+WHOLE: Final = "ours, all-or-none orders"
+DIVISIBLE: Final = "ours, divisible orders"
+CALLS: Final = "only calls, of a built-in function that does nothing"
+
+Trade = tuple[int, int, int, int]
+"""(arrival of the ask, arrival of the bid, energy in Wh, price in micro-tokens a kWh)."""
+
+
+def ours(flow: Sequence[Placed], *, all_or_none: bool) -> tuple[Callable[[], object], Callable[[], list[Trade]]]:
+    """Our matcher, with the book as a tick reads it: what is timed, and its trades.
+
+    The only place here that knows the form of both.
+    """
+    asks, bids = (
+        [
+            OpenOrder(
+                order_id=UUID(int=order.arrival),
+                user_id=UUID(int=order.user),
+                device_id=UUID(int=order.user) if order.is_ask else None,
+                remaining_wh=order.energy_wh,
+                price_micro=order.price_micro,
+                arrival=order.arrival,
+                all_or_none=all_or_none,
+            )
+            for order in flow
+            if order.is_ask == is_ask
+        ]
+        for is_ask in (True, False)
+    )
+    free_wh = {UUID(int=order.user): len(flow) * MAX_ENERGY_WH for order in flow}
+    found: list[Match] = []
+
+    def work() -> None:
+        found[:] = match(asks, bids, free_wh)
+
+    def trades() -> list[Trade]:
+        return [(trade.ask.arrival, trade.bid.arrival, trade.energy_wh, trade.price_micro) for trade in found]
+
+    return work, trades
+
+
+@dataclass(slots=True)
+class EnergyOrder:
+    """An order as the specification has it."""
+
+    id: int
+    type: str
+    kwh_amount: float
+    token_price: float
+    status: str = "Created"
+
+
+def the_specifications_loop(orders: Sequence[EnergyOrder]) -> list[tuple[EnergyOrder, EnergyOrder]]:
+    """The matching of the specification, section 5, step by step, with the orders already fetched.
+
+    Favourably: as the bids are sorted, it stops looking for an ask at the first that is too cheap.
+    """
+    sells = sorted((o for o in orders if o.type == "sell" and o.status == "Created"), key=lambda o: o.token_price)
+    buys = sorted((o for o in orders if o.type == "buy" and o.status == "Created"), key=lambda o: -o.token_price)
+    matched = []
+    for sell in sells:
+        for buy in buys:
+            if buy.token_price < sell.token_price:
+                break
+            if buy.status == "Created" and buy.kwh_amount == sell.kwh_amount:
+                sell.status = buy.status = "Matched"
+                matched.append((sell, buy))
+                break
+    return matched
+
+
+def measure(*, quick: bool) -> Iterator[Row | Table]:
+    """First all-or-none against the specification, then both kinds of orders against the engines."""
+    flow = order_flow(ORDERS)
+    yield from against_the_loop(order_flow(LOOP_ORDERS_QUICK) if quick else flow)
+    yield from against_engines(flow, rounds=3 if quick else 9)
+
+
+def against_the_loop(flow: Sequence[Placed]) -> Iterator[Row]:
+    """Ours and the specification's loop, which must find the same trades. One round of the loop: it takes its time."""
+    orders = [
+        EnergyOrder(
+            id=order.arrival,
+            type="sell" if order.is_ask else "buy",
+            kwh_amount=order.energy_wh / 1000,
+            token_price=order.price_micro / 1_000_000,
+        )
+        for order in flow
+    ]
+    pairs: list[tuple[EnergyOrder, EnergyOrder]] = []
+    loop_s = timed(lambda: pairs.extend(the_specifications_loop(orders)), clock=time.process_time)
+    work, trades = ours(flow, all_or_none=True)
+    ours_s = median([timed(work, clock=time.process_time) for _ in range(5)])
+    assert {(sell.id, buy.id) for sell, buy in pairs} == {trade[:2] for trade in trades()}
+    yield Row(
+        name=f"Pure matching, all-or-none book, {len(flow):,} orders: against the specification's loop",
+        measured=loop_s / ours_s,
+        at_least=AT_LEAST_THE_LOOP if len(flow) == ORDERS else None,
+        shown=f"{ms(ours_s)} against {ms(loop_s)}; the same {len(pairs):,} pairs",
+    )
+
+
+def against_engines(flow: Sequence[Placed], *, rounds: int) -> Iterator[Row | Table]:
+    """Ours, with all-or-none orders and with divisible ones, and every engine, in turn."""
+    results: dict[str, peers.Result] = {}
+    missing: dict[str, str] = dict(peers.NOT_COMPARED)
+    runs: dict[str, Callable[[], float]] = {}
+    lines: list[tuple[str, str]] = []  # name, calls
+    for name, all_or_none in ((WHOLE, True), (DIVISIBLE, False)):
+        runs[name] = partial(run_ours, flow, all_or_none=all_or_none, name=name, results=results)
+        lines.append((name, "one"))
+    for peer in (*peers.PARTIAL, *peers.ALL_OR_NONE):
+        try:
+            peer.drive(flow[:1])
+        except ImportError as error:
+            missing[peer.name] = f"{error} (see localstack/locks/bench.txt and docs/speed.md)"
+            continue
+        runs[peer.name] = partial(run_peer, flow, peer=peer, results=results)
+        lines.append((peer.name, peer.calls))
+    runs[CALLS] = partial(run_calls, flow)
+    taken = {name: median(seconds) for name, seconds in alternated(runs, rounds=rounds).items()}
+    yield Table(
+        title=f"Who matches {len(flow):,} orders, each by its own rule (medians of {rounds} rounds)",
+        columns=["who", "calls", "ms", "million orders/s", "trades", "energy, MWh"],
+        lines=[
+            [name, calls, taken[name] * 1000, len(flow) / taken[name] / 1e6, *told(results.get(name))]
+            for name, calls in (*lines, (CALLS, "one an order"))
+        ],
+    )
+    yield Table(title="Not available", columns=["who", "why"], lines=list(missing.items()))
+    telling = [peer for peer in peers.PARTIAL if peer.tells_trades and peer.name in taken]
+    best = min(telling, key=lambda peer: taken[peer.name])
+    by_order = min((peer for peer in telling if peer.calls != "one"), key=lambda peer: taken[peer.name])
+    for name, what, at_least in (
+        (WHOLE, "all-or-none book", AT_LEAST_THE_BEST),
+        (DIVISIBLE, "partial fills", AT_LEAST_THE_BEST_PARTIAL),
+    ):
+        yield Row(
+            name=f"Pure matching, {what}, {len(flow):,} orders: against the best library",
+            measured=taken[best.name] / taken[name],
+            at_least=at_least,
+            shown=f"{ms(taken[name])} against {ms(taken[best.name])} of {best.name}; "
+            f"{taken[by_order.name] / taken[name]:.3g} times the best with one call an order, {by_order.name}",
+        )
+
+
+def told(result: peers.Result | None) -> tuple[int | None, float | None]:
+    """Trades and MWh, as far as they are known."""
+    trades, energy_wh = result or (None, None)
+    return trades, None if energy_wh is None else energy_wh / 1e6
+
+
+def run_ours(flow: Sequence[Placed], *, all_or_none: bool, name: str, results: dict[str, peers.Result]) -> float:
+    """One round of ours."""
+    work, trades = ours(flow, all_or_none=all_or_none)
+    took_s = timed(work, clock=time.process_time)
+    results[name] = (len(trades()), sum(trade[2] for trade in trades()))
+    return took_s
+
+
+def run_peer(flow: Sequence[Placed], *, peer: peers.Peer, results: dict[str, peers.Result]) -> float:
+    """One round of an engine, in a book of its own."""
+    drive = peer.drive(flow)
+    took_s = timed(drive.work, clock=time.process_time)
+    results[peer.name] = drive.result()
+    return took_s
+
+
+def run_calls(flow: Sequence[Placed]) -> float:
+    """What the calls alone cost: of a built-in function that does nothing with the same arguments."""
+    orders = [("sell", order.price_micro, order.energy_wh) for order in flow]
+
+    def work() -> None:
+        nothing = dict[str, int]().get
+        for side, _, quantity in orders:
+            nothing(side, quantity)
+
+    return timed(work, clock=time.process_time)
