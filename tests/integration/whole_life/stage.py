@@ -20,6 +20,7 @@ RICH_NANO, POOR_NANO = 10**9, 3 * 10**7
 AVAILABLE_WH: Final = 600
 FIRST_SEQ: Final = 100
 BUDGET_S: Final = 60.0
+FRESH_BLOCKS: Final = 8  # more than a sweep looks back
 GAS_MONEY: Final = hex(100 * 10**18)
 _LOCK_TIMEOUT = "200ms"
 """Who acts while another process is stopped waits for that one's locks in vain."""
@@ -93,6 +94,9 @@ class Stage:
         self.rpc.call("anvil_dropAllTransactions")
         assert self.rpc.call("evm_revert", self._snapshot)
         self._snapshot = self.rpc.call("evm_snapshot")
+        # The node keeps the states of the latest few hundred blocks that it ever made: after so many lives none of
+        # those before the snapshot, to which a sweep would look back.
+        self.world.mine(FRESH_BLOCKS)
         now_s = self.chain.time()
         set_clock(self.conn, now_s)
         with self.conn.transaction():
