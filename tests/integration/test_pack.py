@@ -2,30 +2,18 @@
 
 import importlib.util
 import json
-import os
-import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.api import ENVIRONMENT
+from tests.api import ENVIRONMENT, signed_in
+from tests.sandbox import NAMES, Sandbox, link_runtime, pack, size_bytes
 
 ROOT = Path(__file__).parents[2]
-FUNCTIONS = sorted(path.parent.name for path in (ROOT / "functions").glob("*/app.py"))
-# AWS's Python runtimes bring these.
-OF_THE_RUNTIME = ("boto3", "botocore", "s3transfer", "jmespath", "dateutil", "six", "urllib3")
-
-
-def pack(*arguments: str | Path) -> None:
-    host = "aws" if (sys.platform, platform.machine()) == ("linux", "x86_64") else "host"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    subprocess.run(
-        [sys.executable, ROOT / "infra" / "pack.py", *arguments],
-        env={**os.environ, "LAMBDA_PYTHON": version, "LAMBDA_PLATFORM": host},
-        check=True,
-    )
+SLOW_TO_IMPORT = {"boto3", "botocore", "cryptography", "eth_account", "pydantic", "web3"}
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +27,8 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the runtime itself brings, and nothing else of the environment that the tests run in."""
     folder = tmp_path_factory.mktemp("runtime")
-    for name in OF_THE_RUNTIME:
-        spec = importlib.util.find_spec(name)
-        assert spec is not None
-        assert spec.origin is not None
-        path = Path(spec.origin)
-        path = path.parent if path.name == "__init__.py" else path
-        (folder / path.name).symlink_to(path)
+    link_runtime(folder)
     return folder
-
-
-def size_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def test_the_layer_is_lean(layer: Path) -> None:
@@ -67,7 +45,7 @@ def test_no_module_of_the_layer_is_compiled_again_at_a_cold_start(layer: Path) -
         assert compiled.read_bytes()[4:8] == b"\x01\x00\x00\x00", source
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_function_finds_all_it_imports_in_its_package_the_layer_and_the_runtime(
     name: str, layer: Path, runtime: Path, tmp_path: Path
 ) -> None:
@@ -119,3 +97,54 @@ def test_a_migration_is_packed_with_the_function_that_applies_it(tmp_path: Path)
     pack("function", "migrations", tmp_path)
     packed = {path.name: path.read_bytes() for path in (tmp_path / "migrations").iterdir()}
     assert packed == {path.name: path.read_bytes() for path in (ROOT / "infra" / "migrations").glob("*.sql")}
+
+
+@pytest.fixture
+def sandboxes(database_url: str, layer: Path, runtime: Path, tmp_path: Path) -> Iterator[dict[str, Sandbox]]:
+    """The API's functions as they are packed."""
+    sandboxes = {}
+    for name in (name for name in NAMES if name.endswith("_api")):
+        pack("function", name, tmp_path / name)
+        environment = {**ENVIRONMENT, "DATABASE_URL": database_url, "AWS_REGION": "us-east-1"}
+        sandboxes[name] = Sandbox([tmp_path / name, layer, runtime], environment)
+    yield sandboxes
+    for sandbox in sandboxes.values():
+        sandbox.end()
+
+
+def test_no_request_imports_what_is_slow_to_import(sandboxes: dict[str, Sandbox]) -> None:
+    auth, market, iot, network, analytics = (
+        sandboxes[f"{name}_api"].client for name in ("auth", "market", "iot", "network", "analytics")
+    )
+    user = signed_in(auth)
+    session = auth.post("/api/v1/auth/refresh", {"refresh_token": user.refresh_token})
+    token = session.json["access_token"]
+    order = market.post(
+        "/api/v1/market/order/create",
+        {"type": "buy", "kwh_amount": 1.5, "token_price": 0.25},
+        token=token,
+        headers={"Idempotency-Key": "once"},
+    )
+    answers = [
+        session,
+        order,
+        auth.get("/api/v1/auth/me", token=token),
+        auth.call("PATCH", "/api/v1/auth/me", body={"location": "the roof"}, token=token),
+        *(
+            market.get(f"/api/v1/market/{route}", token=token)
+            for route in (f"order/{order.json['id']}", "orders", "orders/mine", "book", "price", "history", "trades")
+        ),
+        market.post("/api/v1/market/order/cancel", {"order_id": order.json["id"]}, token=token),
+        iot.get("/api/v1/iot/devices", token=token),
+        network.post("/api/v1/network/node/register", {"location": "the roof"}, token=token),
+        network.get("/api/v1/network/nodes", token=token),
+        analytics.get("/api/v1/analytics/dashboard", token=token),
+        analytics.get("/api/v1/analytics/transactions", token=token),
+        *(analytics.get(f"/api/v1/{route}") for route in ("chain", "openapi.json", "docs")),
+        auth.post("/api/v1/auth/logout", {"refresh_token": session.json["refresh_token"]}, token=token),
+    ]
+    assert {answer.status for answer in answers} == {200, 201, 204}
+    assert analytics.get("/api/v1/health").status == 503  # it asked: there is no chain
+    imported = {name: sandbox.imported() for name, sandbox in sandboxes.items()}
+    assert all("psycopg" in modules for modules in imported.values())
+    assert {name: modules & SLOW_TO_IMPORT for name, modules in imported.items() if modules & SLOW_TO_IMPORT} == {}
