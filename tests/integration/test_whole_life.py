@@ -340,9 +340,11 @@ class WholeLife(Life, RuleBasedStateMachine):
     )
     def somebody_talks_nonsense(self, which: int, status: str, how: str) -> None:
         """Another device answers for a trade; its own one names an order that it is not of, or no trade of ours."""
-        if not self.expected.trades:
+        waiting = [trade for trade in self.expected.trades.values() if trade.status == "Pending"]
+        trades = waiting or list(self.expected.trades.values())
+        if not trades:
             return
-        trade = list(self.expected.trades.values())[which % len(self.expected.trades)]
+        trade = trades[which % len(trades)]
         other = next(device for device in self.devices.values() if device.id != trade.device)
         ask, named, sender, topic = trade.ask.id, trade.id, other.id, other.id
         match how:
@@ -357,6 +359,7 @@ class WholeLife(Life, RuleBasedStateMachine):
             {"order_id": str(ask), "transaction_id": str(named), "status": status},
             client_id=str(sender),
         )
+        self.messages_are_taken(list(self.queue))
 
     # -------------------------------------------------------------------------------------------------- the chain
 
