@@ -340,6 +340,8 @@ class WholeLife(Life, RuleBasedStateMachine):
     )
     def somebody_talks_nonsense(self, which: int, status: str, how: str) -> None:
         """Another device answers for a trade; its own one names an order that it is not of, or no trade of ours."""
+        self.agree(which % 2, which // 2 % 2, 100, partial=False)
+        self.step()  # a lock is asked for, and nobody has answered yet
         waiting = [trade for trade in self.expected.trades.values() if trade.status == "Pending"]
         trades = waiting or list(self.expected.trades.values())
         if not trades:
