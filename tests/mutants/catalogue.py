@@ -32,6 +32,7 @@ LIFE: Final = ("the state machine",)
 _FAULTS: Final = "tests/integration/settlement/test_faults.py"
 _SETTLING: Final = "tests/integration/settlement/test_settling.py"
 _LOCKS: Final = "tests/integration/test_locks_and_reports.py"
+_MESSAGES: Final = "tests/integration/test_message_faults.py"
 _TICKS: Final = "tests/integration/test_orders_and_ticks.py"
 _DELIVERIES: Final = "tests/integration/test_deliveries.py"
 _LOST: Final = "tests/integration/test_lost_devices.py"
@@ -240,7 +241,7 @@ MUTANTS: Final = (
     _mutant(
         "a_nameless_answer_counts_for_one_of_several_trades",
         "it is not known which of them the device means",
-        LIFE,
+        (f"{_LOCKS}::test_an_answer_of_two_fields_means_nothing_once_the_order_has_had_two_trades",),
         (TRADES, "return rows[0][0] if len(rows) == 1 else None", "return rows[0][0] if rows else None"),
     ),
     _mutant(
@@ -282,7 +283,7 @@ MUTANTS: Final = (
     _mutant(
         "what_a_status_still_lists_is_not_released",
         "a device that refused and holds nevertheless keeps the energy for ever",
-        LIFE,
+        (f"{_LOCKS}::test_an_unlock_is_owed_until_the_device_no_longer_lists_the_lock",),
         (TELEMETRY, "    trades.owe_unlock(conn, device_id, status.locks)\n", ""),
     ),
     _mutant(
@@ -294,7 +295,7 @@ MUTANTS: Final = (
     _mutant(
         "a_late_lock_is_not_released",
         "what was reserved too late is released again",
-        (f"{_LOCKS}::test_a_late_lock_never_settles_and_is_released",),
+        (f"{_MESSAGES}::test_an_answer_after_its_deadline_locks_nothing",),
         (LOCK_RESPONSE, 'if status == "Failed":\n            trades.owe_unlock', 'if status == "Pending":\n            trades.owe_unlock'),
     ),
     _mutant(
@@ -350,7 +351,7 @@ MUTANTS: Final = (
     _mutant(
         "old_statuses_count",
         "a status that was overtaken says what is not so any more",
-        LIFE,
+        (f"{_LOCKS}::test_an_old_status_is_dropped",),
         (DEVICES, "AND (status_seq IS NULL OR status_seq < %(seq)s\n", "AND (true\n"),
     ),
     _mutant(
@@ -374,7 +375,7 @@ MUTANTS: Final = (
     _mutant(
         "a_delivery_is_subtracted_twice",
         "what is delivered again after a repeated transfer is no news",
-        LIFE,
+        (f"{_MESSAGES}::test_a_message_that_comes_twice_counts_once",),
         (TRADES, "AND status = 'Confirmed' AND delivery <> 'Delivered'\n", "AND status = 'Confirmed'\n"),
     ),
     _mutant(
@@ -467,7 +468,7 @@ MUTANTS: Final = (
     _mutant(
         "presence_that_was_overtaken_counts",
         "events of the broker come out of order",
-        (f"{_LOCKS}::test_presence_that_comes_late_is_dropped",),
+        (f"{_MESSAGES}::test_messages_that_overtake_each_other_end_where_they_would_have_ended",),
         (DEVICES, "AND (presence_ms IS NULL OR presence_ms <= %(at_ms)s)", "AND (presence_ms IS NULL OR presence_ms > 0)"),
     ),
     # -------------------------------------------------------------------------------------------------- settlement
