@@ -529,7 +529,7 @@ MUTANTS: Final = (
     _mutant(
         "a_replacement_takes_a_new_nonce",
         "both could be mined",
-        (f"{_FAULTS}::test_a_stuck_transaction_is_replaced_with_higher_fees_under_its_nonce",),
+        (f"{_FAULTS}::test_when_the_base_fee_outgrows_a_transaction_it_is_replaced_at_once",),
         (LEDGER, '"gas": old["gas"]}, old["nonce"], fees', '"gas": old["gas"]}, old["nonce"] + 1, fees'),
     ),
     _mutant(
