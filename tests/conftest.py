@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from processes import began_at
+from processes import began_at, locked
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from services import LOCAL, remove_state, start_anvil, start_postgres, stop_orphans
@@ -56,10 +56,11 @@ def state_folder() -> Iterator[Path]:
 
     In the checkout rather than the system's temporary folder: who runs PostgreSQL for root cannot enter that one.
     """
-    stop_orphans()
-    for abandoned in (LOCAL / "tests").glob("[0-9]*"):
-        if began_at(int(abandoned.name)) is None:
-            remove_state(abandoned)
+    with locked(LOCAL / "tests.lock"):  # the workers of one run begin together
+        stop_orphans()
+        for abandoned in (LOCAL / "tests").glob("[0-9]*"):
+            if began_at(int(abandoned.name)) is None:
+                remove_state(abandoned)
     folder = LOCAL / "tests" / str(os.getpid())
     folder.mkdir(parents=True)
     yield folder

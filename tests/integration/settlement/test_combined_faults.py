@@ -10,8 +10,6 @@ from dataclasses import replace
 import psycopg
 import pytest
 from psycopg import Connection
-from reconcile import Ledger as ReconciledLedger
-from reconcile import reconcile
 
 from energy_market.database import Database
 from energy_market.evm.ledger import Ledger
@@ -221,17 +219,6 @@ def test_other_depths_and_sizes_after_a_deploy_change_no_trade(world: World) -> 
 # ------------------------------------------------------------------------------------------------ the chain, twice
 
 
-def reconciled(world: World) -> list[str]:
-    where = ReconciledLedger(
-        rpc_url=world.rpc_url,
-        contract=world.chain.settlement.address,
-        token=world.chain.token.address,
-        token_decimals=18,
-    )
-    with psycopg.connect(world.database_url, autocommit=True) as conn:
-        return reconcile(conn, ledger=where, at_rest=False)
-
-
 IMPATIENT = replace(RULES, stuck_after_s=0.0)
 
 
@@ -255,7 +242,7 @@ def test_a_reorganisation_of_any_depth_before_finality_pays_each_trade_once(worl
     world.sweep_until_final()
     assert world.statuses([*deals, later]) == ["Confirmed"] * 5
     assert all(world.chain.escrow(deal.seller) == deal.amount for deal in [*deals, later])
-    assert reconciled(world) == []
+    assert world.differences() == []
 
 
 def test_a_reorganisation_that_prefers_another_form_of_a_replaced_transaction(world: World) -> None:
@@ -281,7 +268,7 @@ def test_a_reorganisation_that_prefers_another_form_of_a_replaced_transaction(wo
     world.sweep_until_final()
     assert world.trade(deal) == ("Confirmed", None)
     assert world.sql("SELECT blockchain_hash FROM transactions") == [(cheap,)]
-    assert (world.nonce(), reconciled(world)) == (1, [])
+    assert (world.nonce(), world.differences()) == (1, [])
 
 
 def test_a_nonce_that_a_stranger_took_and_a_reorganisation_gave_back(world: World) -> None:
@@ -303,7 +290,7 @@ def test_a_nonce_that_a_stranger_took_and_a_reorganisation_gave_back(world: Worl
     world.sweep_until_final()
     assert world.batches() == [(0, "Final", 1), (1, "Final", 1)]
     assert world.trade(deal) == ("Confirmed", None)
-    assert (world.chain.escrow(deal.seller), reconciled(world)) == (deal.amount, [])
+    assert (world.chain.escrow(deal.seller), world.differences()) == (deal.amount, [])
 
 
 def test_a_batch_that_was_undone_and_whose_undoing_was_undone(world: World) -> None:
@@ -323,7 +310,7 @@ def test_a_batch_that_was_undone_and_whose_undoing_was_undone(world: World) -> N
     world.sweep_until_final()
     assert world.statuses(deals) == ["Confirmed"] * 3
     assert all(world.chain.escrow(deal.seller) == deal.amount for deal in deals)
-    assert reconciled(world) == []
+    assert world.differences() == []
 
 
 def test_a_buyer_who_withdraws_while_the_payment_waits_in_the_pool(world: World) -> None:
@@ -336,7 +323,7 @@ def test_a_buyer_who_withdraws_while_the_payment_waits_in_the_pool(world: World)
     world.sweep_until_final()
     assert [world.trade(deal) for deal in (poor, rich)] == [("Failed", "insufficient_escrow"), ("Confirmed", None)]
     assert (world.market.status_of(poor.bid), world.market.status_of(poor.ask)) == ("Rejected", "Created")
-    assert reconciled(world) == []
+    assert world.differences() == []
 
 
 def withdraw(world: World, deal: Deal) -> None:
@@ -360,7 +347,7 @@ def test_a_node_that_comes_back_with_an_older_state_is_told_all_again(world: Wor
     assert world.trade(deal) == ("Submitted", None)
     world.sweep_until_final()
     assert world.trade(deal) == ("Confirmed", None)
-    assert (world.nonce(), len(world.forms()), reconciled(world)) == (1, 1, [])
+    assert (world.nonce(), len(world.forms()), world.differences()) == (1, 1, [])
 
 
 def test_a_node_that_comes_back_without_what_was_final_raises_the_alarm_and_is_told_all_again(
@@ -378,7 +365,7 @@ def test_a_node_that_comes_back_without_what_was_final_raises_the_alarm_and_is_t
     assert "settlement.deep_reorganisation" in logged(capsys)
     world.sweep_until_final()
     assert world.statuses(deals) == ["Confirmed"] * 2
-    assert (world.nonce(), reconciled(world)) == (2, [])
+    assert (world.nonce(), world.differences()) == (2, [])
 
 
 def test_a_forgotten_transaction_that_became_too_cheap_while_the_operator_was_out_of_gas_money(
@@ -402,7 +389,7 @@ def test_a_forgotten_transaction_that_became_too_cheap_while_the_operator_was_ou
     world.go_on()
     world.sweep_until_final()
     assert world.trade(deal) == ("Confirmed", None)
-    assert (world.nonce(), len(world.forms()), reconciled(world)) == (1, 2, [])
+    assert (world.nonce(), len(world.forms()), world.differences()) == (1, 2, [])
 
 
 # ------------------------------------------------------------------------------------------------ any two of them
@@ -487,7 +474,7 @@ def test_of_any_two_faults_one_after_the_other_no_trade_is_lost_or_paid_twice(wo
         world.sweep_until_final()
         assert world.statuses([deal, between]) == ["Confirmed"] * 2, second
         assert all(world.chain.escrow(one.seller) == one.amount for one in (deal, between)), second
-    assert reconciled(world) == []
+    assert world.differences() == []
 
 
 # ------------------------------------------------------------------------------------------------ sweeps at once
@@ -537,4 +524,4 @@ def test_sweeps_whose_lease_is_stolen_again_and_again_pay_each_trade_once(world:
         world.chain.escrow(d.seller) == (d.amount if e == "Confirmed" else 0)
         for d, e in zip(deals, expected, strict=True)
     )
-    assert reconciled(world) == []
+    assert world.differences() == []

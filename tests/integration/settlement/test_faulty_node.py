@@ -10,10 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
-from reconcile import Ledger as ReconciledLedger
-from reconcile import reconcile
 
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import ChainError, Rpc
@@ -111,21 +108,10 @@ def disturbed_sweep(world: World, ledger: Ledger, *, budget_s: float = 1.5) -> N
         assert world.sql("SELECT name FROM leases") == [], "a sweep that fails gives its lease back"
 
 
-def differences(world: World) -> list[str]:
-    reconciled = ReconciledLedger(
-        rpc_url=world.rpc_url,
-        contract=world.chain.settlement.address,
-        token=world.chain.token.address,
-        token_decimals=18,
-    )
-    with psycopg.connect(world.database_url, autocommit=True) as conn:
-        return reconcile(conn, ledger=reconciled, at_rest=False)
-
-
 def settle_in_the_end(world: World, node: FaultyNode, ledger: Ledger) -> None:
     node.recover()
     world.sweep_until_final(ledger=ledger)
-    assert differences(world) == []
+    assert world.differences() == []
 
 
 # ------------------------------------------------------------------------------------------------ away, slow, silent

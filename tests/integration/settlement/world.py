@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from uuid import UUID
 
+import psycopg
 import pytest
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
+from reconcile import Ledger as ReconciledLedger
+from reconcile import reconcile
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
@@ -221,6 +224,17 @@ class World:
 
     def sweep(self, rules: SettlementRules = RULES, *, ledger: Ledger | None = None, budget_s: float = 20.0) -> bool:
         return settle_trades(self.database, ledger or self.ledger, rules=rules, budget_s=budget_s)
+
+    def differences(self) -> list[str]:
+        """What database and chain disagree on."""
+        where = ReconciledLedger(
+            rpc_url=self.rpc_url,
+            contract=self.chain.settlement.address,
+            token=self.chain.token.address,
+            token_decimals=18,
+        )
+        with psycopg.connect(self.database_url, autocommit=True) as conn:
+            return reconcile(conn, ledger=where, at_rest=False)
 
     def sweep_until_final(self, *, ledger: Ledger | None = None) -> None:
         """Let the chain and the settlement run on until nothing is under way."""
