@@ -487,13 +487,13 @@ MUTANTS: Final = (
     _mutant(
         "a_payment_that_is_gone_stays_confirmed",
         "a reorganisation puts the trades of its blocks back",
-        LIFE,
+        (f"{_FAULTS}::test_a_reorganisation_before_finality_puts_a_trade_back_and_the_same_bytes_pay_it",),
         (SETTLEMENT, "            FROM paid WHERE t.id = paid.id AND t.status = 'Confirmed'", "            FROM paid WHERE t.id = paid.id AND t.status = 'Submitted'"),
     ),
     _mutant(
         "reorganisations_are_not_looked_for",
         "a batch whose block is another one's now has to be asked for again",
-        (f"{_FAULTS}::test_a_transaction_mined_in_another_block_of_the_other_branch_stays_confirmed", f"{_FAULTS}::test_a_buyer_who_withdraws_in_a_reorganisation_is_found_out"),
+        (f"{_FAULTS}::test_a_payment_that_the_other_branch_refused_is_taken_back_at_the_next_look",),
         (CONFIRM, "return newest is None or stands[newest.id]", "return True"),
     ),
     _mutant(
@@ -565,7 +565,7 @@ MUTANTS: Final = (
     _mutant(
         "two_sweeps_at_once_share_a_nonce",
         "lease and unique nonce are both gone",
-        (f"{_FAULTS}::test_of_two_sweeps_at_once_one_works", f"{_FAULTS}::test_a_sweep_that_outlived_its_lease_stores_and_sends_nothing"),
+        (f"{_FAULTS}::test_a_sweep_without_a_lease_stores_nothing_though_nobody_else_has_begun",),
         (LEASES, "WHERE leases.expires_at <= clock_timestamp() OR leases.holder = EXCLUDED.holder", "WHERE true"),
         (LEASES, "return row is not None", "return True"),
         ("infra/migrations/0001_market.sql", "    UNIQUE (chain_id, sender, nonce)\n", "    CHECK (chain_id > 0)\n"),

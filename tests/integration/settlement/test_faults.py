@@ -231,6 +231,27 @@ def test_a_buyer_who_withdraws_in_a_reorganisation_is_found_out(world: World) ->
     assert world.chain.escrow(deal.seller) == 0
 
 
+def test_a_payment_that_the_other_branch_refused_is_taken_back_at_the_next_look(world: World) -> None:
+    """The batch has its nonce and a block again before anybody looked: only the block's hash tells."""
+    deal = world.lock()
+    world.sweep()
+    world.mine()
+    world.sweep()
+    assert world.trade(deal) == ("Confirmed", None)
+
+    world.reorganise(2)
+    world.chain.settlement.transact(deal.buyer, "withdraw", deal.amount)
+    ((raw,),) = world.sql("SELECT raw FROM signed_transactions")
+    world.chain.rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
+    assert (world.nonce(), world.paid(deal)) == (1, False)
+    world.sweep()
+
+    assert world.trade(deal) == ("Submitted", None)
+    assert world.sql("SELECT delivery FROM transactions") == [(None,)]
+    world.sweep_until_final()
+    assert world.trade(deal) == ("Failed", "insufficient_escrow")
+
+
 def test_a_transaction_mined_in_another_block_of_the_other_branch_stays_confirmed(world: World) -> None:
     deal = world.lock()
     world.sweep()
@@ -547,9 +568,11 @@ def test_a_nonce_of_something_that_the_node_forgot_is_not_given_away(world: Worl
     assert world.batches() == [(0, "Stored", 1), (1, "Stored", 1)]
 
 
-def test_a_signed_trade_is_overdue_by_the_chains_clock_not_by_ours(world: World) -> None:
+@pytest.mark.parametrize("status", ["Submitted", "Locked"])  # its batch waits; its batch had no effect
+def test_a_signed_trade_is_overdue_by_the_chains_clock_not_by_ours(world: World, status: str) -> None:
     deal = world.lock()
     world.sweep()
+    world.sql("UPDATE transactions SET status = %s", status)
     world.let_expire(deal)
     ((valid_until,),) = world.sql("SELECT valid_until FROM transactions")
     account = settlement.Account(chain_id=world.ledger.chain_id, sender=world.ledger.operator)
@@ -563,6 +586,8 @@ def test_a_signed_trade_is_overdue_by_the_chains_clock_not_by_ours(world: World)
 
     assert overdue(valid_until) == []
     assert overdue(valid_until + timedelta(seconds=1)) == [deal.id]
+    with world.market.database.transaction() as conn:
+        assert settlement.overdue_unstored(conn, limit=10) == []
 
 
 def test_a_trade_that_another_chain_may_have_paid_waits_until_that_one_is_asked(

@@ -92,6 +92,7 @@ class Life:
             expires_at=None if expires_s is None else datetime.fromtimestamp(expires_s, UTC),
             device_id=None,
         )
+        told: set[str] = set()
         for _ in range(sent):
             with (database or self.stage.database).transaction() as conn:
 
@@ -113,6 +114,8 @@ class Life:
                 expires_s=expires_s,
             )
             self.expected.orders.setdefault(order.id, order)
+            told.add(said.body)
+        assert len(told) == 1, "one key is one order"
 
     def withdraw(self, order: Order, database: Database) -> bool:
         """Cancel an order; whether that was taken."""
