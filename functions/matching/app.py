@@ -99,14 +99,17 @@ def _tick(database: Database, zone: str, settings: config.MarketSettings, *, mar
         mark=mark,
         zone=zone,
         ran=done.ran,
-        trades=len(done.trade_ids),
+        trades=done.trades,
         locks_expired=done.locks_expired,
         orders_expired=done.orders_expired,
         attempts=done.attempts,
         duration_ms=duration_ms,
     )
     metric("TickDuration", duration_ms, "Milliseconds")
-    return len(done.trade_ids)
+    if done.overlooked:
+        log("tick.overlooked", level="error", mark=mark, zone=zone, trades=done.overlooked)
+        metric("TradesOverlooked", done.overlooked)
+    return done.trades
 
 
 def _tell_devices(database: Database, settings: config.MarketSettings) -> int:

@@ -237,7 +237,7 @@ class MovingBook:
 
     def cancel_what_was_read(self, statement: str) -> None:
         """When the tick has read the book and asks for the devices' energy."""
-        if "FROM iot_devices d WHERE d.id = ANY" in statement and (bid := next(self._going, None)) is not None:
+        if "WHERE d.no = ANY" in statement and (bid := next(self._going, None)) is not None:
             self.market.cancel(self.buyer, bid)
 
     def go(self) -> None:

@@ -19,7 +19,7 @@ from energy_market.usecases.place_order import place_order
 from energy_market.usecases.publish_commands import Published, publish_commands
 from energy_market.usecases.record_lock_response import Outcome, record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
-from energy_market.usecases.run_tick import Tick, run_tick
+from energy_market.usecases.run_tick import run_tick
 
 SETTINGS = MarketSettings(lock_timeout_s=30, device_online_s=120, settlement_window_s=600)
 
@@ -30,6 +30,18 @@ class Home:
 
     user: UUID
     device: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticked:
+    """What a tick did, and the trades that came of it."""
+
+    ran: bool
+    trade_ids: tuple[UUID, ...]
+    locks_expired: int
+    orders_expired: int
+    attempts: int
+    overlooked: int
 
 
 def now_ms() -> int:
@@ -120,8 +132,21 @@ class Market:
 
     # -------------------------------------------------------------------------------------------- the system
 
-    def tick(self) -> Tick:
-        return run_tick(self.database, zone="default", settings=SETTINGS)
+    def tick(self) -> Ticked:
+        """A tick, and the trades of its matches."""
+        done = run_tick(self.database, zone="default", settings=SETTINGS)
+        with self.database.transaction() as conn:
+            known = conn.execute("SELECT coalesce(max(seq), 0) FROM transactions").fetchone()
+            trades.make(conn, limit=100_000)
+            made = conn.execute("SELECT id FROM transactions WHERE seq > %s ORDER BY seq", known).fetchall()
+        return Ticked(
+            ran=done.ran,
+            trade_ids=tuple(row[0] for row in made),
+            locks_expired=done.locks_expired,
+            orders_expired=done.orders_expired,
+            attempts=done.attempts,
+            overlooked=done.overlooked,
+        )
 
     def publish(self) -> Published:
         def keep(claimed: object) -> list[tuple[Command, Exception]]:

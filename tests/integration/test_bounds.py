@@ -24,6 +24,8 @@ PRUNED = {
     "refresh_tokens": "a week, and fifty a user",
     "device_reports": "a week, and sixty of a kind of a device in ten minutes",
     "open_orders": "500 a user, and the trades that put some back",
+    "matches": "what the tick before has matched, until the locks are published",
+    "ticks": "one a zone",
     "leases": "one a name",
     "iot_devices": "fifty a user",
     "network_nodes": "fifty a user",

@@ -33,7 +33,9 @@ def delivery(market: Market) -> tuple[object, ...]:
 
 def free_wh(market: Market, home: Home) -> int:
     with market.database.transaction() as conn:
-        return devices.free_wh(conn, [home.device])[home.device]
+        (device,) = devices.of_owner(conn, home.user)
+    assert device.free_wh is not None
+    return device.free_wh
 
 
 def overdue(market: Market) -> None:

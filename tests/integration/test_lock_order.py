@@ -7,9 +7,10 @@ from uuid import UUID
 import psycopg
 import pytest
 from psycopg import Connection
+from psycopg.errors import LockNotAvailable
 
-from energy_market.domain.matching import Match
-from energy_market.postgres import orders, settlement, trades
+from energy_market.domain.matching import Book, Match
+from energy_market.postgres import book, settlement, trades
 from energy_market.usecases import run_tick as tick_module
 from energy_market.usecases.run_tick import Tick, run_tick
 from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
@@ -41,20 +42,19 @@ def free_rows(conn: Connection) -> int:
     return len(rows)
 
 
-def test_a_match_that_waits_for_the_first_row_of_the_book_holds_none_of_the_others(
+def test_a_match_waits_but_a_moment_for_a_row_of_the_book_and_is_made_by_the_next_tick(
     market: Market, database_url: str, other: Connection
 ) -> None:
     first, *others = crossed_book(market)
     other.execute("SELECT FROM open_orders WHERE order_id = %s FOR UPDATE", (first,))
     ticks = Market(database_url)
-    ticking = Alongside(ticks.tick)
-    wait_until_somebody_waits_for(other)
+    with pytest.raises(LockNotAvailable):
+        ticks.tick()
+    ticks.close()
     with psycopg.connect(database_url) as third:
         assert free_rows(third) == len(others)
     other.rollback()
-    ticking.end()
-    ticks.close()
-    assert market.sql("SELECT count(*) FROM transactions") == [(ASKS,)]
+    assert len(market.tick().trade_ids) == ASKS
 
 
 def test_a_failure_that_waits_for_the_first_row_of_the_book_holds_none_of_the_others(
@@ -106,13 +106,14 @@ def test_ticks_of_two_zones_that_both_want_the_book_take_turns(
 ) -> None:
     market.sql("INSERT INTO zones (id) VALUES ('west')")
     both_arrived = threading.Barrier(2, timeout=10)
-    hold = orders.hold_book
+    see = book.see_one_moment
 
-    def wait_and_hold(conn: Connection) -> None:
+    def wait_and_see(conn: Connection, *, hold: bool) -> None:
+        assert hold
         both_arrived.wait()
-        hold(conn)
+        see(conn, hold=hold)
 
-    monkeypatch.setattr(orders, "hold_book", wait_and_hold)
+    monkeypatch.setattr(book, "see_one_moment", wait_and_see)
     ticks: list[Tick] = []
 
     def tick(zone: str) -> None:
@@ -136,19 +137,19 @@ def test_who_holds_the_book_has_no_order(
     _, _, ask, bid, _ = market.matched()
     market.sql("UPDATE transactions SET expires_at = clock_timestamp()")
     crossed_book(market)
-    write = trades.insert_matches
+    write = book.take
     owners: list[object] = []
 
-    def look_and_write(conn: Connection, matches: list[Match]) -> list[UUID]:
+    def look_and_write(conn: Connection, matches: list[Match], seen: Book) -> bool:
         owners.extend(
             other.execute(
                 "SELECT id FROM energy_orders WHERE id = ANY (%s) FOR NO KEY UPDATE NOWAIT", ([ask, bid],)
             ).fetchall()
         )
         other.rollback()
-        return write(conn, matches)
+        return write(conn, matches, seen)
 
-    monkeypatch.setattr(trades, "insert_matches", look_and_write)
+    monkeypatch.setattr(book, "take", look_and_write)
     ticks = Market(database_url)
     assert ticks.tick().locks_expired == 1
     ticks.close()

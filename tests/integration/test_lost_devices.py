@@ -114,7 +114,9 @@ class Scene:
         with self.market.database.transaction() as conn:
             found = database_differences(conn, at_rest=True).as_lines()
             promised_wh = AVAILABLE_WH if self.is_dead else self.device.battery.charge_wh
-            promised_wh -= devices.free_wh(conn, [self.home.device])[self.home.device]
+            (device,) = devices.of_owner(conn, self.home.user)
+            assert device.free_wh is not None
+            promised_wh -= device.free_wh
         if promised_wh:
             found.append(f"{promised_wh} Wh are still promised")
         if not self.is_dead and self.device.holds_wh:

@@ -10,7 +10,8 @@ from psycopg import Connection
 
 from energy_market.database import Database
 from energy_market.domain.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from energy_market.postgres import orders, zones
+from energy_market.domain.matching import Book, Match
+from energy_market.postgres import book, orders, zones
 from tests.integration.market import SETTINGS, Market
 
 
@@ -251,7 +252,7 @@ def test_whoever_keeps_cancelling_cannot_keep_others_from_trading(
     market.order(counterpart, "buy", 700, 100_000)
     offered = [market.order(restless.user, "sell", 700, 100_000)]
     disturbing: list[threading.Thread] = []
-    read = orders.crossing
+    write = book.take
 
     def cancel_and_offer_again() -> None:
         disturber = Market(database_url)
@@ -260,14 +261,13 @@ def test_whoever_keeps_cancelling_cannot_keep_others_from_trading(
             offered.append(disturber.order(restless.user, "sell", 700, 100_000))
         disturber.close()
 
-    def read_and_be_disturbed(conn: Connection, zone: str, *, device_online_s: int, limit: int) -> object:
-        found = read(conn, zone, device_online_s=device_online_s, limit=limit)
+    def be_disturbed_and_write(conn: Connection, matches: list[Match], seen: Book) -> bool:
         disturbing.append(threading.Thread(target=cancel_and_offer_again))
         disturbing[-1].start()
         disturbing[-1].join(timeout=0.5)  # longer only when the book is held
-        return found
+        return write(conn, matches, seen)
 
-    monkeypatch.setattr(orders, "crossing", read_and_be_disturbed)
+    monkeypatch.setattr(book, "take", be_disturbed_and_write)
     tick = market.tick()
     for thread in disturbing:
         thread.join()

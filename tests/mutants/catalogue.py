@@ -17,6 +17,9 @@ TRADES: Final = f"{PACKAGE}/postgres/trades.py"
 COMMANDS: Final = f"{PACKAGE}/postgres/commands.py"
 SETTLEMENT: Final = f"{PACKAGE}/postgres/settlement.py"
 LEASES: Final = f"{PACKAGE}/postgres/leases.py"
+BOOK: Final = f"{PACKAGE}/postgres/book.py"
+CANDIDATES: Final = f"{PACKAGE}/domain/candidates.py"
+CHANGES: Final = "infra/migrations/0005_the_tick_looks_at_what_changed.sql"
 RUN_TICK: Final = f"{PACKAGE}/usecases/run_tick.py"
 LOCK_RESPONSE: Final = f"{PACKAGE}/usecases/record_lock_response.py"
 TELEMETRY: Final = f"{PACKAGE}/usecases/record_telemetry.py"
@@ -76,69 +79,70 @@ MUTANTS: Final = (
         "the_oldest_ask_before_the_cheapest",
         "price goes before time",
         LIFE,
-        (MATCHING, "key=lambda ask: (ask.price_micro, ask.arrival)", "key=lambda ask: (ask.arrival,)"),
+        (CANDIDATES, "sorted({order for book in books for order in book.whole_asks})", "sorted({order for book in books for order in book.whole_asks}, key=lambda o: (o[0], o[2]))"),
     ),
     _mutant(
         "the_youngest_ask_first",
         "at one price the older trades first",
         LIFE,
-        (MATCHING, "key=lambda ask: (ask.price_micro, ask.arrival)", "key=lambda ask: (ask.price_micro, -ask.arrival)"),
+        (CANDIDATES, "sorted({order for book in books for order in book.whole_asks})", "sorted({order for book in books for order in book.whole_asks}, key=lambda o: (o[0], o[1], -o[2]))"),
     ),
     _mutant(
         "the_cheapest_bid_first",
         "the dearest bid trades first",
         LIFE,
-        (MATCHING, "key=lambda bid: (-bid.price_micro, bid.arrival)", "key=lambda bid: (bid.price_micro, bid.arrival)"),
+        (CANDIDATES, "sorted({order for book in books for order in book.whole_bids})", "sorted({order for book in books for order in book.whole_bids}, key=lambda o: (o[0], -o[1], o[2]))"),
     ),
     _mutant(
         "the_youngest_bid_first",
         "a bid that is put back has lost its place",
         LIFE,
-        (MATCHING, "key=lambda bid: (-bid.price_micro, bid.arrival)", "key=lambda bid: (-bid.price_micro, -bid.arrival)"),
+        (CANDIDATES, "sorted({order for book in books for order in book.whole_bids})", "sorted({order for book in books for order in book.whole_bids}, key=lambda o: (o[0], o[1], -o[2]))"),
     ),
     _mutant(
         "the_price_of_the_younger_order",
         "the older order's price is the trade's",
         LIFE,
-        (MATCHING, "if ask.arrival < bid.arrival else", "if ask.arrival > bid.arrival else"),
+        (MATCHING, "size, price if arrival < bid_arrival else -bid_price))\n            if not waiting", "size, price if arrival > bid_arrival else -bid_price))\n            if not waiting"),
     ),
     _mutant(
         "a_bid_below_the_ask",
         "a trade must lie within both limits",
         LIFE,
-        (MATCHING, "while rank is not None and self._bids[rank].price_micro >= ask.price_micro:\n            if self._bids[rank].user_id != ask.user_id:\n                energy_wh", "while rank is not None:\n            if self._bids[rank].user_id != ask.user_id:\n                energy_wh"),
+        (MATCHING, "if price + bid_price > 0:\n                break", "if False:\n                break"),
     ),
     _mutant(
         "one_trades_with_himself",
         "nobody trades with himself",
         LIFE,
-        (MATCHING, "if self._left_wh[rank] and self._bids[rank].user_id != ask.user_id:", "if self._left_wh[rank]:"),
+        (MATCHING, "if user == bid_user:", "if False:"),
     ),
     _mutant(
         "a_whole_bid_is_split",
         "an all-or-none order trades wholly or not at all",
         LIFE,
-        (MATCHING, "return self._left_wh[rank] if self._bids[rank].all_or_none else 1", "return 1"),
-        (TRADES, "o.remaining_wh > t.energy_wh AND NOT o.all_or_none", "o.remaining_wh > t.energy_wh"),
+        (MATCHING, "if not energy or -energy > tradable or bid_user == user:", "if not energy or bid_user == user:"),
+        (MATCHING, "energy = abs(energy)\n", "energy = min(abs(energy), tradable)\n"),
+        (BOOK, "o.arrival = shrunk.arrival AND NOT o.all_or_none", "o.arrival = shrunk.arrival"),
     ),
     _mutant(
         "a_whole_ask_above_its_devices_free_energy",
         "a device promises no more than it has",
         LIFE,
-        (MATCHING, "if tradable_wh <= 0 or (ask.all_or_none and tradable_wh < ask.remaining_wh):", "if tradable_wh <= 0:"),
+        (MATCHING, "            if left < 0:\n", "            if False:\n"),
     ),
     _mutant(
         "free_energy_does_not_fall_during_a_tick",
         "two asks of one device sell the same energy in one tick",
         LIFE,
-        (MATCHING, "remaining_wh[ask.device_id] -= energy_wh", "remaining_wh[ask.device_id] -= 0"),
+        (MATCHING, "            left_wh[device] = left\n", "            left_wh[device] = left + size\n"),
     ),
     # ------------------------------------------------------------------------------------------------- the book
     _mutant(
         "free_energy_forgets_promises",
         "what is promised is sold again by the next tick",
         LIFE,
-        (DEVICES, '"SELECT d.id, (d.available_wh - (" + PROMISED + "))::bigint', '"SELECT d.id, (d.available_wh - 0 * (" + PROMISED + "))::bigint'),
+        (DEVICES, '"SELECT d.no, (d.available_wh - (" + _TRADED + ") -', '"SELECT d.no, (d.available_wh - 0 * (" + _TRADED + ") -'),
     ),
     _mutant(
         "free_energy_forgets_what_is_locked",
@@ -150,25 +154,61 @@ MUTANTS: Final = (
         "what_falls_short_stays_promised",
         "energy that is not delivered any more may be sold",
         LIFE,
-        (DEVICES, "AND t.delivery IS DISTINCT FROM 'Delivered' AND t.delivery IS DISTINCT FROM 'Short'\"\"\"", "AND t.delivery IS DISTINCT FROM 'Delivered'\"\"\""),
+        (DEVICES, "AND t.delivery IS DISTINCT FROM 'Delivered' AND t.delivery IS DISTINCT FROM 'Short'\"\"\"\n", "AND t.delivery IS DISTINCT FROM 'Delivered'\"\"\"\n"),
     ),
     _mutant(
         "devices_that_are_away_are_matched",
         "an ask takes part only while its device is there",
         LIFE,
-        (ORDERS, "AND d.status = 'Online' AND d.silent_since IS NULL", "AND d.silent_since IS NULL"),
+        (DEVICES, "AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0", "AND d.silent_since IS NULL AND d.available_wh > 0"),
     ),
     _mutant(
         "devices_that_are_silent_are_matched",
         "a device that let a lock run out waits for its next status",
         LIFE,
-        (ORDERS, "AND d.status = 'Online' AND d.silent_since IS NULL", "AND d.status = 'Online'"),
+        (DEVICES, "AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0", "AND d.status = 'Online' AND d.available_wh > 0"),
     ),
     _mutant(
         "devices_not_heard_of_are_matched",
         "an ask takes part only while its device was heard of lately",
         LIFE,
-        (ORDERS, "AND d.last_ping > now() - make_interval(secs => %(online_s)s)", ""),
+        (DEVICES, 'AND d.last_ping > now() - make_interval(secs => %s)",\n            (numbers', 'AND %s > 0",\n            (numbers'),
+    ),
+    _mutant(
+        "who_commits_late_is_never_seen",
+        "an order may be written by a transaction that began before the tick and ended after it",
+        LIFE,
+        (BOOK, '"{0} >= pg_snapshot_xmin({1}) AND NOT pg_visible_in_snapshot({0}, {1})"', '"{0} >= pg_snapshot_xmax({1})"'),
+    ),
+    _mutant(
+        "what_came_back_is_not_new",
+        "an order that grows may trade again",
+        LIFE,
+        (CHANGES, "WHEN (NEW.remaining_wh > OLD.remaining_wh OR NEW.device_id", "WHEN (NEW.device_id"),
+    ),
+    _mutant(
+        "a_device_that_is_back_is_not_new",
+        "the asks of a device that is there again may trade again",
+        LIFE,
+        (CHANGES, "IF OLD.status <> 'Online'\n        OR NEW.silent_since", "IF NEW.silent_since"),
+    ),
+    _mutant(
+        "released_energy_is_not_new",
+        "what a failed trade gives back may be sold",
+        LIFE,
+        (CHANGES, "NEW.released := pg_current_xact_id();", "NULL;"),
+    ),
+    _mutant(
+        "a_match_is_no_promise",
+        "what is matched, and not a trade yet, is sold again by the next tick",
+        ("tests/integration/test_matches.py::test_a_match_counts_as_matched_and_as_promised_before_it_is_a_trade",),
+        (DEVICES, "- coalesce(m.energy_wh, 0))::bigint", "- 0 * coalesce(m.energy_wh, 0))::bigint"),
+    ),
+    _mutant(
+        "a_tick_that_was_cut_off_has_seen_all",
+        "what it did not come to would wait for the next look at the whole book",
+        ("tests/integration/test_bounds.py::test_a_tick_takes_the_best_of_a_long_book_and_the_next_one_the_others",),
+        (RUN_TICK, "is_all = not bounds.any() and len(matches) <= MAX_TRADES", "is_all = True"),
     ),
     _mutant(
         "orders_never_expire",
@@ -180,7 +220,8 @@ MUTANTS: Final = (
         "the_book_is_not_looked_at_again",
         "an order that was cancelled between reading and writing is matched",
         LIFE,
-        (TRADES, "WHERE (SELECT count(*) FROM filled) + (SELECT count(*) FROM shrunk) = (SELECT count(*) FROM taken)", "WHERE true"),
+        (BOOK, "WHERE (SELECT count(*) FROM filled) + (SELECT count(*) FROM shrunk) = %(orders)s", "WHERE %(orders)s > 0"),
+        (BOOK, 'conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")', 'conn.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")'),
     ),
     _mutant(
         "two_ticks_at_once",
@@ -192,8 +233,8 @@ MUTANTS: Final = (
         "a_remainder_leaves_the_book",
         "a partly filled order stays with what is left of it",
         LIFE,
-        (TRADES, "WHERE o.order_id = t.order_id AND o.remaining_wh = t.energy_wh", "WHERE o.order_id = t.order_id AND o.remaining_wh >= t.energy_wh"),
-        (TRADES, "o.remaining_wh > t.energy_wh AND NOT o.all_or_none", "false AND NOT o.all_or_none"),
+        (BOOK, "filled = [arrival for arrival in taken if not left_wh[arrival]]", "filled = taken"),
+        (BOOK, "shrunk = [arrival for arrival in taken if left_wh[arrival]]", "shrunk: list[int] = []"),
     ),
     _mutant(
         "a_cancelled_order_stays_in_the_book",

@@ -107,4 +107,4 @@ def test_the_page_names_every_table_that_is_kept_or_swept() -> None:
         for path in (ROOT / "infra" / "migrations").glob("*.sql")
         for name in re.findall(r"CREATE (?:UNLOGGED )?TABLE (\w+)", path.read_text())
     }
-    assert tables - named == {"zones", "open_orders", "leases"}  # as small as what they are about
+    assert tables - named == {"zones", "ticks", "open_orders", "matches", "leases"}  # as small as what they are about

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from energy_market.domain.matching import Match, OpenOrder, match
+from energy_market.domain.matching import match
+from tests.naive_matching import OpenOrder, book_of, naive_rule, seeds_loop
 
 ANN, BEN, CAT, DAN = (UUID(int=n) for n in range(1, 5))
 PLENTY = 10**12
@@ -27,7 +28,6 @@ def a_bid(wh: int, price: int, *, user: UUID = BEN, arrival: int | None = None, 
 def _order(wh: int, price: int, *, user: UUID, device: UUID | None, arrival: int | None, partial: bool) -> OpenOrder:
     arrival = next(_arrivals) if arrival is None else arrival
     return OpenOrder(
-        order_id=UUID(int=10**6 + arrival),
         user_id=user,
         device_id=device,
         remaining_wh=wh,
@@ -40,9 +40,11 @@ def _order(wh: int, price: int, *, user: UUID, device: UUID | None, arrival: int
 def trades(
     asks: Sequence[OpenOrder], bids: Sequence[OpenOrder], free_wh: Mapping[UUID, int] | None = None
 ) -> list[tuple[int, int, int, int]]:
-    """(ask's arrival, bid's arrival, energy, price) of each match."""
+    """(ask's arrival, bid's arrival, energy, price) of each match, in the order of the walk."""
     free = dict.fromkeys((ANN, BEN, CAT, DAN), PLENTY) if free_wh is None else free_wh
-    return [(m.ask.arrival, m.bid.arrival, m.energy_wh, m.price_micro) for m in match(asks, bids, free)]
+    matches = match(book_of(asks, bids), {device.int: energy_wh for device, energy_wh in free.items()})
+    place = {order.arrival: (order.price_micro, order.arrival) for order in asks}
+    return sorted(matches, key=lambda m: place[m[0]])
 
 
 def test_a_bid_that_reaches_the_ask_trades_with_it() -> None:
@@ -145,66 +147,6 @@ def test_an_ask_of_a_device_that_is_not_online_does_not_trade() -> None:
     assert trades([an_ask(500, 10)], [a_bid(500, 12)], {}) == []
 
 
-def test_an_ask_without_a_device_does_not_trade() -> None:
-    homeless = _order(500, 10, user=ANN, device=None, arrival=None, partial=False)
-    assert trades([homeless], [a_bid(500, 12)]) == []
-
-
-def test_an_order_without_energy_cannot_exist() -> None:
-    with pytest.raises(ValueError, match="above zero"):
-        an_ask(0, 10)
-
-
-# The specification's loop, word for word, and the rule's, as naively as it can be said: the oracles.
-
-
-def seeds_loop(asks: Sequence[OpenOrder], bids: Sequence[OpenOrder]) -> list[tuple[int, int]]:
-    """Section 5 of the specification: exact sizes only."""
-    sells = sorted(asks, key=lambda o: (o.price_micro, o.arrival))
-    buys = sorted(bids, key=lambda o: (-o.price_micro, o.arrival))
-    pairs = []
-    for sell in sells:
-        for buy in buys:
-            if buy.price_micro >= sell.price_micro and buy.remaining_wh == sell.remaining_wh:
-                pairs.append((sell.arrival, buy.arrival))
-                buys.remove(buy)
-                break
-    return pairs
-
-
-def naive_rule(
-    asks: Sequence[OpenOrder], bids: Sequence[OpenOrder], free_wh: Mapping[UUID, int]
-) -> list[tuple[int, int, int, int]]:
-    """The whole rule: for each ask, over and over, the first bid of all that fits."""
-    free = dict(free_wh)
-    left = {bid.arrival: bid.remaining_wh for bid in bids}
-    made = []
-    for ask in sorted(asks, key=lambda o: (o.price_micro, o.arrival)):
-        assert ask.device_id is not None
-        ask_left = ask.remaining_wh
-        while True:
-            tradable = min(ask_left, free.get(ask.device_id, 0))
-            for bid in sorted(bids, key=lambda o: (-o.price_micro, o.arrival)):
-                energy = min(tradable, left[bid.arrival])
-                fits = (
-                    energy > 0
-                    and bid.price_micro >= ask.price_micro
-                    and bid.user_id != ask.user_id
-                    and (not ask.all_or_none or energy == ask.remaining_wh)
-                    and (not bid.all_or_none or energy == bid.remaining_wh)
-                )
-                if fits:
-                    price = ask.price_micro if ask.arrival < bid.arrival else bid.price_micro
-                    made.append((ask.arrival, bid.arrival, energy, price))
-                    ask_left -= energy
-                    left[bid.arrival] -= energy
-                    free[ask.device_id] -= energy
-                    break
-            else:
-                break
-    return made
-
-
 _PEOPLE = st.sampled_from([ANN, BEN, CAT, DAN])
 _SIZES = st.integers(1, 6)
 _PRICES = st.integers(1, 6)
@@ -246,12 +188,12 @@ def test_it_is_the_naive_rule(book: tuple[list[OpenOrder], list[OpenOrder]], fre
 def test_no_order_and_no_device_gives_more_than_it_has(
     book: tuple[list[OpenOrder], list[OpenOrder]], free: dict[UUID, int]
 ) -> None:
-    made: list[Match] = match(*book, free)
+    orders = {order.arrival: order for order in (*book[0], *book[1])}
     given_wh: dict[object, int] = {}
-    for m in made:
-        assert m.ask.price_micro <= m.price_micro <= m.bid.price_micro
-        for key in (m.ask.arrival, m.bid.arrival, m.ask.device_id):
-            given_wh[key] = given_wh.get(key, 0) + m.energy_wh
+    for ask, bid, energy_wh, price_micro in trades(*book, free):
+        assert orders[ask].price_micro <= price_micro <= orders[bid].price_micro
+        for key in (ask, bid, orders[ask].device_id):
+            given_wh[key] = given_wh.get(key, 0) + energy_wh
     for order in (*book[0], *book[1]):
         filled = given_wh.get(order.arrival, 0)
         assert filled in {0, order.remaining_wh} if order.all_or_none else filled <= order.remaining_wh

@@ -108,7 +108,7 @@ class Town:
 
     def loop(self, market: Market, chance: random.Random) -> None:
         tick = run_tick(market.database, zone="default", settings=SETTINGS)
-        self.done["trades"] += len(tick.trade_ids)
+        self.done["trades"] += tick.trades
         self.done["disturbed"] += tick.attempts > 1
         publish_commands(market.database, self._publish, settings=SETTINGS)
         time.sleep(chance.random() * 0.005)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from energy_market.domain.matching import OpenOrder
-from tests.unit.test_matching import naive_rule
+from tests.naive_matching import OpenOrder, naive_rule
 
 ONLINE_S = 120
 COUNT_FORGOTTEN_AFTER_S = 600
@@ -221,7 +220,6 @@ class Expected:
 
     def _in_the_book(self, order: Order) -> OpenOrder:
         return OpenOrder(
-            order_id=order.id,
             user_id=order.user,
             device_id=order.device,
             remaining_wh=self.open_wh(order),

@@ -16,6 +16,7 @@ from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Unreachable
 from energy_market.postgres.reconciliation import database_differences
+from energy_market.postgres.trades import make as make_trades
 from energy_market.usecases.answer_once import Answer, answer_once
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
@@ -23,7 +24,7 @@ from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.reconcile import reconcile
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import PRESENCE_TOPIC, record_telemetry
-from energy_market.usecases.run_tick import run_tick
+from energy_market.usecases.run_tick import Tick, run_tick
 from energy_market.usecases.settle_trades import settle_trades
 from tests.integration.market import SETTINGS
 from tests.integration.whole_life.clock import set_clock
@@ -127,8 +128,8 @@ class Life:
         order.closed = "Cancelled"
         return True
 
-    def run_tick(self, database: Database) -> bool:
-        return run_tick(database, zone="default", settings=SETTINGS).ran
+    def run_tick(self, database: Database) -> Tick:
+        return run_tick(database, zone="default", settings=SETTINGS)
 
     def publish(self, database: Database, disturbance: Disturbance) -> list[Command]:
         """Tell the devices; what was said."""
@@ -299,7 +300,8 @@ class Life:
         assert self.stage.chain.height() - int(receipt["blockNumber"], 16) + 1 >= RULES.confirmations
 
     def new_trades(self) -> list[Match]:
-        """The trades that nobody has seen yet, in their order."""
+        """The trades that nobody has seen yet; of matches that nobody has made trades of, somebody does."""
+        make_trades(self.stage.conn, limit=1_000)
         made = []
         for trade, ask, bid, energy_wh, price_micro in rows(
             self.stage.conn,

@@ -3,46 +3,47 @@
 The specification, section 5: asks by price ascending, bids by price descending, and each ask takes the first bid whose
 price reaches it and whose size fits. With orders that trade wholly or not at all this is exactly the specification's
 loop; orders that may be filled in parts, devices' free energy and "nobody trades with himself" extend it.
+
+Orders are plain tuples in the order of the book's indexes: a tick may see a hundred thousand of them, and making an
+object of each would cost more than matching them all.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
-from uuid import UUID
 
 RULE_VERSION: Final = 1
 """Kept with each trade. A change of the rule that changes any trade raises it."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenOrder:
-    """The open remainder of an order. `arrival` grows with time of arrival and is unique."""
-
-    order_id: UUID
-    user_id: UUID
-    device_id: UUID | None  # of an ask: the device that will give the energy
-    remaining_wh: int
-    price_micro: int
-    arrival: int
-    all_or_none: bool
-
-    def __post_init__(self) -> None:
-        if self.remaining_wh <= 0 or self.price_micro <= 0:
-            raise ValueError("an open order has energy and a price above zero")
+WholeAsk = tuple[int, int, int, int, int]
+"""(energy in Wh, price in micro-tokens a kWh, arrival, user, device) of an ask that trades wholly or not at all."""
+WholeBid = tuple[int, int, int, int]
+"""(energy, price *below zero*, arrival, user): of both sides the natural order is size, then priority."""
+PartialAsk = tuple[int, int, int, int, int]
+"""(price, arrival, energy that remains, user, device) of an ask that may be filled in parts."""
+PartialBid = tuple[int, int, int, int]
+"""(price below zero, arrival, energy that remains, user)."""
+Match = tuple[int, int, int, int]
+"""One trade to be made: (arrival of the ask, arrival of the bid, energy in Wh, price in micro-tokens a kWh)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Match:
-    """One trade to be made: this much of that ask for that bid, at this price."""
+@dataclass(slots=True)
+class Book:
+    """Open orders, each list in its natural order. An `arrival` grows with time of arrival and is unique."""
 
-    ask: OpenOrder
-    bid: OpenOrder
-    energy_wh: int
-    price_micro: int
+    whole_asks: list[WholeAsk] = field(default_factory=list)
+    whole_bids: list[WholeBid] = field(default_factory=list)
+    partial_asks: list[PartialAsk] = field(default_factory=list)
+    partial_bids: list[PartialBid] = field(default_factory=list)
+
+    def is_one_sided(self) -> bool:
+        """Whether there are no asks, or no bids."""
+        return not (self.whole_asks or self.partial_asks) or not (self.whole_bids or self.partial_bids)
 
 
-def match(asks: Iterable[OpenOrder], bids: Iterable[OpenOrder], free_wh: Mapping[UUID, int]) -> list[Match]:
-    """The trades of one tick, in the order in which they are made.
+def match(book: Book, free_wh: Mapping[int, int]) -> list[Match]:
+    """The trades of one tick.
 
     `free_wh`: energy each device can still promise; a device that is not in it (offline, silent) gives none.
     Walk the asks, cheapest first, then oldest. Each takes the first bid, dearest first, then oldest, whose price
@@ -53,104 +54,209 @@ def match(asks: Iterable[OpenOrder], bids: Iterable[OpenOrder], free_wh: Mapping
     - What an ask can trade is bounded by its device's free energy, which falls during the walk.
     - The trade's price is that of the older order. Nobody trades with himself.
 
-    A pure function: the same inputs give the same trades, whatever their order of arrival here.
+    A pure function: the same book gives the same trades.
     """
-    remaining_wh = dict(free_wh)
-    book = _Bids(sorted(bids, key=lambda bid: (-bid.price_micro, bid.arrival)))
+    if not book.partial_asks and not book.partial_bids:
+        matches = _match_sizes(book, free_wh)
+        if matches is not None:
+            return matches
+    return _walk(book, free_wh)
+
+
+def _match_sizes(book: Book, free_wh: Mapping[int, int]) -> list[Match] | None:  # noqa: C901 -- calls would cost more
+    """The walk where all orders trade wholly: each size is a book of its own.
+
+    In it the cheapest ask meets the dearest bid while they cross, and one's own bid is left for the next ask. Only a
+    device's free energy, when it runs short, ties the sizes together: None, and the walk over all is to be made.
+    """
+    asks, bids = book.whole_asks, book.whole_bids
+    left_wh = dict(free_wh)
     matches: list[Match] = []
-    for ask in sorted(asks, key=lambda ask: (ask.price_micro, ask.arrival)):
-        if ask.device_id is None:
+    first_ask = first_bid = 0
+    while first_ask < len(asks) and first_bid < len(bids):
+        size = asks[first_ask][0]
+        if bids[first_bid][0] < size:
+            first_bid = bisect_left(bids, (size,), first_bid)
             continue
-        tradable_wh = min(ask.remaining_wh, remaining_wh.get(ask.device_id, 0))
-        if tradable_wh <= 0 or (ask.all_or_none and tradable_wh < ask.remaining_wh):
+        if bids[first_bid][0] > size:
+            first_ask = bisect_left(asks, (bids[first_bid][0],), first_ask)
             continue
-        for bid, energy_wh in book.take(ask, tradable_wh):
-            remaining_wh[ask.device_id] -= energy_wh
-            price_micro = ask.price_micro if ask.arrival < bid.arrival else bid.price_micro
-            matches.append(Match(ask=ask, bid=bid, energy_wh=energy_wh, price_micro=price_micro))
+        after_ask, after_bid = bisect_left(asks, (size + 1,), first_ask), bisect_left(bids, (size + 1,), first_bid)
+        waiting = bids[first_bid:after_bid]
+        waiting.reverse()  # best last, so that taking the best is cheap
+        for _, price, arrival, user, device in asks[first_ask:after_ask]:
+            _, bid_price, bid_arrival, bid_user = waiting[-1]
+            if price + bid_price > 0:
+                break
+            left = left_wh.get(device, 0) - size
+            if left < 0:
+                if free_wh.get(device, 0) >= size:
+                    return None
+                continue
+            place = len(waiting) - 1
+            if user == bid_user:
+                place = _best_of_another(waiting, user)
+                _, bid_price, bid_arrival, _ = waiting[place]
+                if place < 0 or price + bid_price > 0:
+                    continue
+            del waiting[place]
+            left_wh[device] = left
+            matches.append((arrival, bid_arrival, size, price if arrival < bid_arrival else -bid_price))
+            if not waiting:
+                break
+        first_ask, first_bid = after_ask, after_bid
+    return matches
+
+
+def _best_of_another(waiting: list[WholeBid], user: int) -> int:
+    return next((place for place in range(len(waiting) - 1, -1, -1) if waiting[place][3] != user), -1)
+
+
+def _walk(book: Book, free_wh: Mapping[int, int]) -> list[Match]:  # noqa: C901 -- calls would cost more
+    """The walk over all asks. In its lists an order that trades wholly has its size below zero."""
+    left_wh = dict(free_wh)
+    asks = book.partial_asks
+    if book.whole_asks:
+        asks = asks + [(price, arrival, -size, user, device) for size, price, arrival, user, device in book.whole_asks]
+        asks.sort()
+    bids = _Bids(book)
+    rows, open_wh = bids.rows, bids.open_wh
+    matches: list[Match] = []
+    first = 0
+    for price, arrival, size, user, device in asks:
+        if not open_wh[first]:
+            first = bids.first_open()
+        if rows[first][0] + price > 0:
+            break  # nor does any later ask reach any bid
+        free = left_wh.get(device, 0)
+        if size < 0:
+            found = bids.first_for_all_of(-size, price, user) if free >= -size else None
+            if found is not None:
+                bid_price, bid_arrival, _, _ = rows[found]
+                open_wh[found] = max(0, open_wh[found] + size)
+                bids.note(found)
+                left_wh[device] = free + size
+                matches.append((arrival, bid_arrival, -size, price if arrival < bid_arrival else -bid_price))
+            continue
+        rank: int | None = first
+        tradable = wanted = min(size, free)
+        misfits = 0
+        while tradable > 0 and rank is not None:
+            bid_price, bid_arrival, _, bid_user = rows[rank]
+            if bid_price + price > 0:
+                break
+            energy = open_wh[rank]
+            if not energy or -energy > tradable or bid_user == user:
+                misfits += 1
+                rank = rank + 1 if misfits < _MANY else bids.first_that_takes_at_most(tradable, start=rank + 1)
+                continue
+            if energy > tradable:
+                open_wh[rank] = energy - tradable
+                energy = tradable
+            else:
+                open_wh[rank] = 0
+                energy = abs(energy)
+            tradable -= energy
+            if bids.has_trees:
+                bids.note(rank)
+            matches.append((arrival, bid_arrival, energy, price if arrival < bid_arrival else -bid_price))
+            rank += 1
+        left_wh[device] = free - wanted + tradable
     return matches
 
 
 class _Bids:
-    """The bids of one tick, best first.
+    """The bids of one walk, best first; a bid's place in that order is its rank.
 
-    Searching all bids for "the first that fits" is what makes the specification's loop quadratic. Of the bids that
-    trade wholly only those of exactly its size fit an all-or-none ask, so those are found by size; the others by trees,
-    which are made when an order that may be filled in parts first asks for them.
+    The best open bid nearly always fits. Where it does not, searching all bids for "the first that fits" is what makes
+    the specification's loop quadratic: those that trade wholly are found by size, and after a few misfits the others by
+    trees, which are made when they are first needed.
     """
 
-    def __init__(self, bids: list[OpenOrder]) -> None:
-        self._bids = bids  # a bid's place here is its rank
-        self._left_wh = [bid.remaining_wh for bid in bids]
-        self._any_divisible = any(not bid.all_or_none for bid in bids)
+    def __init__(self, book: Book) -> None:
+        self.rows = [*book.partial_bids]
+        if book.whole_bids:
+            self.rows += [(price, arrival, -size, user) for size, price, arrival, user in book.whole_bids]
+            self.rows.sort()
+        self.rows.append(_END)
+        self.open_wh = [size for _, _, size, _ in self.rows]  # below zero: to be taken wholly; zero: taken
+        self._first = self._first_partial = 0
+        self._has_partial = bool(book.partial_bids)
+        self.has_trees = False
         self._by_need: _FirstAtMost | None = None  # the least that each open bid takes
-        self._by_room: _FirstAtMost | None = None  # what is left of each divisible bid, below zero
-        self._whole: dict[int, list[int]] = {}  # by size; best last, so that taking the best is cheap
-        for rank in range(len(bids) - 1, -1, -1):
-            if bids[rank].all_or_none:
-                self._whole.setdefault(bids[rank].remaining_wh, []).append(rank)
+        self._by_room: _FirstAtMost | None = None  # what is left of each partial bid, below zero
+        self._of_size: dict[int, list[int]] = {}  # of those to be taken wholly; best last
+        if book.whole_asks:
+            for rank in range(len(self.rows) - 2, -1, -1):
+                if self.open_wh[rank] < 0:
+                    self._of_size.setdefault(-self.open_wh[rank], []).append(rank)
 
-    def take(self, ask: OpenOrder, tradable_wh: int) -> Iterator[tuple[OpenOrder, int]]:
-        """Fill up to `tradable_wh` of `ask` from the best bids that fit; each with the energy it takes."""
-        if ask.all_or_none:
-            fitting = [rank for rank in (self._whole_for(ask), self._divisible_for(ask)) if rank is not None]
-            if fitting:
-                yield self._fill(min(fitting), ask.remaining_wh)
-            return
+    def first_open(self) -> int:
+        """The best open bid; the end, which no ask reaches, if there is none."""
+        while not self.open_wh[self._first] and self.rows[self._first] is not _END:
+            self._first += 1
+        return self._first
+
+    def first_for_all_of(self, size: int, price: int, user: int) -> int | None:
+        """The best bid of somebody else that takes exactly so much."""
+        found = self._whole_bid(size, price, user)
+        return self._partial_bid(size, price, user, better_than=found) if self._has_partial else found
+
+    def first_that_takes_at_most(self, tradable_wh: int, *, start: int) -> int | None:
+        """The best bid from `start` on that takes so much or a part of it."""
         if self._by_need is None:
-            self._by_need = _FirstAtMost([self._need_wh(rank) for rank in range(len(self._bids))])
-        rank = self._by_need.first(0, tradable_wh)
-        while rank is not None and self._bids[rank].price_micro >= ask.price_micro:
-            if self._bids[rank].user_id != ask.user_id:
-                energy_wh = min(tradable_wh, self._left_wh[rank])
-                tradable_wh -= energy_wh
-                yield self._fill(rank, energy_wh)
-            rank = self._by_need.first(rank + 1, tradable_wh)
+            self.has_trees = True
+            self._by_need = _FirstAtMost([_need_wh(open_wh) for open_wh in self.open_wh])
+        return self._by_need.first(start, tradable_wh)
 
-    def _whole_for(self, ask: OpenOrder) -> int | None:
-        """The best open bid of exactly the ask's size that trades wholly."""
-        ranks = self._whole.get(ask.remaining_wh, [])
-        for rank in reversed(ranks):
-            if self._bids[rank].price_micro < ask.price_micro:
-                return None
-            if self._left_wh[rank] and self._bids[rank].user_id != ask.user_id:
-                return rank
-        return None
-
-    def _divisible_for(self, ask: OpenOrder) -> int | None:
-        """The best divisible bid with at least the ask's size left."""
-        if not self._any_divisible:
-            return None
-        if self._by_room is None:
-            self._by_room = _FirstAtMost([-self._room_wh(rank) for rank in range(len(self._bids))])
-        rank = self._by_room.first(0, -ask.remaining_wh)
-        while rank is not None and self._bids[rank].price_micro >= ask.price_micro:
-            if self._bids[rank].user_id != ask.user_id:
-                return rank
-            rank = self._by_room.first(rank + 1, -ask.remaining_wh)
-        return None
-
-    def _need_wh(self, rank: int) -> int:
-        if not self._left_wh[rank]:
-            return _NEVER
-        return self._left_wh[rank] if self._bids[rank].all_or_none else 1
-
-    def _room_wh(self, rank: int) -> int:
-        return 0 if self._bids[rank].all_or_none else self._left_wh[rank]
-
-    def _fill(self, rank: int, energy_wh: int) -> tuple[OpenOrder, int]:
-        bid = self._bids[rank]
-        self._left_wh[rank] -= energy_wh
-        if bid.all_or_none and self._whole[bid.remaining_wh][-1] == rank:
-            self._whole[bid.remaining_wh].pop()
+    def note(self, rank: int) -> None:
+        """What is open of a bid has changed."""
         if self._by_need is not None:
-            self._by_need.set(rank, self._need_wh(rank))
+            self._by_need.set(rank, _need_wh(self.open_wh[rank]))
         if self._by_room is not None:
-            self._by_room.set(rank, -self._room_wh(rank))
-        return bid, energy_wh
+            self._by_room.set(rank, -max(0, self.open_wh[rank]))
+
+    def _whole_bid(self, size: int, price: int, user: int) -> int | None:
+        ranks = self._of_size.get(size, [])
+        while ranks and not self.open_wh[ranks[-1]]:
+            ranks.pop()
+        for rank in reversed(ranks):
+            if self.rows[rank][0] + price > 0:
+                return None
+            if self.open_wh[rank] and self.rows[rank][3] != user:
+                return rank
+        return None
+
+    def _partial_bid(self, size: int, price: int, user: int, *, better_than: int | None) -> int | None:
+        self._first_partial = max(self._first_partial, self._first)
+        while self.open_wh[self._first_partial] <= 0 and self.rows[self._first_partial] is not _END:
+            self._first_partial += 1
+        rank: int | None = self._first_partial
+        misfits = 0
+        while rank is not None and self.rows[rank][0] + price <= 0 and (better_than is None or rank < better_than):
+            if self.open_wh[rank] >= size and self.rows[rank][3] != user:
+                return rank
+            misfits += 1
+            if misfits < _MANY:
+                rank += 1
+                continue
+            if self._by_room is None:
+                self.has_trees = True
+                self._by_room = _FirstAtMost([-max(0, open_wh) for open_wh in self.open_wh])
+            rank = self._by_room.first(rank + 1, -size)
+        return better_than
 
 
+_END: Final[PartialBid] = (1, 0, 0, -1)  # a price that no ask reaches
+_MANY: Final = 16  # misfits in a row, after which it pays to ask a tree
 _NEVER: Final = 2**62  # more than any order's energy
+
+
+def _need_wh(open_wh: int) -> int:
+    """The least that a bid takes."""
+    if not open_wh:
+        return _NEVER
+    return 1 if open_wh > 0 else -open_wh
 
 
 class _FirstAtMost:

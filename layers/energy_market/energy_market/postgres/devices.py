@@ -24,11 +24,14 @@ ABANDONED_AFTER_S: Final = 86_400
 
 ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
 
-# What a device `d` has promised: its trades that neither failed nor came to the end of their delivery.
-PROMISED: Final[LiteralString] = """
+# What a device `d` has promised: its trades that neither failed nor came to the end of their delivery, and its matches.
+_TRADED: Final[LiteralString] = """
     SELECT coalesce(sum(t.energy_wh), 0) FROM transactions t
     WHERE t.device_id = d.id AND t.status <> 'Failed'
       AND t.delivery IS DISTINCT FROM 'Delivered' AND t.delivery IS DISTINCT FROM 'Short'"""
+PROMISED: Final[LiteralString] = (
+    "SELECT (" + _TRADED + ") + coalesce((SELECT sum(m.energy_wh) FROM matches m WHERE m.device_no = d.no), 0)"
+)
 
 
 # When the broker had the message, which may have lain in a queue since: only then was the device surely there.
@@ -163,13 +166,16 @@ def donors_of(conn: Connection, owner_id: UUID) -> list[UUID]:
     return [row[0] for row in rows]
 
 
-def free_wh(conn: Connection, device_ids: Sequence[UUID]) -> dict[UUID, int]:
-    """Of each device, the energy that it has and has not promised to a trade."""
+def free_to_promise(conn: Connection, numbers: Sequence[int], *, device_online_s: int) -> dict[int, int]:
+    """Of each device that is there, by its number, the energy that it has and has not promised to a trade."""
     return dict(
         conn.execute(
-            "SELECT d.id, (d.available_wh - (" + PROMISED + "))::bigint FROM iot_devices d"
-            " WHERE d.id = ANY (%s) AND d.available_wh IS NOT NULL",
-            (list(device_ids),),
+            "SELECT d.no, (d.available_wh - (" + _TRADED + ") - coalesce(m.energy_wh, 0))::bigint FROM iot_devices d"
+            " LEFT JOIN (SELECT device_no, sum(energy_wh) AS energy_wh FROM matches GROUP BY device_no) m"
+            "   ON m.device_no = d.no"
+            " WHERE d.no = ANY (%s) AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0"
+            "   AND d.last_ping > now() - make_interval(secs => %s)",
+            (numbers, device_online_s),
         ).fetchall()
     )
 

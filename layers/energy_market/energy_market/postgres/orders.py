@@ -6,7 +6,6 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.rows import class_row
 
-from energy_market.domain.matching import OpenOrder
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.postgres.devices import PROMISED
 
@@ -210,57 +209,6 @@ def of_user(
                 "online_s": device_online_s,
             },
         ).fetchall()
-
-
-def hold_book(conn: Connection) -> None:
-    """Let nobody else change the book, or lock a row of it, until this transaction ends.
-
-    Whoever waits for it may have an order's row locked: to be called before all else, and by whoever needs no such row.
-    """
-    conn.execute("LOCK TABLE open_orders IN EXCLUSIVE MODE")
-
-
-def crossing(
-    conn: Connection, zone: str, *, device_online_s: int, limit: int
-) -> tuple[list[OpenOrder], list[OpenOrder]]:
-    """The asks and the bids of a zone that could trade, the first `limit` of each by price and time.
-
-    Asks of devices that are online, up to the dearest bid; bids down to the cheapest of those asks. Both lists are
-    empty when the book is not crossed, however long it is.
-    """
-    rows = conn.execute(
-        """
-        WITH asks AS MATERIALIZED (
-            SELECT o.* FROM open_orders o JOIN iot_devices d ON d.id = o.device_id
-            WHERE o.zone = %(zone)s AND o.type = 'sell' AND (o.expires_at IS NULL OR o.expires_at > now())
-              AND o.price_micro <= (SELECT max(price_micro) FROM open_orders WHERE zone = %(zone)s AND type = 'buy')
-              AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0
-              AND d.last_ping > now() - make_interval(secs => %(online_s)s)
-            ORDER BY o.price_micro, o.arrival LIMIT %(limit)s
-        )
-        SELECT 'sell', order_id, user_id, device_id, remaining_wh, price_micro, arrival, all_or_none FROM asks
-        UNION ALL
-        (SELECT 'buy', order_id, user_id, device_id, remaining_wh, price_micro, arrival, all_or_none FROM open_orders
-         WHERE zone = %(zone)s AND type = 'buy' AND (expires_at IS NULL OR expires_at > now())
-           AND price_micro >= (SELECT min(price_micro) FROM asks)
-         ORDER BY price_micro DESC, arrival LIMIT %(limit)s)
-        """,
-        {"zone": zone, "online_s": device_online_s, "limit": limit},
-    ).fetchall()
-    asks: list[OpenOrder] = []
-    bids: list[OpenOrder] = []
-    for side, order_id, user_id, device_id, remaining_wh, price_micro, arrival, all_or_none in rows:
-        order = OpenOrder(
-            order_id=order_id,
-            user_id=user_id,
-            device_id=device_id,
-            remaining_wh=remaining_wh,
-            price_micro=price_micro,
-            arrival=arrival,
-            all_or_none=all_or_none,
-        )
-        (asks if side == "sell" else bids).append(order)
-    return asks, bids
 
 
 def owner(conn: Connection, order_id: UUID) -> UUID | None:

@@ -31,7 +31,9 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
        FROM open_orders b JOIN energy_orders o ON o.id = b.order_id
        WHERE (b.arrival, b.price_micro, b.type, b.user_id, b.zone, b.all_or_none)
              <> (o.arrival, o.price_micro, o.type, o.user_id, o.zone, o.all_or_none)
-          OR b.device_id IS DISTINCT FROM o.device_id""",
+          OR b.device_id IS DISTINCT FROM o.device_id
+          OR b.user_no IS DISTINCT FROM (SELECT no FROM users WHERE id = o.user_id)
+          OR b.device_no IS DISTINCT FROM (SELECT no FROM iot_devices WHERE id = o.device_id)""",
     """SELECT format('order %%s is all or none, but it was split', o.id)
        FROM energy_orders o
        JOIN transactions t ON o.id IN (t.sell_order_id, t.buy_order_id) AND t.status <> 'Failed'
@@ -45,6 +47,13 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
        FROM transactions t JOIN energy_orders s ON s.id = t.sell_order_id JOIN energy_orders b ON b.id = t.buy_order_id
        WHERE s.type <> 'sell' OR b.type <> 'buy' OR t.donor_id <> s.user_id OR t.recipient_id <> b.user_id
           OR t.device_id IS DISTINCT FROM s.device_id OR t.donor_id = t.recipient_id""",
+    # What a tick matched becomes a trade at once.
+    """SELECT format('match %%s of %%s is not a trade yet', seq, matched_at) FROM matches
+       WHERE %(at_rest)s OR matched_at < now() - interval '2 minutes'""",
+    """SELECT format('match %%s has no order, or not that device', m.seq)
+       FROM matches m LEFT JOIN energy_orders a ON a.arrival = m.ask LEFT JOIN energy_orders b ON b.arrival = m.bid
+       LEFT JOIN iot_devices d ON d.id = a.device_id
+       WHERE a.id IS NULL OR b.id IS NULL OR d.no IS DISTINCT FROM m.device_no""",
     # Locks: in time, or not at all.
     """SELECT format('trade %%s is %%s without a lock that its device confirmed in time', id, status)
        FROM transactions WHERE status IN ('Locked', 'Submitted', 'Confirmed')
@@ -97,7 +106,9 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
     """SELECT format('order %%s is %%s, but its last event says %%s', s.id, s.status, coalesce(e.to_status, 'nothing'))
        FROM order_states s
        LEFT JOIN LATERAL (SELECT to_status FROM events WHERE entity_id = s.id ORDER BY id DESC LIMIT 1) e ON true
-       WHERE e.to_status IS DISTINCT FROM s.status""",
+       WHERE e.to_status IS DISTINCT FROM s.status
+         -- The match is written down when it becomes a trade.
+         AND NOT EXISTS (SELECT FROM matches WHERE s.arrival IN (ask, bid))""",
 )
 
 

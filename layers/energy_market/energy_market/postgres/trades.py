@@ -13,7 +13,6 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.rows import class_row
 
-from energy_market.domain.matching import RULE_VERSION, Match
 from energy_market.domain.trades import (
     MAX_TRIES_OF_A_PAIR,
     NOBODYS_FAULT,
@@ -43,48 +42,23 @@ class DeliveryReport:
     delivered_wh: int
 
 
-def insert_matches(conn: Connection, matches: Sequence[Match]) -> list[UUID]:
-    """Take the matched energy out of the book and make the trades, in one statement; their ids in order of the matches.
-
-    Returns fewer ids than matches (none, in fact) when an order was cancelled or changed since it was read: the caller
-    must then roll back. An order that is wholly taken leaves the book, one that is partly taken shrinks.
-    """
-    _hold_in_book(conn, {order.order_id for m in matches for order in (m.ask, m.bid)})
-    rows = conn.execute(
+def make(conn: Connection, *, limit: int) -> int:
+    """Make trades of the oldest matches, in their order, at most `limit`; how many."""
+    return conn.execute(
         """
-        WITH made AS (
-            SELECT * FROM unnest(%(asks)s::uuid[], %(bids)s::uuid[], %(energy)s::bigint[], %(prices)s::bigint[])
-                WITH ORDINALITY AS made (ask_id, bid_id, energy_wh, price_micro, place)
-        ), taken AS (
-            SELECT order_id, sum(energy_wh) AS energy_wh
-            FROM (SELECT ask_id AS order_id, energy_wh FROM made UNION ALL SELECT bid_id, energy_wh FROM made) sides
-            GROUP BY order_id
-        ), filled AS (
-            DELETE FROM open_orders o USING taken t
-            WHERE o.order_id = t.order_id AND o.remaining_wh = t.energy_wh
-            RETURNING o.order_id
-        ), shrunk AS (
-            UPDATE open_orders o SET remaining_wh = o.remaining_wh - t.energy_wh FROM taken t
-            WHERE o.order_id = t.order_id AND o.remaining_wh > t.energy_wh AND NOT o.all_or_none
-            RETURNING o.order_id
+        WITH due AS (
+            DELETE FROM matches WHERE seq IN (SELECT seq FROM matches ORDER BY seq LIMIT %s FOR UPDATE SKIP LOCKED)
+            RETURNING *
         )
         INSERT INTO transactions (sell_order_id, buy_order_id, donor_id, recipient_id, device_id, zone, energy_wh,
-                                  price_micro, rule_version)
-        SELECT a.id, b.id, a.user_id, b.user_id, a.device_id, a.zone, made.energy_wh, made.price_micro, %(rule)s
-        FROM made JOIN energy_orders a ON a.id = made.ask_id JOIN energy_orders b ON b.id = made.bid_id
-        WHERE (SELECT count(*) FROM filled) + (SELECT count(*) FROM shrunk) = (SELECT count(*) FROM taken)
-        ORDER BY made.place
-        RETURNING id
+                                  price_micro, rule_version, "timestamp")
+        SELECT a.id, b.id, a.user_id, b.user_id, a.device_id, a.zone, m.energy_wh, m.price_micro, m.rule_version,
+               m.matched_at
+        FROM due m JOIN energy_orders a ON a.arrival = m.ask JOIN energy_orders b ON b.arrival = m.bid
+        ORDER BY m.seq
         """,
-        {
-            "asks": [m.ask.order_id for m in matches],
-            "bids": [m.bid.order_id for m in matches],
-            "energy": [m.energy_wh for m in matches],
-            "prices": [m.price_micro for m in matches],
-            "rule": RULE_VERSION,
-        },
-    ).fetchall()
-    return [row[0] for row in rows]
+        (limit,),
+    ).rowcount
 
 
 def _hold_in_book(conn: Connection, order_ids: Collection[UUID]) -> None:

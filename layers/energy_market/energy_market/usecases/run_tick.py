@@ -8,18 +8,26 @@ from psycopg import Connection
 
 from energy_market.config import MarketSettings
 from energy_market.database import Database
-from energy_market.domain.matching import match
-from energy_market.postgres import devices, orders, trades, zones
+from energy_market.domain.candidates import Bounds, looked_far_enough, merged, reached_by
+from energy_market.domain.matching import Book, Match, match
+from energy_market.postgres import book, devices, orders, trades, zones
 from energy_market.usecases.report_failures import report_failures
 
 ATTEMPTS: Final = 5
 MAX_EXPIRED: Final = 5_000
 """At most so many locks, and so many orders, are closed by one tick; the next takes the rest."""
-MAX_CROSSING: Final = 50_000
-"""At most so many asks, and so many bids, are matched by one tick: those of the best prices. The others wait for these
-to leave the book. It bounds a tick's memory (measured: 1 kB for each) and time."""
-MAX_TRADES: Final = 10_000
-"""At most so many trades are made by one tick: the first that the rule makes. The next tick makes the others."""
+MAX_NEW: Final = 10_000
+"""Where more is new than this, reading all that crosses is quicker than finding what the new orders reach."""
+MAX_CROSSING: Final = 200_000
+"""At most so many orders of a kind are matched by one tick: those of the best prices. The others wait for these to
+leave the book. It bounds a tick's memory (measured: 0.2 kB for each) and time."""
+MAX_TRADES: Final = 50_000
+"""At most so many trades are made by one tick. The next tick makes the others."""
+WHOLE_EVERY_S: Final = 600
+"""So often the whole book is looked at, whatever is new. It should find nothing: a match that only this found is one
+that the ticks before it have missed."""
+MARGIN: Final = 32
+"""So many resting orders of a size or kind are read beyond those that the new ones can take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +35,17 @@ class Tick:
     """What a tick did. `ran` is False when another tick of the zone was at work, and nothing was done."""
 
     ran: bool
-    trade_ids: tuple[UUID, ...] = ()
+    trades: int = 0
     locks_expired: int = 0
     orders_expired: int = 0
     attempts: int = 0
+    overlooked: int = 0  # trades between orders that were not new, of a look at the whole book
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Matched:
+    trades: int = 0
+    overlooked: int = 0
 
 
 class _BookMoved(Exception):
@@ -40,51 +55,93 @@ class _BookMoved(Exception):
 def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick:
     """Close what has run out, then match a zone's book once.
 
-    Two ticks of a zone never overlap; the second does nothing.
-    Matching is one transaction, and a pure function of the open remainders, the devices' free energy and the
-    transaction's time. It reads without locking, so that a long book does not hold up those who cancel; the one
-    statement that writes checks every row again, and when one has changed meanwhile the book is matched anew. The last
-    time it is held, so that whoever keeps changing orders cannot keep all others from trading. For that, what has run
-    out is closed in a transaction before it: whoever holds the book must not hold orders.
+    Two ticks of a zone never overlap; the second does nothing. One that finds nothing new does not look at the book.
+    Matching is one transaction that sees one moment, and a pure function of the open remainders, the devices' free
+    energy and the transaction's time. It reads without locking, so that a long book does not hold up those who cancel;
+    the one statement that writes checks every row again, and when one has changed meanwhile the book is matched anew.
+    The last time it is held, so that whoever keeps changing orders cannot keep all others from trading. For that, what
+    has run out is closed in a transaction before it: whoever holds the book must not hold orders.
     """
     with database.transaction() as conn:
-        if not zones.try_lock(conn, zone):
-            return Tick(ran=False)
-        unanswered = _expire_locks(conn, zone)
-        orders_expired = orders.expire(conn, zone, limit=MAX_EXPIRED)
+        due = book.due(conn, zone, whole_every_s=WHOLE_EVERY_S)
+        unanswered: list[UUID] = []
+        orders_expired = 0
+        if due.late:
+            if not zones.try_lock(conn, zone):
+                return Tick(ran=False)
+            unanswered = _expire_locks(conn, zone)
+            orders_expired = orders.expire(conn, zone, limit=MAX_EXPIRED)
     report_failures(unanswered, "lock_timeout")
-    trade_ids: tuple[UUID, ...] = ()
-    for attempt in range(1, ATTEMPTS + 1):
+    matched: _Matched | None = _Matched()
+    attempt = 0
+    while due.new or due.whole or unanswered:
+        attempt += 1
         try:
             with database.transaction() as conn:
-                if zones.try_lock(conn, zone):
-                    trade_ids = _match_once(conn, zone, settings, hold=attempt == ATTEMPTS)
-                break
-        except _BookMoved:
-            continue
+                book.see_one_moment(conn, hold=attempt == ATTEMPTS)
+                matched = _match_once(conn, zone, settings, due) if zones.try_lock(conn, zone) else None
+            break
+        except (_BookMoved, *book.MOVED):
+            if attempt == ATTEMPTS:
+                raise
+    if matched is None:
+        return Tick(ran=False)
     return Tick(
         ran=True,
-        trade_ids=trade_ids,
+        trades=matched.trades,
         locks_expired=len(unanswered),
         orders_expired=orders_expired,
         attempts=attempt,
+        overlooked=matched.overlooked,
     )
 
 
-def _match_once(conn: Connection, zone: str, settings: MarketSettings, *, hold: bool) -> tuple[UUID, ...]:
-    if hold:
-        orders.hold_book(conn)
-    asks, bids = orders.crossing(conn, zone, device_online_s=settings.device_online_s, limit=MAX_CROSSING)
-    if not asks or not bids:
-        return ()
-    free_wh = devices.free_wh(conn, [ask.device_id for ask in asks if ask.device_id is not None])
-    matches = match(asks, bids, free_wh)[:MAX_TRADES]
-    if not matches:
-        return ()
-    trade_ids = trades.insert_matches(conn, matches)
-    if not trade_ids:
+def _match_once(conn: Connection, zone: str, settings: MarketSettings, due: book.Due) -> _Matched:
+    new = book.read_new(conn, zone, limit=MAX_NEW)
+    whole = due.whole or new is None
+    if whole or new is None:
+        seen, bounds = book.read(conn, zone, book.all_that_crosses(conn, zone, limit=MAX_CROSSING))
+        free_wh = _free_wh(conn, seen, settings)
+        matches = match(seen, free_wh)
+    else:
+        seen, free_wh, matches = _match_new(conn, zone, settings, new)
+        bounds = Bounds()
+    is_all = not bounds.any() and len(matches) <= MAX_TRADES
+    del matches[MAX_TRADES:]
+    if matches and not book.take(conn, matches, seen):
         raise _BookMoved
-    return tuple(trade_ids)
+    if is_all:
+        book.have_seen(conn, zone, whole=whole)
+    overlooked = _between_old_orders(matches, new) if new is not None and not due.first else 0
+    return _Matched(trades=len(matches), overlooked=overlooked)
+
+
+def _match_new(
+    conn: Connection, zone: str, settings: MarketSettings, new: Book
+) -> tuple[Book, dict[int, int], list[Match]]:
+    """Match what is new with the resting orders that it reaches, of which so many are read as it takes."""
+    margin = MARGIN
+    while True:
+        resting, bounds = book.read(conn, zone, reached_by(new, margin=margin))
+        seen = merged(new, resting)
+        free_wh = _free_wh(conn, seen, settings)
+        matches = match(seen, free_wh)
+        if not bounds.any() or looked_far_enough(new, seen, bounds, matches, free_wh):
+            return seen, free_wh, matches
+        margin *= 16
+
+
+def _free_wh(conn: Connection, seen: Book, settings: MarketSettings) -> dict[int, int]:
+    if seen.is_one_sided():
+        return {}
+    numbers = {order[4] for order in (*seen.whole_asks, *seen.partial_asks)}
+    return devices.free_to_promise(conn, list(numbers), device_online_s=settings.device_online_s)
+
+
+def _between_old_orders(matches: list[Match], new: Book) -> int:
+    arrivals = {order[2] for order in (*new.whole_asks, *new.whole_bids)}
+    arrivals |= {order[1] for order in (*new.partial_asks, *new.partial_bids)}
+    return sum(ask not in arrivals and bid not in arrivals for ask, bid, _, _ in matches)
 
 
 def _expire_locks(conn: Connection, zone: str) -> list[UUID]:

@@ -1,0 +1,137 @@
+"""Which orders a tick must look at, if all others were looked at before.
+
+A tick that has looked at everything leaves no two orders that could trade: while it walks, what orders and devices have
+left only falls. So whatever trades in the next one has a side that is *new* since: an order that came, came back, grew
+or got its device, or an ask whose device is there again or has more to give. It is enough to look at these and at the
+resting orders that they reach by price: the walk over them makes the same trades as the walk over the whole book.
+
+Of the resting orders only the best are read, as many as the new ones can take and a few more. Whether that was enough
+shows afterwards: an order that found no partner, or a worse one than the last that was read, might have found another.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from energy_market.domain.matching import Book, Match
+
+Limit: TypeAlias = tuple[int, int]
+"""(price in micro-tokens a kWh that just still counts, how many orders at most)."""
+Place: TypeAlias = tuple[int, int]
+"""(price, below zero for a bid; arrival): of two orders of a side the lower place comes first."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Wanted:
+    """The resting orders to be read: the best of each size, and of each kind. Sizes in Wh."""
+
+    asks_of_size: dict[int, Limit] = field(default_factory=dict)
+    bids_of_size: dict[int, Limit] = field(default_factory=dict)
+    whole_asks: Limit | None = None
+    whole_bids: Limit | None = None
+    partial_asks: Limit | None = None
+    partial_bids: Limit | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Bounds:
+    """The places of the last orders that were read, where there are more."""
+
+    asks_of_size: dict[int, Place] = field(default_factory=dict)
+    bids_of_size: dict[int, Place] = field(default_factory=dict)
+    whole_asks: Place | None = None
+    whole_bids: Place | None = None
+    partial_asks: Place | None = None
+    partial_bids: Place | None = None
+
+    def any(self) -> bool:
+        """Whether there is more than was read."""
+        return bool(
+            self.asks_of_size
+            or self.bids_of_size
+            or self.whole_asks
+            or self.whole_bids
+            or self.partial_asks
+            or self.partial_bids
+        )
+
+
+def reached_by(new: Book, *, margin: int) -> Wanted:
+    """The resting orders that new ones reach by price: as many as these take, `margin` more of each size and kind.
+
+    Of a size each new order takes one at most. An order that may be filled in parts may take any number.
+    """
+    wanted = Wanted()
+    for size, price, *_ in new.whole_asks:
+        least, count = wanted.bids_of_size.get(size, (price, margin))
+        wanted.bids_of_size[size] = (min(least, price), count + 1)
+    for size, price, *_ in new.whole_bids:
+        most, count = wanted.asks_of_size.get(size, (-price, margin))
+        wanted.asks_of_size[size] = (max(most, -price), count + 1)
+    ask_prices = [ask[1] for ask in new.whole_asks] + [ask[0] for ask in new.partial_asks]
+    bid_prices = [-bid[1] for bid in new.whole_bids] + [-bid[0] for bid in new.partial_bids]
+    if ask_prices:
+        wanted.partial_bids = (min(ask_prices), 2 * len(ask_prices) + margin)
+    if bid_prices:
+        wanted.partial_asks = (max(bid_prices), 2 * len(bid_prices) + margin)
+    if new.partial_asks:
+        wanted.whole_bids = (new.partial_asks[0][0], 4 * len(new.partial_asks) + margin)
+    if new.partial_bids:
+        wanted.whole_asks = (-new.partial_bids[0][0], 4 * len(new.partial_bids) + margin)
+    return wanted
+
+
+def merged(*books: Book) -> Book:
+    """One book of several, each order once."""
+    return Book(
+        sorted({order for book in books for order in book.whole_asks}),
+        sorted({order for book in books for order in book.whole_bids}),
+        sorted({order for book in books for order in book.partial_asks}),
+        sorted({order for book in books for order in book.partial_bids}),
+    )
+
+
+def looked_far_enough(
+    new: Book, seen: Book, bounds: Bounds, matches: Iterable[Match], free_wh: Mapping[int, int]
+) -> bool:
+    """Whether no order beyond the bounds could have changed the matches.
+
+    A new order looked as far as the worst partner that it got when it got all that it can trade, else as far as its
+    price: not beyond the last that was read, or there may be one that comes first.
+    """
+    places = {arrival: (price, arrival) for _, price, arrival, *_ in (*seen.whole_asks, *seen.whole_bids)}
+    places |= {arrival: (price, arrival) for price, arrival, *_ in (*seen.partial_asks, *seen.partial_bids)}
+    got_wh: dict[int, int] = {}
+    worst: dict[int, Place] = {}
+    for ask, bid, energy_wh, _ in matches:
+        for one, other in ((ask, bid), (bid, ask)):
+            got_wh[one] = got_wh.get(one, 0) + energy_wh
+            worst[one] = max(worst.get(one, places[other]), places[other])
+
+    def is_enough(arrival: int, size: int, price: int, *limits: Place | None) -> bool:
+        far = worst[arrival] if got_wh.get(arrival) == size else (price, _LAST)
+        return all(limit is None or far <= limit for limit in limits)
+
+    return (
+        all(
+            is_enough(arrival, size, -price, bounds.bids_of_size.get(size), bounds.partial_bids)
+            for size, price, arrival, _, device in new.whole_asks
+            if free_wh.get(device, 0) >= size
+        )
+        and all(
+            is_enough(arrival, size, -price, bounds.partial_bids, bounds.whole_bids)
+            for price, arrival, size, _, device in new.partial_asks
+            if free_wh.get(device, 0) > 0
+        )
+        and all(
+            is_enough(arrival, size, -price, bounds.asks_of_size.get(size), bounds.partial_asks)
+            for size, price, arrival, _ in new.whole_bids
+        )
+        and all(
+            is_enough(arrival, size, -price, bounds.partial_asks, bounds.whole_asks)
+            for price, arrival, size, _ in new.partial_bids
+        )
+    )
+
+
+_LAST = 2**63

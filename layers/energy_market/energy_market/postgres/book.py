@@ -1,0 +1,345 @@
+"""The book as a tick reads and writes it (the tables `open_orders`, `matches` and `ticks`).
+
+All of it in one transaction that sees one moment (REPEATABLE READ): whoever changes an order that was matched in it
+makes the write fail with one of `MOVED`, and the tick is to be taken again.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final, LiteralString
+
+from psycopg import Connection
+from psycopg.errors import LockNotAvailable, SerializationFailure
+
+from energy_market.domain.candidates import Bounds, Limit, Place, Wanted
+from energy_market.domain.matching import RULE_VERSION, Book, Match
+
+MOVED: Final = (SerializationFailure, LockNotAvailable)
+WAIT_FOR_A_ROW_MS: Final = 200
+"""So long a tick waits for an order that somebody else is about to change, holding all others that it has matched. Less
+than the server takes to look for a deadlock, so that of two who wait for each other the tick gives way."""
+WAIT_FOR_THE_BOOK_MS: Final = 1_000
+"""So long it waits to hold the book: whoever wants to change it meanwhile waits behind it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """What a tick of a zone has to do: `late` locks or orders, something `new` in the book, or the `whole` book.
+
+    `first`: nothing is known of what earlier ticks have seen.
+    """
+
+    late: bool
+    new: bool
+    whole: bool
+    first: bool
+
+
+# Written by a transaction that the latest tick, whose snapshot is {1}, did not see.
+_NEW: Final[LiteralString] = "{0} >= pg_snapshot_xmin({1}) AND NOT pg_visible_in_snapshot({0}, {1})"
+
+
+def _any_new(table: LiteralString, column: LiteralString) -> LiteralString:
+    """Whether a table of the zone has a row whose `column` is new.
+
+    In the index's order, because the server, which knows nothing of snapshots, would else expect to come across one
+    soon, and read all there is.
+    """
+    new = _NEW.format(column, "t.seen")
+    return f"EXISTS (SELECT FROM {table} WHERE zone = %(zone)s AND {new} ORDER BY {column} DESC LIMIT 1)"
+
+
+_DUE: Final[LiteralString] = (
+    """
+    SELECT EXISTS (SELECT FROM transactions WHERE status = 'Pending' AND zone = %(zone)s
+                   AND expires_at <= clock_timestamp())
+        OR EXISTS (SELECT FROM open_orders WHERE expires_at <= now() AND zone = %(zone)s ORDER BY expires_at LIMIT 1),
+    """
+    + _any_new("open_orders", "touched")
+    + " OR "
+    + _any_new("iot_devices", "freed")
+    + " OR "
+    + _any_new("transactions", "released")
+    + """,
+           t.seen IS NULL OR t.whole_at <= now() - make_interval(secs => %(every_s)s),
+           -- Or it is another server's count, after a restore: what was seen there says nothing here.
+           t.seen IS NULL OR pg_snapshot_xmax(t.seen) > pg_snapshot_xmax(pg_current_snapshot())
+    FROM (VALUES (1)) one LEFT JOIN ticks t ON t.zone = %(zone)s"""
+)
+
+
+def due(conn: Connection, zone: str, *, whole_every_s: int) -> Due:
+    """Look whether anything is to be done.
+
+    By indexes alone, and by what was written since the latest tick: it takes as long for a million orders as for ten.
+    """
+    row = conn.execute(_DUE, {"zone": zone, "every_s": whole_every_s}).fetchone()
+    assert row is not None  # one row is left-joined
+    late, new, whole, first = row
+    return Due(late=late, new=bool(new), whole=bool(whole or first), first=first)
+
+
+def see_one_moment(conn: Connection, *, hold: bool) -> None:
+    """Let the transaction that has just begun see one moment, and wait for no row for long.
+
+    `hold`: wait until nobody changes the book, and let nobody else change it, or lock a row of it, until the end. Who
+    waits for the book may have an order's row locked: whoever holds it must need no such row.
+    """
+    conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    conn.execute(f"SET LOCAL lock_timeout = {WAIT_FOR_THE_BOOK_MS if hold else WAIT_FOR_A_ROW_MS}")
+    if hold:
+        conn.execute("LOCK TABLE open_orders IN EXCLUSIVE MODE")
+
+
+def have_seen(conn: Connection, zone: str, *, whole: bool) -> None:
+    """What this transaction sees is what the next tick need not look at."""
+    conn.execute(
+        """
+        INSERT INTO ticks (zone, seen, whole_at) VALUES (%(zone)s, pg_current_snapshot(), now())
+        ON CONFLICT (zone) DO UPDATE
+        SET seen = EXCLUDED.seen, whole_at = CASE WHEN %(whole)s THEN now() ELSE ticks.whole_at END
+        """,
+        {"zone": zone, "whole": whole},
+    )
+
+
+# --------------------------------------------------------------------------------------------------- what is new
+
+
+# The snapshot is given rather than joined, so that the server sees how little it is that it is asked for.
+_SEEN: Final[LiteralString] = "%(seen)s::pg_snapshot"
+_READ_NEW: Final[LiteralString] = (
+    "SELECT o.type, o.all_or_none, o.remaining_wh, o.price_micro, o.arrival, o.user_no, o.device_no FROM ("
+    "  (SELECT o.order_id FROM open_orders o WHERE o.zone = %(zone)s AND "
+    + _NEW.format("o.touched", _SEEN)
+    + "   LIMIT %(limit)s + 1)"
+    " UNION (SELECT o.order_id FROM (SELECT d.id FROM iot_devices d WHERE d.zone = %(zone)s AND "
+    + _NEW.format("d.freed", _SEEN)
+    + "  UNION SELECT r.device_id FROM transactions r WHERE r.zone = %(zone)s AND "
+    + _NEW.format("r.released", _SEEN)
+    + """) freed JOIN iot_devices d ON d.id = freed.id
+          JOIN open_orders o ON o.user_id = d.owner_id AND o.device_id = d.id
+          WHERE o.zone = %(zone)s LIMIT %(limit)s + 1)
+    ) new JOIN open_orders o USING (order_id)
+    WHERE (o.expires_at IS NULL OR o.expires_at > now()) AND (o.type = 'buy' OR o.device_no IS NOT NULL)"""
+)
+
+
+def read_new(conn: Connection, zone: str, *, limit: int) -> Book | None:
+    """The orders that are new since the latest tick; None if they are more than `limit`, or there was no tick.
+
+    Of asks only those that have a device, whatever it can give.
+    """
+    seen = conn.execute("SELECT seen::text FROM ticks WHERE zone = %s", (zone,)).fetchone()
+    if seen is None:
+        return None
+    rows = conn.execute(_READ_NEW, {"zone": zone, "limit": limit, "seen": seen[0]}).fetchall()
+    if len(rows) > limit:
+        return None
+    new = Book()
+    for order_type, is_whole, size, price, arrival, user, device in rows:
+        match order_type, is_whole:
+            case "sell", True:
+                new.whole_asks.append((size, price, arrival, user, device))
+            case "sell", False:
+                new.partial_asks.append((price, arrival, size, user, device))
+            case "buy", True:
+                new.whole_bids.append((size, -price, arrival, user))
+            case _:
+                new.partial_bids.append((-price, arrival, size, user))
+    for orders in (new.whole_asks, new.whole_bids, new.partial_asks, new.partial_bids):
+        orders.sort()
+    return new
+
+
+def all_that_crosses(conn: Connection, zone: str, *, limit: int) -> Wanted:
+    """What to read to see all that could trade, whatever is new: each size and kind as far as it crosses.
+
+    Of each kind at most `limit` orders, of which each size has its share. Looks at the best prices of each size only.
+    """
+    best_asks: dict[int, int] = dict(conn.execute(_BEST_OF_SIZES["sell"], {"zone": zone}).fetchall())
+    best_bids: dict[int, int] = dict(conn.execute(_BEST_OF_SIZES["buy"], {"zone": zone}).fetchall())
+    row = conn.execute(
+        """
+        SELECT (SELECT min(price_micro) FROM open_orders WHERE zone = %(zone)s AND type = 'sell' AND NOT all_or_none),
+               (SELECT max(price_micro) FROM open_orders WHERE zone = %(zone)s AND type = 'buy' AND NOT all_or_none)
+        """,
+        {"zone": zone},
+    ).fetchone()
+    assert row is not None  # a SELECT without FROM returns one row
+    cheapest_partial, dearest_partial = row
+    least = _NO_PRICE if dearest_partial is None else dearest_partial
+    most = _ANY_PRICE if cheapest_partial is None else cheapest_partial
+    asks = {size: max(least, best_bids.get(size, _NO_PRICE)) for size in best_asks}
+    bids = {size: min(most, best_asks.get(size, _ANY_PRICE)) for size in best_bids}
+    asks = {size: price for size, price in asks.items() if best_asks[size] <= price}
+    bids = {size: price for size, price in bids.items() if best_bids[size] >= price}
+    wanted = Wanted(
+        asks_of_size={size: (price, max(1, limit // len(asks))) for size, price in asks.items()},
+        bids_of_size={size: (price, max(1, limit // len(bids))) for size, price in bids.items()},
+    )
+    if cheapest_partial is not None and (best_bids or dearest_partial is not None):
+        wanted.partial_asks = (max(least, *best_bids.values(), _NO_PRICE), limit)
+    if dearest_partial is not None and (best_asks or cheapest_partial is not None):
+        wanted.partial_bids = (min(most, *best_asks.values(), _ANY_PRICE), limit)
+    return wanted
+
+
+_NO_PRICE: Final = 0
+_ANY_PRICE: Final = 2**62
+
+
+def _best_of_sizes(order_type: LiteralString, price: LiteralString) -> LiteralString:
+    """(size, best price) of the orders that trade wholly, one step down the index a size."""
+    of_side = f"FROM open_orders WHERE zone = %(zone)s AND type = '{order_type}' AND all_or_none"
+    in_order = f"ORDER BY remaining_wh, {price} LIMIT 1"
+    return f"""
+        WITH RECURSIVE best AS (
+            (SELECT remaining_wh, price_micro {of_side} {in_order})
+            UNION ALL
+            SELECT next.* FROM best CROSS JOIN LATERAL (
+                SELECT remaining_wh, price_micro {of_side} AND remaining_wh > best.remaining_wh {in_order}) next
+        )
+        SELECT * FROM best"""
+
+
+_BEST_OF_SIZES: Final[dict[str, LiteralString]] = {
+    "sell": _best_of_sizes("sell", "price_micro"),
+    "buy": _best_of_sizes("buy", "price_micro DESC"),
+}
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+_OPEN: Final[LiteralString] = "o.zone = %(zone)s AND (o.expires_at IS NULL OR o.expires_at > now())"
+_ASK: Final[LiteralString] = _OPEN + " AND o.type = 'sell' AND o.device_no IS NOT NULL"
+_BID: Final[LiteralString] = _OPEN + " AND o.type = 'buy'"
+_OF_SIZES: Final[LiteralString] = (
+    "FROM unnest(%(sizes)s::bigint[], %(prices)s::bigint[], %(counts)s::bigint[]) w(size, price, count)"
+    " CROSS JOIN LATERAL (SELECT * FROM open_orders o WHERE o.all_or_none AND o.remaining_wh = w.size AND "
+)
+_WHOLE_ASKS: Final[LiteralString] = "SELECT o.remaining_wh, o.price_micro, o.arrival, o.user_no, o.device_no "
+_WHOLE_BIDS: Final[LiteralString] = "SELECT o.remaining_wh, -o.price_micro, o.arrival, o.user_no "
+_PARTIAL_ASKS: Final[LiteralString] = "SELECT o.price_micro, o.arrival, o.remaining_wh, o.user_no, o.device_no "
+_PARTIAL_BIDS: Final[LiteralString] = "SELECT -o.price_micro, o.arrival, o.remaining_wh, o.user_no "
+_CHEAPEST: Final[LiteralString] = "ORDER BY o.price_micro, o.arrival LIMIT "
+_DEAREST: Final[LiteralString] = "ORDER BY o.price_micro DESC, o.arrival LIMIT "
+
+_ASKS_OF_SIZES: Final[LiteralString] = (
+    _WHOLE_ASKS + _OF_SIZES + _ASK + " AND o.price_micro <= w.price " + _CHEAPEST + "w.count) o"
+)
+_BIDS_OF_SIZES: Final[LiteralString] = (
+    _WHOLE_BIDS + _OF_SIZES + _BID + " AND o.price_micro >= w.price " + _DEAREST + "w.count) o"
+)
+_ALL_ASKS: Final[LiteralString] = "FROM open_orders o WHERE " + _ASK + " AND o.price_micro <= %(price)s "
+_ALL_BIDS: Final[LiteralString] = "FROM open_orders o WHERE " + _BID + " AND o.price_micro >= %(price)s "
+
+
+def read(conn: Connection, zone: str, wanted: Wanted) -> tuple[Book, Bounds]:
+    """The orders that are wanted, in their order, and where there are more. Of asks only those that have a device."""
+    book, bounds = Book(), Bounds()
+    if wanted.asks_of_size:
+        book.whole_asks, bounds.asks_of_size = _of_sizes(conn, zone, _ASKS_OF_SIZES, wanted.asks_of_size)
+    if wanted.bids_of_size:
+        book.whole_bids, bounds.bids_of_size = _of_sizes(conn, zone, _BIDS_OF_SIZES, wanted.bids_of_size)
+    if wanted.partial_asks:
+        statement = _PARTIAL_ASKS + _ALL_ASKS + "AND NOT o.all_or_none " + _CHEAPEST + "%(count)s"
+        book.partial_asks, bounds.partial_asks = _best(conn, zone, statement, wanted.partial_asks, place=0)
+    if wanted.partial_bids:
+        statement = _PARTIAL_BIDS + _ALL_BIDS + "AND NOT o.all_or_none " + _DEAREST + "%(count)s"
+        book.partial_bids, bounds.partial_bids = _best(conn, zone, statement, wanted.partial_bids, place=0)
+    if wanted.whole_asks:
+        statement = _WHOLE_ASKS + _ALL_ASKS + "AND o.all_or_none " + _CHEAPEST + "%(count)s"
+        asks, bounds.whole_asks = _best(conn, zone, statement, wanted.whole_asks, place=1)
+        book.whole_asks = sorted({*book.whole_asks, *asks})
+    if wanted.whole_bids:
+        statement = _WHOLE_BIDS + _ALL_BIDS + "AND o.all_or_none " + _DEAREST + "%(count)s"
+        bids, bounds.whole_bids = _best(conn, zone, statement, wanted.whole_bids, place=1)
+        book.whole_bids = sorted({*book.whole_bids, *bids})
+    return book, bounds
+
+
+def _of_sizes(
+    conn: Connection, zone: str, statement: LiteralString, wanted: Mapping[int, Limit]
+) -> tuple[list[Any], dict[int, Place]]:
+    sizes = sorted(wanted)
+    rows = conn.execute(
+        statement,
+        {
+            "zone": zone,
+            "sizes": sizes,
+            "prices": [wanted[size][0] for size in sizes],
+            "counts": [wanted[size][1] for size in sizes],
+        },
+    ).fetchall()
+    rows.sort()  # they come so; nothing says that they must
+    bounds = {}
+    if len(rows) >= min(count for _, count in wanted.values()):
+        for size, group in groupby(rows, itemgetter(0)):
+            orders = list(group)
+            if len(orders) >= wanted[size][1]:
+                bounds[size] = (orders[-1][1], orders[-1][2])
+    return rows, bounds
+
+
+def _best(
+    conn: Connection, zone: str, statement: LiteralString, wanted: Limit, *, place: int
+) -> tuple[list[Any], Place | None]:
+    """`place`: where in a row its price stands, which its arrival follows."""
+    price, count = wanted
+    rows = conn.execute(statement, {"zone": zone, "price": price, "count": count}).fetchall()
+    return rows, (rows[-1][place], rows[-1][place + 1]) if len(rows) >= count else None
+
+
+# ------------------------------------------------------------------------------------------------------- writing
+
+
+def take(conn: Connection, matches: Sequence[Match], seen: Book) -> bool:
+    """Take the matched energy out of the book and keep the matches, in one statement; False if the book has moved.
+
+    It has moved when an order was cancelled or changed since it was read; the caller must then roll back. Raises one
+    of `MOVED` when that happens at this moment.
+    """
+    devices = {order[2]: order[4] for order in seen.whole_asks} | {order[1]: order[4] for order in seen.partial_asks}
+    left_wh = {order[2]: order[0] for orders in (seen.whole_asks, seen.whole_bids) for order in orders}
+    left_wh |= {order[1]: order[2] for orders in (seen.partial_asks, seen.partial_bids) for order in orders}
+    asks, bids, energy, prices = zip(*matches, strict=True)
+    for ask, bid, energy_wh, _ in matches:
+        left_wh[ask] -= energy_wh
+        left_wh[bid] -= energy_wh
+    taken = sorted({*asks, *bids})
+    filled = [arrival for arrival in taken if not left_wh[arrival]]
+    shrunk = [arrival for arrival in taken if left_wh[arrival]]
+    written = conn.execute(
+        """
+        WITH filled AS (
+            DELETE FROM open_orders WHERE arrival = ANY (%(filled)s::bigint[])
+            RETURNING arrival
+        ), shrunk AS (
+            UPDATE open_orders o SET remaining_wh = left_wh
+            FROM unnest(%(shrunk)s::bigint[], %(left)s::bigint[]) shrunk (arrival, left_wh)
+            WHERE o.arrival = shrunk.arrival AND NOT o.all_or_none
+            RETURNING o.arrival
+        )
+        INSERT INTO matches (ask, bid, device_no, energy_wh, price_micro, rule_version)
+        SELECT made.*, %(rule)s
+        FROM unnest(%(asks)s::bigint[], %(bids)s::bigint[], %(devices)s::bigint[], %(energy)s::bigint[],
+                    %(prices)s::bigint[]) made
+        WHERE (SELECT count(*) FROM filled) + (SELECT count(*) FROM shrunk) = %(orders)s
+        """,
+        {
+            "filled": filled,
+            "shrunk": shrunk,
+            "left": [left_wh[arrival] for arrival in shrunk],
+            "asks": list(asks),
+            "bids": list(bids),
+            "devices": [devices[ask] for ask in asks],
+            "energy": list(energy),
+            "prices": list(prices),
+            "rule": RULE_VERSION,
+            "orders": len(taken),
+        },
+    ).rowcount
+    return written == len(matches)

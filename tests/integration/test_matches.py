@@ -1,0 +1,115 @@
+"""What a tick has matched and nobody has made a trade of yet: the process died in between."""
+
+from uuid import UUID
+
+import pytest
+
+from energy_market.postgres import devices
+from energy_market.usecases import publish_commands
+from energy_market.usecases.run_tick import Tick, run_tick
+from tests.integration.market import SETTINGS, Home, Market
+
+
+def only_tick(market: Market) -> Tick:
+    return run_tick(market.database, zone="default", settings=SETTINGS)
+
+
+def free_wh(market: Market, home: Home) -> int | None:
+    with market.database.transaction() as conn:
+        (device,) = devices.of_owner(conn, home.user)
+    return device.free_wh
+
+
+def test_a_match_counts_as_matched_and_as_promised_before_it_is_a_trade(market: Market) -> None:
+    home, buyer = market.home(available_wh=900), market.user()
+    ask, bid = market.order(home.user, "sell", 500, 200_000), market.order(buyer, "buy", 500, 200_000)
+    assert only_tick(market).trades == 1
+    assert [market.status_of(order) for order in (ask, bid)] == ["Matched", "Matched"]
+    assert free_wh(market, home) == 400
+    market.order(home.user, "sell", 500, 200_000)
+    market.order(buyer, "buy", 500, 200_000)
+    assert only_tick(market).trades == 0
+    assert market.trades(buyer) == []
+
+
+def test_all_matches_become_trades_before_the_next_locks_are_published(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_commands, "MAX_AT_ONCE", 2)
+    home, buyer = market.home(), market.user()
+    asks: list[UUID] = []
+    for _ in range(3):
+        asks.append(market.order(home.user, "sell", 500, 200_000))
+        market.order(buyer, "buy", 500, 200_000)
+    only_tick(market)
+    told = [market.publish().locks]
+    assert [trade.status for trade in market.trades(buyer)] == ["Pending"] * 3
+    told += [market.publish().locks, market.publish().locks]
+    assert told == [2, 1, 0]
+    assert [command.sell_order_id for command in market.published] == asks
+
+
+def test_an_order_that_is_cancelled_between_match_and_trade_keeps_the_trade(market: Market) -> None:
+    home, buyer = market.home(), market.user()
+    market.order(home.user, "sell", 300, 200_000)
+    bid = market.order(buyer, "buy", 500, 200_000, partial=True)
+    only_tick(market)
+    cancelled = market.cancel(buyer, bid)
+    assert (cancelled.status, cancelled.pending_wh, cancelled.remaining_wh) == ("Cancelled", 300, 200)
+    market.publish()
+    (trade,) = market.trades(buyer)
+    assert (trade.energy_wh, market.status_of(bid)) == (300, "Cancelled")
+
+
+def test_a_tick_with_nothing_new_asks_one_question(market: Market) -> None:
+    home, buyer = market.home(), market.user()
+    market.order(home.user, "sell", 500, 300_000)
+    market.order(buyer, "buy", 500, 200_000)
+    assert only_tick(market).attempts == 1
+    assert only_tick(market) == Tick(ran=True)
+
+
+def test_an_order_that_commits_after_a_later_one_was_seen_is_seen(market: Market, database_url: str) -> None:
+    home, buyer = market.home(), market.user()
+    late = Market(database_url)
+    with late.database.transaction() as conn:
+        early = conn.execute(
+            "INSERT INTO energy_orders (user_id, zone, type, energy_wh, price_micro, all_or_none)"
+            " VALUES (%s, 'default', 'buy', 500, 200000, true) RETURNING id, arrival",
+            (buyer,),
+        ).fetchone()
+        assert early is not None
+        conn.execute(
+            "INSERT INTO open_orders (order_id, zone, type, user_id, remaining_wh, price_micro, arrival, all_or_none)"
+            " VALUES (%s, 'default', 'buy', %s, 500, 200000, %s, true)",
+            (early[0], buyer, early[1]),
+        )
+        ask = market.order(home.user, "sell", 500, 200_000)
+        assert only_tick(market).trades == 0
+    assert only_tick(market).trades == 1
+    assert market.status_of(ask) == "Matched"
+    late.close()
+
+
+def test_what_only_a_look_at_the_whole_book_finds_is_counted(market: Market) -> None:
+    """It cannot happen: here somebody has changed the book behind everybody's back."""
+    home, buyer = market.home(), market.user()
+    market.order(home.user, "sell", 500, 300_000)
+    bid = market.order(buyer, "buy", 500, 200_000)
+    only_tick(market)
+    market.sql("UPDATE open_orders SET price_micro = 300000 WHERE order_id = %s", bid)
+    assert only_tick(market).trades == 0
+    market.sql("UPDATE ticks SET whole_at = whole_at - interval '10 minutes'")
+    done = only_tick(market)
+    assert (done.trades, done.overlooked) == (1, 1)
+
+
+def test_a_snapshot_of_another_server_is_not_believed(market: Market) -> None:
+    home, buyer = market.home(), market.user()
+    market.order(home.user, "sell", 500, 200_000)
+    only_tick(market)
+    market.order(buyer, "buy", 500, 200_000)
+    market.sql("UPDATE ticks SET seen = '9000000000:9000000000:'")
+    done = only_tick(market)
+    assert (done.trades, done.overlooked) == (1, 0)
+    assert market.sql("SELECT pg_snapshot_xmax(seen)::text::bigint < 9000000000 FROM ticks") == [(True,)]
