@@ -28,6 +28,7 @@ FUNCTIONS: Final = (
     "analytics-api",
     "marks",
     "match",
+    "commands",
     "settle",
     "lock-responses",
     "telemetry",

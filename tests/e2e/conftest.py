@@ -131,10 +131,10 @@ class Neighbourhood:
         """The reasons, or another field, that a function has logged with an event."""
         return {line[what] for line in self._log_lines(function) if line.get("event") == event}
 
-    def marks(self) -> list[datetime]:
-        """The loop's marks at which something was matched or looked for, in order."""
-        lines = self._log_lines("match")
-        return sorted({datetime.fromisoformat(line["mark"]) for line in lines if line.get("event") == "tick"})
+    def marks(self, zone: str) -> list[tuple[datetime, bool]]:
+        """The loop's marks at which a zone was ticked, in order, and whether no other tick of it was at work."""
+        ticks = (line for line in self._log_lines("match") if line.get("event") == "tick" and line["zone"] == zone)
+        return sorted({(datetime.fromisoformat(tick["mark"]), tick["ran"]) for tick in ticks})
 
     def publish_over_https(self, topic: str, payload: object) -> None:
         """As somebody with AWS credentials and no device would."""

@@ -118,11 +118,16 @@ class Loop:
         self.pay()
 
     def tick(self) -> None:
-        """What the state machine does at a mark: a tick that fails is an alarm, not the end of the minute."""
-        try:
-            self.matching.tick({"mark": datetime.now(UTC).isoformat()}, None)
-        except psycopg.Error as error:
-            self.failed.append(error)
+        """What the state machine does at a mark: whatever became of the tick, the devices are told."""
+        mark = datetime.now(UTC).isoformat()
+        for call, event in (
+            (self.matching.tick, {"mark": mark, "zone": "default"}),
+            (self.matching.commands, {"mark": mark, "missed": False}),
+        ):
+            try:
+                call(event, None)
+            except psycopg.Error as error:
+                self.failed.append(error)
 
     def deliver(self) -> None:
         """Each queue gives its function up to ten messages, and forgets those that were not given back."""

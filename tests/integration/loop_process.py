@@ -27,7 +27,9 @@ def main() -> None:
     told_to_end = threading.Thread(target=sys.stdin.read, daemon=True)
     told_to_end.start()
     while told_to_end.is_alive():
-        matching.tick({"mark": datetime.now(UTC).isoformat()}, None)
+        mark = datetime.now(UTC).isoformat()
+        matching.tick({"mark": mark, "zone": "default"}, None)
+        matching.commands({"mark": mark, "missed": False}, None)
     matching._database().close()  # noqa: SLF001 -- a sandbox that ends takes its connection with it
 
 

@@ -58,11 +58,11 @@ COVERS: Final[dict[str, set[str]]] = {
     "Registering": {"register_device", "iot_api.register"},
     "RegisteringAgain": {"register_device", "iot_api.register"},
     "Living": {"run_tick", "publish_commands", "record_lock_response", "record_telemetry", "report_failures"}
-    | {"matching.tick", "settlement.lock_responses", "telemetry.handle"},
-    "MovingBook": {"run_tick", "matching.tick"},
+    | {"matching.tick", "matching.commands", "settlement.lock_responses", "telemetry.handle"},
+    "MovingBook": {"run_tick", "matching.tick", "matching.commands"},
     "Migrating": {"migrations.handle"},
 }
-# What changes nothing, and cannot: times are worked out, and the nightly comparison's session is one that only reads.
+# What changes nothing, and cannot: times are worked out, and zones listed; the nightly comparison's session only reads.
 WITHOUT_EFFECT: Final = {"matching.marks", "reconcile", "reconciliation.reconcile"}
 
 

@@ -22,6 +22,7 @@ import pytest
 
 from energy_market.domain.commands import Command
 from energy_market.domain.errors import Conflict
+from energy_market.domain.loop import STEP
 from energy_market.postgres.commands import LOCK_REPEAT_S
 from energy_market.postgres.migrations import migrate
 from energy_market.postgres.reconciliation import database_differences
@@ -187,10 +188,10 @@ def load_matching(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def now() -> dict[str, str]:
-    return {"mark": datetime.now(UTC).isoformat()}
+    return {"mark": datetime.now(UTC).isoformat(), "zone": "default"}
 
 
-def test_a_tick_that_takes_longer_than_a_step_is_neither_joined_nor_caught_up_with(
+def test_a_tick_that_takes_longer_than_a_step_is_not_joined_and_holds_up_no_command(
     market: Market, database_url: str, load_matching: LoadMatching, capsys: pytest.CaptureFixture[str]
 ) -> None:
     home, buyer = market.home(), market.user()
@@ -199,9 +200,8 @@ def test_a_tick_that_takes_longer_than_a_step_is_neither_joined_nor_caught_up_wi
     (earlier,) = market.tick().trade_ids
     market.order(home.user, "sell", 500, 200_000)
     bid = market.order(buyer, "buy", 500, 200_000)
-    said_by_slow: list[Command] = []
-    said_by_next: list[Command] = []
-    slow, following = load_matching(said_by_slow), load_matching(said_by_next)
+    said: list[Command] = []
+    slow, following = load_matching(said), load_matching(said)
     with psycopg.connect(database_url) as somebody:
         somebody.execute("SELECT FROM open_orders WHERE order_id = %s FOR UPDATE", (bid,))
         mark = now()
@@ -210,24 +210,98 @@ def test_a_tick_that_takes_longer_than_a_step_is_neither_joined_nor_caught_up_wi
         capsys.readouterr()
 
         # Five seconds later: the loop's next step, though the first one is not done.
-        assert following.tick(now(), None) == {"trades": 0, "commands": 1}
-        ((first, *_), *_) = [[json.loads(line) for line in capsys.readouterr().out.splitlines()]]
+        assert following.tick(now(), None) == {"trades": 0}
+        (first, *_) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert (first["event"], first["ran"]) == ("tick", False)
-        assert [command.transaction_id for command in said_by_next] == [earlier], "devices are told all the same"
-        # Of the marks that it ran over, none is made up for,
-        missed = {"mark": (datetime.now(UTC) - timedelta(seconds=5)).isoformat()}
-        assert following.tick(missed, None) == {"trades": 0, "commands": 0}
-        assert '"event":"tick.missed"' in capsys.readouterr().out
-        # but when all of its steps take too long, it ticks all the same.
-        following.sandbox.ticked_at_s -= 5
-        following.tick(missed, None)
-        assert '"event":"tick","level":"info","mark":' in capsys.readouterr().out
+        assert following.commands({**now(), "missed": False}, None) == {"commands": 1}
+        assert [command.transaction_id for command in said] == [earlier], "devices are told all the same"
         somebody.rollback()
     ticking.end()
-    assert following.tick(now(), None) == {"trades": 0, "commands": 0}
+    assert following.tick(now(), None) == {"trades": 0}
+    assert following.commands({**now(), "missed": False}, None) == {"commands": 1}
     assert [trade.energy_wh for trade in market.trades(buyer)] == [500, 300]
-    (late,) = said_by_slow
-    assert {late.transaction_id, earlier} == {trade.id for trade in market.trades(buyer)}
+    assert {command.transaction_id for command in said} == {trade.id for trade in market.trades(buyer)}
+    assert differences(database_url) == []
+
+
+def test_at_a_mark_that_was_missed_devices_are_told_and_it_is_counted(
+    market: Market, load_matching: LoadMatching, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home, buyer = market.home(), market.user()
+    market.order(home.user, "sell", 300, 200_000)
+    market.order(buyer, "buy", 300, 200_000)
+    market.tick()
+    said: list[Command] = []
+    assert load_matching(said).commands({**now(), "missed": True}, None) == {"commands": 1}
+    missed, metric, _ = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (missed["event"], metric["TicksMissed"]) == ("tick.missed", 1)
+    assert [command.kind for command in said] == ["lock"]
+
+
+# ------------------------------------------------------------------------------------------------ a minute, and zones
+
+
+def test_a_minute_has_the_zones_there_are_and_marks_from_the_schedule_or_for_two_minutes(
+    market: Market, load_matching: LoadMatching
+) -> None:
+    market.sql("INSERT INTO zones (id) VALUES ('another')")
+    marks = load_matching([]).marks
+    at = datetime.now(UTC)
+    scheduled = marks({"started_at": at.isoformat(), "schedule": {"time": at.isoformat()}}, None)
+    assert scheduled["zones"] == ["another", "default"]
+    assert len(scheduled["marks"]) == 12
+    assert len(marks({"started_at": at.isoformat(), "schedule": {}}, None)["marks"]) == 24
+    for mark in scheduled["marks"]:
+        times = datetime.fromisoformat(mark["at"]), datetime.fromisoformat(mark["until"])
+        assert times[1] - times[0] == STEP
+
+
+def test_zones_are_ticked_at_once_and_one_that_hangs_or_fails_holds_up_neither_another_nor_the_commands(
+    market: Market, database_url: str, load_matching: LoadMatching, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trading: dict[str, UUID] = {}
+    for zone in ("failing", "hanging", "sound"):
+        market.sql("INSERT INTO zones (id) VALUES (%s)", zone)
+        home, trading[zone] = market.home(), market.user()
+        market.sql("UPDATE users SET zone = %s WHERE id = ANY (%s)", zone, [home.user, trading[zone]])
+        market.order(home.user, "sell", 400, 200_000)
+        market.order(trading[zone], "buy", 400, 200_000)
+    market.sql(
+        """
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'this zone cannot be ticked'; END $$
+        """
+    )
+    market.sql(
+        "CREATE TRIGGER fail BEFORE INSERT ON ticks FOR EACH ROW WHEN (NEW.zone = 'failing') EXECUTE FUNCTION fail()"
+    )
+    said: list[Command] = []
+    sandboxes = {zone: load_matching(said) for zone in trading}
+
+    def step(zone: str) -> dict[str, int]:
+        traded: dict[str, int] = sandboxes[zone].tick({**now(), "zone": zone}, None)
+        return traded
+
+    with psycopg.connect(database_url) as somebody:
+        somebody.execute("SELECT FROM open_orders WHERE user_id = %s FOR UPDATE", (trading["hanging"],))
+        hanging = Alongside(lambda: step("hanging"))
+        wait_until_somebody_waits_for(somebody)
+        with pytest.raises(psycopg.errors.RaiseException):
+            step("failing")
+        assert step("sound") == {"trades": 1}
+        assert sandboxes["sound"].commands({**now(), "missed": False}, None) == {"commands": 1}
+        somebody.rollback()
+    hanging.end()
+    assert sandboxes["sound"].commands({**now(), "missed": False}, None) == {"commands": 1}
+    assert {zone: len(market.trades(buyer)) for zone, buyer in trading.items()} == {
+        "failing": 0,
+        "hanging": 1,
+        "sound": 1,
+    }
+    logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["zone"] for line in logged if line.get("event") == "tick.failed"] == ["failing"]
+    market.sql("DROP TRIGGER fail ON ticks")
+    assert step("failing") == {"trades": 1}, "its next tick is the retry"
     assert differences(database_url) == []
 
 

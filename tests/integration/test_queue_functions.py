@@ -7,12 +7,10 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from types import ModuleType
 from typing import Any
 from uuid import uuid4
 
-import psycopg
 import pytest
 
 from tests.api import ENVIRONMENT, load_function
@@ -221,37 +219,3 @@ def test_a_delivery_that_falls_short_is_a_line_and_a_metric(
     assert (short["reason"], short["delivered_wh"]) == ("under_delivered", 300)
     assert (measured["TradesShort"], measured["Reason"]) == (1, "under_delivered")
     assert taken["taken"] == {"transfer": 2}
-
-
-def test_a_zone_whose_tick_fails_holds_up_neither_the_others_nor_the_commands(
-    environment: Mapping[str, str], market: Market, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert environment
-    market.sql("INSERT INTO zones (id) VALUES ('a-broken-one')")
-    market.sql(
-        """
-        CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN RAISE EXCEPTION 'this zone is broken'; END $$
-        """
-    )
-    home, buyer = market.home(), market.user()
-    market.sql("UPDATE users SET zone = 'a-broken-one' WHERE id = ANY (%s)", [home.user, buyer])
-    market.order(home.user, "sell", 400, 200_000)
-    market.order(buyer, "buy", 400, 200_000)
-    market.sql(
-        """
-        CREATE TRIGGER broken BEFORE INSERT ON transactions FOR EACH ROW
-        WHEN (NEW.zone = 'a-broken-one') EXECUTE FUNCTION broken()
-        """
-    )
-    sound, other = market.home(), market.user()
-    market.order(sound.user, "sell", 500, 200_000)
-    market.order(other, "buy", 500, 200_000)
-    matching = load_function("matching")
-    with pytest.raises(psycopg.errors.RaiseException):
-        matching.tick({"mark": datetime.now(UTC).isoformat()}, None)
-    matching._database().close()  # noqa: SLF001 -- a sandbox that ends takes its connection with it
-    assert market.trades(buyer) == []
-    assert [trade.energy_wh for trade in market.trades(other)] == [500]
-    said = [line["event"] for line in lines(capsys) if "event" in line]
-    assert said == ["tick.failed", "tick", "command.unsent", "commands"]

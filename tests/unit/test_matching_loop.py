@@ -1,4 +1,4 @@
-"""The state machine of the loop: one minute of marks, and a tick and a sweep at each, whatever fails."""
+"""The state machine: one minute of marks; all zones' ticks, commands and a sweep at each, whatever fails."""
 
 import json
 import re
@@ -12,6 +12,9 @@ TEXT = (ROOT / "infra" / "matching_loop.asl.json").read_text()
 LOOP: dict[str, Any] = json.loads(TEXT)
 MARK = LOOP["States"]["EachMark"]
 STEP = MARK["ItemProcessor"]["States"]
+ZONE = STEP["EachZone"]
+TICK = ZONE["ItemProcessor"]["States"]
+TASKS = {"Match": TICK["Match"], **{name: STEP[name] for name in ("Tell", "Settle", "Missed")}}
 
 
 def test_the_template_fills_in_every_name_that_the_definition_leaves_open() -> None:
@@ -28,7 +31,7 @@ def test_the_loop_may_call_the_functions_that_it_calls_and_no_others() -> None:
         for policy in properties["Policies"]
         if "LambdaInvokePolicy" in policy
     }
-    assert allowed == called == {"MarksFunction", "MatchFunction", "SettleFunction"}
+    assert allowed == called == {"MarksFunction", "MatchFunction", "CommandsFunction", "SettleFunction"}
 
 
 def test_it_starts_once_a_minute() -> None:
@@ -52,36 +55,72 @@ def test_the_marks_come_from_a_function_that_knows_both_the_schedule_and_the_sta
     assert marks["Next"] == "EachMark"
 
 
+def test_a_minute_whose_beginning_fails_is_begun_again_while_there_is_anything_left_of_it() -> None:
+    (retry,) = LOOP["States"]["Marks"]["Retry"]
+    assert retry["ErrorEquals"] == ["States.ALL"]
+    assert retry["BackoffRate"] == 1
+    assert 30 < retry["MaxAttempts"] * retry["IntervalSeconds"] < LOOP["TimeoutSeconds"]
+
+
 def test_marks_are_taken_one_after_the_other() -> None:
     assert MARK["Type"] == "Map"
     assert MARK["ItemsPath"] == "$.marks"
+    assert MARK["ItemSelector"] == {"mark.$": "$$.Map.Item.Value", "zones.$": "$.zones"}
     assert MARK["MaxConcurrency"] == 1
 
 
-def test_at_each_mark_it_waits_matches_and_settles_in_this_order() -> None:
+def test_at_each_mark_it_waits_matches_all_zones_tells_and_settles_in_this_order() -> None:
     assert MARK["ItemProcessor"]["StartAt"] == "WaitForMark"
-    assert STEP["WaitForMark"] == {"Type": "Wait", "TimestampPath": "$.mark", "Next": "Match"}
-    assert (STEP["Match"]["Next"], STEP["Settle"]["Next"]) == ("Settle", "Done")
-    assert STEP["Match"]["Parameters"]["FunctionName"] == "${MatchFunctionArn}"
-    assert STEP["Settle"]["Parameters"]["FunctionName"] == "${SettleFunctionArn}"
+    assert STEP["WaitForMark"] == {"Type": "Wait", "TimestampPath": "$.mark.at", "Next": "InTime"}
+    assert STEP["InTime"]["Default"] == "EachZone"
+    assert [STEP[name]["Next"] for name in ("EachZone", "Tell", "Settle")] == ["Tell", "Settle", "Done"]
+    called = {name: task["Parameters"] for name, task in TASKS.items()}
+    assert called == {
+        "Match": {"FunctionName": "${MatchFunctionArn}", "Payload": {"mark.$": "$.mark", "zone.$": "$.zone"}},
+        "Tell": {"FunctionName": "${CommandsFunctionArn}", "Payload": {"mark.$": "$.mark.at", "missed": False}},
+        "Settle": {"FunctionName": "${SettleFunctionArn}", "Payload": {"mark.$": "$.mark.at"}},
+        "Missed": {"FunctionName": "${CommandsFunctionArn}", "Payload": {"mark.$": "$.mark.at", "missed": True}},
+    }
 
 
-def test_a_tick_or_a_sweep_that_fails_ends_neither_the_step_nor_the_minute() -> None:
-    for name, following in (("Match", "Settle"), ("Settle", "Done")):
-        task = STEP[name]
+def test_zones_are_matched_at_once_as_many_as_step_functions_runs() -> None:
+    assert ZONE["Type"] == "Map"
+    assert ZONE["ItemsPath"] == "$.zones"
+    assert ZONE["ItemSelector"] == {"mark.$": "$.mark.at", "zone.$": "$$.Map.Item.Value"}
+    assert ZONE["MaxConcurrency"] == 40  # of an inline Map; AWS runs no more, whatever is asked for
+    assert ZONE["ItemProcessor"]["StartAt"] == "Match"
+    assert TICK["Match"]["Next"] == "Matched"
+    # Capacity kept for the function would be a bound on the zones that run at once.
+    assert "ReservedConcurrentExecutions" not in RESOURCES["MatchFunction"]["Properties"]
+
+
+def test_a_mark_is_passed_over_when_the_next_one_has_come_and_only_counted() -> None:
+    (late,) = STEP["InTime"]["Choices"]
+    assert late == {
+        "Variable": "$$.State.EnteredTime",
+        "TimestampGreaterThanEqualsPath": "$.mark.until",
+        "Next": "Missed",
+    }
+    assert STEP["Missed"]["Next"] == "Done"
+
+
+def test_whatever_fails_ends_neither_the_step_nor_the_minute_nor_another_zone() -> None:
+    for name, following in (("Match", "Matched"), ("Tell", "Settle"), ("Settle", "Done"), ("Missed", "Done")):
+        task = TASKS[name]
         assert task["Catch"] == [{"ErrorEquals": ["States.ALL"], "ResultPath": None, "Next": following}]
+        assert task["Next"] == following
         # The next mark is the retry.
         assert "Retry" not in task
 
 
 def test_what_a_step_says_is_not_carried_on_to_the_next() -> None:
-    assert STEP["Match"]["ResultPath"] is None
-    assert STEP["Settle"]["ResultPath"] is None
-    assert MARK["ResultPath"] is None
+    for state in (*TASKS.values(), ZONE, MARK):
+        assert state["ResultPath"] is None
 
 
-def test_a_slow_chain_does_not_delay_the_next_mark() -> None:
-    assert STEP["Settle"]["TimeoutSeconds"] < 5
+def test_neither_a_slow_zone_nor_a_slow_broker_nor_a_slow_chain_delays_the_next_mark() -> None:
+    assert all(task["TimeoutSeconds"] < 5 for task in TASKS.values())
+    assert STEP["Missed"]["TimeoutSeconds"] == 1  # what was missed must not make the next ones missed
 
 
 def test_an_execution_that_hangs_ends_by_itself() -> None:
