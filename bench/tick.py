@@ -102,7 +102,7 @@ def place(conn: Connection, orders: Sequence[Placed], *, price_micro: Callable[[
             """
             WITH accepted AS (
                 INSERT INTO energy_orders (user_id, device_id, zone, type, energy_wh, price_micro, all_or_none)
-                SELECT u.id, d.id, 'default', CASE WHEN is_ask THEN 'sell' ELSE 'buy' END, wh, price, true
+                SELECT u.id, d.id, u.zone, CASE WHEN is_ask THEN 'sell' ELSE 'buy' END, wh, price, true
                 FROM placed JOIN users u ON u.no = person LEFT JOIN iot_devices d ON d.owner_id = u.id AND is_ask
                 ORDER BY place
                 RETURNING id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none
