@@ -208,60 +208,6 @@ def test_the_loop_ticks_every_five_seconds(neighbourhood: Neighbourhood) -> None
     assert gaps.count(5) > len(gaps) // 2
 
 
-def test_a_zone_that_fails_or_hangs_holds_up_neither_another_nor_the_commands_nor_the_next_step(
-    neighbourhood: Neighbourhood,
-) -> None:
-    with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
-        conn.execute("INSERT INTO zones (id) VALUES ('failing'), ('hanging')")
-        conn.execute(
-            """
-            CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF NEW.zone = 'failing' THEN RAISE EXCEPTION 'this zone cannot be ticked'; END IF;
-                PERFORM pg_sleep(8);
-                RETURN NEW;
-            END $$
-            """
-        )
-        conn.execute(
-            "CREATE TRIGGER spoil BEFORE INSERT ON ticks FOR EACH ROW"
-            " WHEN (NEW.zone <> 'default') EXECUTE FUNCTION spoil()"
-        )
-        said = _what_an_execution_of_the_last_seconds_of_a_minute_said(neighbourhood)
-        wait_until(lambda: any(ran for _, ran in neighbourhood.marks("hanging")))
-        conn.execute("DROP TRIGGER spoil ON ticks")
-    steps = sum("commands" in answer for answer in said)
-    assert steps >= 2
-    # Each step: the default zone's tick, whatever the others do; the commands. And from the second on, the hanging one
-    # says that the tick of the step before is still at work.
-    assert sum("trades" in answer for answer in said) == steps + steps - 1
-    assert sum(answer.get("failed", "States.Timeout") != "States.Timeout" for answer in said) == steps
-    assert neighbourhood.logged("match", "tick.failed", what="zone") == {"failing"}
-    (began, ran), (following, ran_as_well), *_ = neighbourhood.marks("hanging")
-    assert (ran, ran_as_well) == (True, False)
-    assert (following - began).total_seconds() == 5
-
-
-def _what_an_execution_of_the_last_seconds_of_a_minute_said(neighbourhood: Neighbourhood) -> list[dict[str, Any]]:
-    """Of the loop, beside the one that runs: what each call of a function answered, in order, but for the sweeps."""
-    arn = neighbourhood.market.deployment.state_machine_arn
-    minute = {"time": (datetime.now(UTC) - timedelta(seconds=54)).isoformat()}
-    with contextlib.closing(
-        boto3.client("stepfunctions", endpoint_url=neighbourhood.market.stack.aws.endpoint_url)
-    ) as loop:
-        execution = loop.start_execution(stateMachineArn=arn, input=json.dumps(minute))["executionArn"]
-        wait_until(lambda: loop.describe_execution(executionArn=execution)["status"] != "RUNNING")
-        assert loop.describe_execution(executionArn=execution)["status"] == "SUCCEEDED"
-        pages = loop.get_paginator("get_execution_history").paginate(executionArn=execution)
-        events = [event for page in pages for event in page["events"]]
-    said: list[dict[str, Any]] = []
-    for event in events:
-        if event["type"] == "TaskSucceeded":
-            said.append(json.loads(event["taskSucceededEventDetails"]["output"])["Payload"])
-        elif event["type"] == "TaskFailed":
-            said.append({"failed": event["taskFailedEventDetails"]["error"]})
-    return said
-
-
 def _ask(neighbourhood: Neighbourhood, method: str, path: str, **headers: str) -> tuple[int, Mapping[str, str], bytes]:
     """One request as a browser would send it."""
     address = urlsplit(neighbourhood.market.api_url)
@@ -364,3 +310,57 @@ def test_the_readmes_first_trade_by_hand_is_as_it_says(neighbourhood: Neighbourh
     assert done.returncode == 0, done.stderr
     trade = json.loads(done.stdout.strip().splitlines()[-1])[0]
     assert (trade["status"], trade["kwh_amount"], trade["token_amount"]) == ("Confirmed", 1.5, 0.3)
+
+
+def test_a_zone_that_fails_or_hangs_holds_up_neither_another_nor_the_commands_nor_the_next_step(
+    neighbourhood: Neighbourhood,
+) -> None:
+    with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
+        conn.execute("INSERT INTO zones (id) VALUES ('failing'), ('hanging')")
+        conn.execute(
+            """
+            CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF NEW.zone = 'failing' THEN RAISE EXCEPTION 'this zone cannot be ticked'; END IF;
+                PERFORM pg_sleep(8);
+                RETURN NEW;
+            END $$
+            """
+        )
+        conn.execute(
+            "CREATE TRIGGER spoil BEFORE INSERT ON ticks FOR EACH ROW"
+            " WHEN (NEW.zone <> 'default') EXECUTE FUNCTION spoil()"
+        )
+        said = _what_an_execution_of_the_last_seconds_of_a_minute_said(neighbourhood)
+        wait_until(lambda: any(ran for _, ran in neighbourhood.marks("hanging")))
+        conn.execute("DROP TRIGGER spoil ON ticks")
+    steps = sum("commands" in answer for answer in said)
+    assert steps >= 2
+    # Each step: the default zone's tick, whatever the others do; the commands. And from the second on, the hanging one
+    # says that the tick of the step before is still at work.
+    assert sum("trades" in answer for answer in said) == steps + steps - 1
+    assert sum(answer.get("failed", "States.Timeout") != "States.Timeout" for answer in said) == steps
+    assert neighbourhood.logged("match", "tick.failed", what="zone") == {"failing"}
+    (began, ran), (following, ran_as_well), *_ = neighbourhood.marks("hanging")
+    assert (ran, ran_as_well) == (True, False)
+    assert (following - began).total_seconds() == 5
+
+
+def _what_an_execution_of_the_last_seconds_of_a_minute_said(neighbourhood: Neighbourhood) -> list[dict[str, Any]]:
+    """Of the loop, beside the one that runs: what each call of a function answered, in order, but for the sweeps."""
+    arn = neighbourhood.market.deployment.state_machine_arn
+    minute = {"time": (datetime.now(UTC) - timedelta(seconds=54)).isoformat()}
+    with contextlib.closing(
+        boto3.client("stepfunctions", endpoint_url=neighbourhood.market.stack.aws.endpoint_url)
+    ) as loop:
+        execution = loop.start_execution(stateMachineArn=arn, input=json.dumps(minute))["executionArn"]
+        wait_until(lambda: loop.describe_execution(executionArn=execution)["status"] != "RUNNING")
+        assert loop.describe_execution(executionArn=execution)["status"] == "SUCCEEDED"
+        pages = loop.get_paginator("get_execution_history").paginate(executionArn=execution)
+        events = [event for page in pages for event in page["events"]]
+    said: list[dict[str, Any]] = []
+    for event in events:
+        if event["type"] == "TaskSucceeded":
+            said.append(json.loads(event["taskSucceededEventDetails"]["output"])["Payload"])
+        elif event["type"] == "TaskFailed":
+            said.append({"failed": event["taskFailedEventDetails"]["error"]})
+    return said
