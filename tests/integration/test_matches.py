@@ -6,6 +6,7 @@ import pytest
 
 from energy_market.postgres import devices
 from energy_market.usecases import publish_commands
+from energy_market.usecases import run_tick as ticking
 from energy_market.usecases.run_tick import Tick, run_tick
 from tests.integration.market import SETTINGS, Home, Market
 
@@ -89,6 +90,19 @@ def test_an_order_that_commits_after_a_later_one_was_seen_is_seen(market: Market
     assert only_tick(market).trades == 1
     assert market.status_of(ask) == "Matched"
     late.close()
+
+
+def test_more_new_orders_than_are_looked_at_one_by_one_are_all_seen(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ticking, "MAX_NEW", 2)
+    home, buyer = market.home(), market.user()
+    market.order(home.user, "sell", 500, 200_000)
+    only_tick(market)
+    market.order(market.user(), "sell", 100, 1)  # it has no device, and is none of those that are looked at
+    for price_micro in (1, 1, 200_000):
+        market.order(buyer, "buy", 500, price_micro)
+    assert only_tick(market).trades == 1
 
 
 def test_what_only_a_look_at_the_whole_book_finds_is_counted(market: Market) -> None:

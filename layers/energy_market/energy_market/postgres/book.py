@@ -110,20 +110,24 @@ def have_seen(conn: Connection, zone: str, *, whole: bool) -> None:
 
 # The snapshot is given rather than joined, so that the server sees how little it is that it is asked for.
 _SEEN: Final[LiteralString] = "%(seen)s::pg_snapshot"
+_NEW_ORDER: Final[LiteralString] = (
+    "SELECT o.type, o.all_or_none, o.remaining_wh, o.price_micro, o.arrival, o.user_no, o.device_no FROM "
+)
+# Before the limit: what is left out behind it would make room for nothing, and the rest would pass for all there is.
+_TRADABLE: Final[LiteralString] = (
+    "o.zone = %(zone)s AND (o.expires_at IS NULL OR o.expires_at > now())"
+    " AND (o.type = 'buy' OR o.device_no IS NOT NULL)"
+)
 _READ_NEW: Final[LiteralString] = (
-    "SELECT o.type, o.all_or_none, o.remaining_wh, o.price_micro, o.arrival, o.user_no, o.device_no FROM ("
-    "  (SELECT o.order_id FROM open_orders o WHERE o.zone = %(zone)s AND "
+    f"({_NEW_ORDER} open_orders o WHERE {_TRADABLE} AND "
     + _NEW.format("o.touched", _SEEN)
-    + "   LIMIT %(limit)s + 1)"
-    " UNION (SELECT o.order_id FROM (SELECT d.id FROM iot_devices d WHERE d.zone = %(zone)s AND "
+    + f" LIMIT %(limit)s + 1) UNION ({_NEW_ORDER} (SELECT d.id FROM iot_devices d WHERE d.zone = %(zone)s AND "
     + _NEW.format("d.freed", _SEEN)
     + "  UNION SELECT r.device_id FROM transactions r WHERE r.zone = %(zone)s AND "
     + _NEW.format("r.released", _SEEN)
-    + """) freed JOIN iot_devices d ON d.id = freed.id
+    + f""") freed JOIN iot_devices d ON d.id = freed.id
           JOIN open_orders o ON o.user_id = d.owner_id AND o.device_id = d.id
-          WHERE o.zone = %(zone)s LIMIT %(limit)s + 1)
-    ) new JOIN open_orders o USING (order_id)
-    WHERE (o.expires_at IS NULL OR o.expires_at > now()) AND (o.type = 'buy' OR o.device_no IS NOT NULL)"""
+          WHERE {_TRADABLE} LIMIT %(limit)s + 1)"""
 )
 
 
