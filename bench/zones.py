@@ -3,12 +3,14 @@
 As on AWS, where each zone's tick is a call of its own: a process with a connection. The server is one for all of them.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -16,7 +18,7 @@ from typing import Final
 import psycopg
 from psycopg import Connection
 
-from bench.flow import order_flow
+from bench.flow import Placed, order_flow
 from bench.measure import Row, Table, alternated, median, ms
 from bench.tick import SETTINGS, place, server
 from energy_market.database import Database
@@ -25,6 +27,9 @@ from energy_market.usecases.run_tick import run_tick
 RESTING: Final = 96_000
 NEW: Final = 9_600
 ZONES: Final = (1, 4, 16)
+WARM: Final = 320
+WARM_ROUNDS: Final = 8
+"""So often a sandbox has ticked with something new before its statements are prepared, and their plans settled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,7 @@ class Market:
 
     url: str
     zones: list[str]
-    fresh: Iterator[int]  # where in the flow the next round's orders begin
+    fresh: Iterator[Placed]  # orders of the rounds to come
     rounds: list[list[Ticked]] = field(default_factory=list)
 
 
@@ -50,33 +55,29 @@ def measure(*, quick: bool) -> list[Row | Table]:
     """Whole ticks of all zones at once, when so many orders have come to those that rest."""
     resting = RESTING // (8 if quick else 1)
     rounds = 3 if quick else 11
-    flow = order_flow(resting + NEW * (rounds + 1))
-    forking = get_context("forkserver")
-    forking.set_forkserver_preload(["bench.zones"])  # imported once for all processes
-    with server() as new_database, ProcessPoolExecutor(max(ZONES), mp_context=forking) as processes:
+    flow = order_flow(resting + WARM * WARM_ROUNDS + NEW * rounds)
+    with server() as new_database, contextlib.ExitStack() as stack:
+        forking = get_context("forkserver")
+        forking.set_forkserver_preload(["bench.zones"])  # imported once for all processes
+        processes = [stack.enter_context(ProcessPoolExecutor(1, mp_context=forking)) for _ in range(max(ZONES))]
 
-        def ticked(market: Market) -> list[Ticked]:
-            return list(processes.map(partial(tick, market.url), market.zones))
-
-        def all_zones_at_once(market: Market) -> float:
-            begin = next(market.fresh)
+        def all_zones_at_once(market: Market, *, new: int = NEW) -> float:
             with psycopg.connect(market.url, autocommit=True) as conn:
-                place(conn, flow[begin : begin + NEW])
+                place(conn, list(islice(market.fresh, new)))
             began = time.perf_counter()
-            ticks = ticked(market)
-            took_s = time.perf_counter() - began
-            market.rounds.append(ticks)
-            return took_s
+            ticks = [one.submit(tick, market.url, zone) for one, zone in zip(processes, market.zones, strict=False)]
+            market.rounds.append([ticked.result() for ticked in ticks])
+            return time.perf_counter() - began
 
         markets: dict[str, Market] = {}
         for count in ZONES:
-            market = Market(url=new_database(), zones=[], fresh=iter(range(resting, len(flow), NEW)))
+            market = Market(url=new_database(), zones=[], fresh=iter(flow[resting:]))
             with psycopg.connect(market.url, autocommit=True) as conn:
                 market.zones = divided(conn, count)
                 # Resting orders do not cross: asks a little dearer.
                 place(conn, flow[:resting], price_micro=lambda o: o.price_micro + (160_000 if o.is_ask else 0))
-            ticked(market)
-            all_zones_at_once(market)  # processes, connections and plans are warm
+            for _ in range(WARM_ROUNDS):
+                all_zones_at_once(market, new=WARM)
             market.rounds.clear()
             markets[f"{count} zones"] = market
         taken = alternated(
