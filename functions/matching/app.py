@@ -10,7 +10,7 @@ import psycopg
 
 from energy_market import config
 from energy_market.database import Database
-from energy_market.devices import Publish, publisher
+from energy_market.devices import PUBLISHERS, Publish, publisher
 from energy_market.domain.loop import MINUTE, STEP, marks_from
 from energy_market.logs import log, metric
 from energy_market.postgres import zones
@@ -26,8 +26,9 @@ def _database() -> Database:
 @cache
 def _publish() -> Publish:
     import boto3  # noqa: PLC0415 -- a tick needs none of it
+    from botocore.config import Config  # noqa: PLC0415
 
-    return publisher(boto3.client("iot-data"))
+    return publisher(boto3.client("iot-data", config=Config(max_pool_connections=PUBLISHERS)))
 
 
 def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[Any]]:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import boto3
-import botocore.exceptions
 import psycopg
 
 from energy_market import config
@@ -15,6 +13,7 @@ from energy_market.domain.settlement import SettlementRules
 from energy_market.logs import log, metric
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.report_failures import report_failures
+from energy_market.usecases.wake_sweep import wake_sweep
 
 if TYPE_CHECKING:
     from energy_market.evm.ledger import Ledger
@@ -71,14 +70,22 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
 
 def _wake_sweep() -> None:
     """Have the sweep settle now what the loop's next step would settle within five seconds."""
-    try:
+    # Imported here, and AWS's client where it is made: answers have a deadline, and only the first of many needs it.
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+    def wake() -> None:
         _functions().invoke(FunctionName=config.settle_function(), InvocationType="Event")
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+
+    try:
+        wake_sweep(_database(), wake)
+    except (BotoCoreError, ClientError, psycopg.Error) as error:
         log("sweep.not_woken", level="warning", error=type(error).__name__)
 
 
 @cache
 def _functions() -> Any:  # noqa: ANN401 -- boto3's clients are made at run time
+    import boto3  # noqa: PLC0415
+
     return boto3.client("lambda")
 
 

@@ -143,7 +143,8 @@ class Loop:
                     self.queue.remove(message)
 
     def pay(self) -> None:
-        """The chain pays whatever is locked."""
+        """A sweep begins, and the chain pays whatever is locked."""
+        self.market.sql("DELETE FROM leases")
         self.market.sql(
             """
             WITH locked AS (SELECT id FROM transactions WHERE status = 'Locked'),

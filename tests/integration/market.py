@@ -156,9 +156,9 @@ class Market:
 
         return publish_commands(self.database, keep, settings=SETTINGS)
 
-    def claim_locks(self) -> list[Command]:
+    def claim_locks(self, *, limit: int = 100) -> list[Command]:
         with self.database.transaction() as conn:
-            return commands.claim_locks(conn, lock_timeout_s=SETTINGS.lock_timeout_s, limit=100)
+            return commands.claim_locks(conn, lock_timeout_s=SETTINGS.lock_timeout_s, limit=limit)
 
     def matched(self, *, energy_wh: int = 500, price_micro: int = 200_000) -> tuple[Home, UUID, UUID, UUID, Trade]:
         """(donor's home, recipient, ask, bid, trade) of one trade whose lock has been published."""

@@ -58,7 +58,7 @@ COVERS: Final[dict[str, set[str]]] = {
     "Registering": {"register_device", "iot_api.register"},
     "RegisteringAgain": {"register_device", "iot_api.register"},
     "Living": {"run_tick", "publish_commands", "record_lock_response", "record_telemetry", "report_failures"}
-    | {"matching.tick", "matching.commands", "settlement.lock_responses", "telemetry.handle"},
+    | {"wake_sweep", "matching.tick", "matching.commands", "settlement.lock_responses", "telemetry.handle"},
     "MovingBook": {"run_tick", "matching.tick", "matching.commands"},
     "Migrating": {"migrations.handle"},
 }

@@ -1,9 +1,11 @@
 """What a tick has matched and nobody has made a trade of yet: the process died in between."""
 
+from collections.abc import Iterable
 from uuid import UUID
 
 import pytest
 
+from energy_market.domain.commands import Command
 from energy_market.postgres import devices
 from energy_market.usecases import publish_commands
 from energy_market.usecases import run_tick as ticking
@@ -48,6 +50,38 @@ def test_all_matches_become_trades_before_the_next_locks_are_published(
     told += [market.publish().locks, market.publish().locks]
     assert told == [2, 1, 0]
     assert [command.sell_order_id for command in market.published] == asks
+
+
+def test_a_locks_time_begins_when_its_turn_comes(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish_commands, "LOCKS_AT_ONCE", 1)
+    home, buyer = market.home(), market.user()
+    for _ in range(3):
+        market.order(home.user, "sell", 500, 200_000)
+        market.order(buyer, "buy", 500, 200_000)
+    only_tick(market)
+    still_unclaimed: list[int] = []
+
+    def say(claimed: Iterable[Command]) -> list[tuple[Command, Exception]]:
+        if [command.kind for command in claimed] == ["lock"]:
+            still_unclaimed.append(len(market.sql("SELECT id FROM transactions WHERE expires_at IS NULL")))
+        return []
+
+    published = publish_commands.publish_commands(market.database, say, settings=SETTINGS)
+    assert (published.locks, still_unclaimed) == (3, [2, 1, 0])
+
+
+def test_a_lock_that_was_never_said_goes_before_those_that_are_said_again(market: Market) -> None:
+    home, buyer = market.home(), market.user()
+    asks: list[UUID] = []
+    for _ in range(3):
+        asks.append(market.order(home.user, "sell", 500, 200_000))
+        market.order(buyer, "buy", 500, 200_000)
+        market.tick()
+        if len(asks) < 3:
+            assert [command.sell_order_id for command in market.claim_locks()] == [asks[-1]]
+    market.sql("UPDATE transactions SET command_sent_at = command_sent_at - interval '5 s'")
+    assert [command.sell_order_id for command in market.claim_locks(limit=1)] == [asks[2]]
+    assert [command.sell_order_id for command in market.claim_locks(limit=1)] == [asks[0]]
 
 
 def test_an_order_that_is_cancelled_between_match_and_trade_keeps_the_trade(market: Market) -> None:

@@ -143,6 +143,27 @@ def test_a_sweep_that_cannot_be_woken_costs_no_answer(
     assert [line["event"] for line in lines(capsys)] == ["lock.answered", "sweep.not_woken"]
 
 
+class Waker:
+    """AWS Lambda, as far as the lock responses need it."""
+
+    def __init__(self) -> None:
+        self.invoked: list[tuple[str, str]] = []
+
+    def invoke(self, *, FunctionName: str, InvocationType: str) -> None:  # noqa: N803 -- AWS's names
+        self.invoked.append((FunctionName, InvocationType))
+
+
+def test_a_burst_of_answers_starts_one_sweep(settlement: ModuleType, market: Market) -> None:
+    waker = Waker()
+    settlement._functions = lambda: waker  # type: ignore[attr-defined] # noqa: SLF001 -- its sandbox is ours
+    for _ in range(5):
+        home, buyer, ask, _, trade = market.matched()
+        locked = {"order_id": str(ask), "status": "locked", "transaction_id": str(trade.id)}
+        settlement.lock_responses({"Records": [queued(LOCKS.format(home.device), locked)]}, None)
+        assert market.trades(buyer)[0].status == "Locked"
+    assert waker.invoked == [("settle", "Event")]
+
+
 def test_what_the_database_cannot_take_comes_again(
     settlement: ModuleType, telemetry: ModuleType, market: Market, monkeypatch: pytest.MonkeyPatch
 ) -> None:

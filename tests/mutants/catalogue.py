@@ -24,6 +24,8 @@ RUN_TICK: Final = f"{PACKAGE}/usecases/run_tick.py"
 LOCK_RESPONSE: Final = f"{PACKAGE}/usecases/record_lock_response.py"
 TELEMETRY: Final = f"{PACKAGE}/usecases/record_telemetry.py"
 SETTLE: Final = f"{PACKAGE}/usecases/settle_trades.py"
+PUBLISH: Final = f"{PACKAGE}/usecases/publish_commands.py"
+WAKE: Final = f"{PACKAGE}/usecases/wake_sweep.py"
 CONFIRM: Final = f"{PACKAGE}/usecases/confirm_trades.py"
 RESEND: Final = f"{PACKAGE}/usecases/resend_batches.py"
 ONCE: Final = f"{PACKAGE}/usecases/answer_once.py"
@@ -36,6 +38,7 @@ _FAULTS: Final = "tests/integration/settlement/test_faults.py"
 _SETTLING: Final = "tests/integration/settlement/test_settling.py"
 _LOCKS: Final = "tests/integration/test_locks_and_reports.py"
 _MESSAGES: Final = "tests/integration/test_message_faults.py"
+_MATCHES: Final = "tests/integration/test_matches.py"
 _TICKS: Final = "tests/integration/test_orders_and_ticks.py"
 _DELIVERIES: Final = "tests/integration/test_deliveries.py"
 _LOST: Final = "tests/integration/test_lost_devices.py"
@@ -343,8 +346,20 @@ MUTANTS: Final = (
         "locks_are_said_before_unlocks",
         "a device that still holds the old reservation refuses the new one",
         (f"{_LOCKS}::test_a_device_is_told_to_unlock_before_the_same_energy_is_locked_again",),
-        (f"{PACKAGE}/usecases/publish_commands.py", 'failed = publish([command for command in claimed if command.kind == "unlock"])', 'failed = publish([command for command in claimed if command.kind == "lock"])'),
-        (f"{PACKAGE}/usecases/publish_commands.py", 'if command.kind != "unlock"])', 'if command.kind != "lock"])'),
+        (PUBLISH, "failed = publish(unlocks)", "failed = publish([])"),
+        (PUBLISH, "publish(transfers)", "publish(transfers + unlocks)"),
+    ),
+    _mutant(
+        "a_locks_time_runs_while_others_are_said",
+        "a lock is claimed when its turn comes, and not before",
+        (f"{_MATCHES}::test_a_locks_time_begins_when_its_turn_comes",),
+        (PUBLISH, "limit = min(LOCKS_AT_ONCE, MAX_AT_ONCE - locks)", "limit = MAX_AT_ONCE"),
+    ),
+    _mutant(
+        "locks_are_repeated_before_others_are_said_once",
+        "silent devices do not hold up the others",
+        (f"{_MATCHES}::test_a_lock_that_was_never_said_goes_before_those_that_are_said_again",),
+        (COMMANDS, "ORDER BY command_sent_at NULLS FIRST, seq LIMIT", "ORDER BY seq LIMIT"),
     ),
     _mutant(
         "a_failed_trade_leaves_its_bid_out",
@@ -610,6 +625,18 @@ MUTANTS: Final = (
         (LEASES, "WHERE leases.expires_at <= clock_timestamp() OR leases.holder = EXCLUDED.holder", "WHERE true"),
         (LEASES, "return row is not None", "return True"),
         ("infra/migrations/0001_market.sql", "    UNIQUE (chain_id, sender, nonce)\n", "    CHECK (chain_id > 0)\n"),
+    ),
+    _mutant(
+        "a_sweep_leaves_the_note_that_it_was_woken",
+        "what is locked while a sweep is at work wakes another",
+        (f"{_FAULTS}::test_a_sweep_is_woken_once_until_it_begins",),
+        (SETTLE, "leases.clear(conn, WOKEN)", "pass"),
+    ),
+    _mutant(
+        "every_answer_wakes_a_sweep",
+        "of answers that come together one wakes the sweep",
+        (f"{_FAULTS}::test_a_sweep_is_woken_once_until_it_begins",),
+        (WAKE, "    if is_first:\n        wake()", "    if is_first or not is_first:\n        wake()"),
     ),
     _mutant(
         "a_signed_nonce_is_given_away",

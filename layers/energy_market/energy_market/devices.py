@@ -20,7 +20,7 @@ MAX_PAYLOAD_BYTES: Final = 16 * 1024
 MAX_LOCKS: Final = 1000
 MAX_SEQ: Final = 2**63 - 1
 MAX_EXPONENT: Final = 1000
-_PUBLISHERS: Final = 16
+PUBLISHERS: Final = 16  # at once; the client needs as many connections, or makes new ones again and again
 
 T = TypeVar("T")
 
@@ -211,7 +211,7 @@ def publisher(client: IotData) -> Publish:
 
     One that failed is not tried again here: its row is still waiting, and the next tick claims it again.
     """
-    pool = ThreadPoolExecutor(max_workers=_PUBLISHERS)
+    pool = ThreadPoolExecutor(max_workers=PUBLISHERS)
 
     def publish(commands: Iterable[Command]) -> list[tuple[Command, Exception]]:
         sent = [

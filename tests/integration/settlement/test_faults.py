@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -14,6 +15,7 @@ from energy_market.evm.ledger import Fees, Ledger, Payment, Signed
 from energy_market.evm.rpc import Unreachable
 from energy_market.postgres import settlement, trades
 from energy_market.usecases.settle_trades import settle_trades
+from energy_market.usecases.wake_sweep import wake_sweep
 from tests.integration.crashes import Crashed, Fuse
 from tests.integration.settlement.world import (
     FINALITY_BLOCKS,
@@ -518,6 +520,34 @@ def slow_ledger(world: World, meanwhile: Callable[[], None]) -> SlowLedger:
     ledger = world.ledger_of(SlowLedger)
     ledger.meanwhile = meanwhile
     return ledger
+
+
+def test_a_sweep_is_woken_once_until_it_begins(world: World) -> None:
+    databases = [Database(world.database_url) for _ in range(8)]
+    woken: list[int] = []
+    together = threading.Barrier(len(databases))
+
+    def answer(database: Database) -> bool:
+        together.wait()
+        return wake_sweep(database, lambda: woken.append(1))
+
+    with ThreadPoolExecutor(len(databases)) as pool:
+        assert sum(pool.map(answer, databases)) == 1
+    for database in databases:
+        database.close()
+    assert len(woken) == 1
+
+    world.lock()
+    ledger = slow_ledger(world, lambda: woken.extend([1] * wake_sweep(world.database, lambda: None)))
+    assert world.sweep(ledger=ledger)
+    assert len(woken) == 2, "what is locked after a sweep has looked needs another"
+
+
+def test_a_sweep_that_was_woken_and_never_began_is_woken_again(world: World) -> None:
+    assert wake_sweep(world.database, lambda: None)
+    assert not wake_sweep(world.database, lambda: None)
+    world.time_passes_for_the_lease()
+    assert wake_sweep(world.database, lambda: None)
 
 
 def test_a_sweep_that_outlived_its_lease_stores_and_sends_nothing(world: World) -> None:

@@ -15,7 +15,7 @@ DELIVERING_REPEAT_S: Final = 60
 
 
 def claim_locks(conn: Connection, *, lock_timeout_s: int, limit: int) -> list[Command]:
-    """Locks to publish now, oldest first: those never published, whose deadline begins here, and the unanswered.
+    """Locks to publish now: those never published, whose deadline begins here, and then the unanswered; oldest first.
 
     The deadline is set once; a repetition keeps it.
     """
@@ -30,7 +30,7 @@ def claim_locks(conn: Connection, *, lock_timeout_s: int, limit: int) -> list[Co
                     SELECT id FROM transactions
                     WHERE status = 'Pending' AND (expires_at IS NULL OR expires_at > clock_timestamp())
                       AND (command_sent_at IS NULL OR command_sent_at < clock_timestamp() - make_interval(secs => %s))
-                    ORDER BY seq LIMIT %s FOR UPDATE SKIP LOCKED)
+                    ORDER BY command_sent_at NULLS FIRST, seq LIMIT %s FOR UPDATE SKIP LOCKED)
                 RETURNING seq, device_id, id, sell_order_id, energy_wh, expires_at
             )
             SELECT 'lock' AS kind, device_id, id AS transaction_id, sell_order_id, energy_wh, expires_at

@@ -10,6 +10,8 @@ from energy_market.domain.commands import Command
 from energy_market.postgres import commands, trades
 
 MAX_AT_ONCE: Final = 2_000
+LOCKS_AT_ONCE: Final = 200
+"""Of a lock that is claimed the time runs: what is not said for a while yet is not claimed yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,26 +25,30 @@ class Published:
 
 
 def publish_commands(database: Database, publish: Publish, *, settings: MarketSettings) -> Published:
-    """Make trades of all matches, so many at once; claim what is to be said, commit, then say it.
+    """Make trades of all matches, so many at once; claim what is to be said, commit, then say it, locks in portions.
 
     A lock's deadline is durable before its device can answer.
 
     What is claimed and then not said, because a process died or the broker was away, is claimed again a little later.
     Unlocks go first: the energy of a failed trade may be sold again by the same tick, and a device that hears the new
-    lock while it still holds the old one refuses it.
+    lock while it still holds the old one refuses it. Transfers go last: they have no deadline.
     """
-    claimed: list[Command] | None = None
-    while claimed is None:
+    owed: list[Command] | None = None
+    while owed is None:
         with database.transaction() as conn:
             if trades.make(conn, limit=MAX_AT_ONCE) < MAX_AT_ONCE:
-                claimed = commands.claim_locks(conn, lock_timeout_s=settings.lock_timeout_s, limit=MAX_AT_ONCE)
-                claimed += commands.claim_owed(conn, device_online_s=settings.device_online_s, limit=MAX_AT_ONCE)
-    failed = publish([command for command in claimed if command.kind == "unlock"])
-    failed += publish([command for command in claimed if command.kind != "unlock"])
-    kinds = [command.kind for command in claimed]
-    return Published(
-        locks=kinds.count("lock"),
-        unlocks=kinds.count("unlock"),
-        transfers=kinds.count("transfer"),
-        failed=tuple(failed),
-    )
+                owed = commands.claim_owed(conn, device_online_s=settings.device_online_s, limit=MAX_AT_ONCE)
+    unlocks = [command for command in owed if command.kind == "unlock"]
+    transfers = [command for command in owed if command.kind != "unlock"]
+    failed = publish(unlocks)
+    locks = 0
+    while locks < MAX_AT_ONCE:
+        limit = min(LOCKS_AT_ONCE, MAX_AT_ONCE - locks)
+        with database.transaction() as conn:
+            claimed = commands.claim_locks(conn, lock_timeout_s=settings.lock_timeout_s, limit=limit)
+        if not claimed:
+            break
+        locks += len(claimed)
+        failed += publish(claimed)
+    failed += publish(transfers)
+    return Published(locks=locks, unlocks=len(unlocks), transfers=len(transfers), failed=tuple(failed))

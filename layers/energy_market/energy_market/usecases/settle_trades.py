@@ -28,11 +28,14 @@ from energy_market.usecases.end_deliveries import end_deliveries
 from energy_market.usecases.expire_trades import expire_stored, expire_unstored
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.resend_batches import resend_batches, send
+from energy_market.usecases.wake_sweep import WOKEN
 
 LEASE: Final = "settlement"
 LEASE_BEYOND_BUDGET_S: Final = 5.0
 LEASE_POLL_S: Final = 0.05
 RESERVE_S: Final = 0.5  # no new batch is begun with less time left than this
+LOOKS: Final = 5  # for a block, while trades wait for room
+LOOK_PAUSE_S: Final = 0.5
 MAX_LONE_REVERTS: Final = 3
 
 
@@ -72,11 +75,13 @@ def settle_trades(
         end_deliveries(database)
         abandon_registrations(database)
         ledger.start_budget(budget_s)
-        view = ledger.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
-        confirm_trades(database, ledger, view, rules)
-        expire_stored(database, ledger, view, rules)
-        resend_batches(database, ledger, view, rules)
-        _settle_locked(database, ledger, view, rules, holder)
+        view: View | None = ledger.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
+        while view is not None:
+            confirm_trades(database, ledger, view, rules)
+            expire_stored(database, ledger, view, rules)
+            resend_batches(database, ledger, view, rules)
+            all_are_sent = _settle_locked(database, ledger, view, rules, holder)
+            view = None if all_are_sent else _moved_on(ledger, view, rules, sleep)
         _follow_former(database, ledger, rules)
     except LeaseLost:
         log("settlement.lease_lost", level="warning")
@@ -89,7 +94,25 @@ def settle_trades(
 
 def _lease(database: Database, holder: UUID, budget_s: float) -> bool:
     with database.transaction() as conn:
-        return leases.acquire(conn, LEASE, holder=holder, lease_s=budget_s + LEASE_BEYOND_BUDGET_S)
+        is_ours = leases.acquire(conn, LEASE, holder=holder, lease_s=budget_s + LEASE_BEYOND_BUDGET_S)
+        if is_ours:
+            leases.clear(conn, WOKEN)  # whatever is locked from now on may need another sweep
+        return is_ours
+
+
+def _moved_on(ledger: Ledger, since: View, rules: SettlementRules, sleep: Callable[[float], None]) -> View | None:
+    """The chain as soon as it has mined something more of ours; None where that takes longer than on a fast chain.
+
+    Then the next sweep goes on: the loop's comes within five seconds.
+    """
+    for _ in range(LOOKS):
+        view = ledger.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
+        if view.nonce > since.nonce:
+            return view
+        if ledger.remaining_s() < LOOK_PAUSE_S + RESERVE_S:
+            return None
+        sleep(LOOK_PAUSE_S)
+    return None
 
 
 def _follow_former(database: Database, ledger: Ledger, rules: SettlementRules) -> None:
@@ -113,32 +136,39 @@ def _follow_former(database: Database, ledger: Ledger, rules: SettlementRules) -
         resend_batches(database, former, view, rules)
 
 
-def _settle_locked(database: Database, ledger: Ledger, view: View, rules: SettlementRules, holder: UUID) -> None:
-    """Put locked trades into batches, store and send them; fill a nonce that nothing will ever use."""
+def _settle_locked(database: Database, ledger: Ledger, view: View, rules: SettlementRules, holder: UUID) -> bool:
+    """Put locked trades into batches, store and send them; fill a nonce that nothing will ever use.
+
+    False if trades are left because as many batches are under way as may be.
+    """
     account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
     with database.transaction() as conn:
         waiting = [b for b in settlement.under_way(conn, account, limit=1000) if b.status == "Stored"]
-        room = rules.max_under_way - len(waiting)
+        room = max(0, rules.max_under_way - len(waiting))
         locked = settlement.settleable(
             conn,
             account,
             contract=ledger.contract,
             chain_time=datetime.fromtimestamp(view.head.time_s, UTC),
             margin_s=rules.margin_s,
-            limit=max(0, room) * rules.max_batch,
+            limit=room * rules.max_batch + 1,
         )
         used = settlement.used_nonces(conn, account, at_least=view.nonce_pending)
+    all_have_room = len(locked) <= room * rules.max_batch
+    locked = locked[: room * rules.max_batch]
     locked = _without_paid(database, ledger, view, rules, locked)
     nonces = _free_nonces(view.nonce_pending, used)
     balance_wei = view.balance_wei
     for batch in _batches(database, ledger, view, locked, rules):
-        if room <= 0 or ledger.remaining_s() < RESERVE_S:
-            return
+        if room == 0:
+            return False
+        if ledger.remaining_s() < RESERVE_S:
+            return True
         cost_wei = batch.gas * view.fees.max_fee_per_gas
         if cost_wei > balance_wei:
             log("settlement.operator_out_of_gas", level="error", balance_wei=balance_wei, needed_wei=cost_wei)
             metric("OperatorOutOfGas", 1)
-            return
+            return True
         balance_wei -= cost_wei
         room -= 1
         _store_and_send(database, ledger, view, batch, nonce=next(nonces), holder=holder)
@@ -149,6 +179,7 @@ def _settle_locked(database: Database, ledger: Ledger, view: View, rules: Settle
         _store_and_send(
             database, ledger, view, _Batch(payments=[], gas=ledger.gas_for([])), nonce=next_nonce, holder=holder
         )
+    return all_have_room
 
 
 def _free_nonces(start: int, used: set[int]) -> Iterator[int]:

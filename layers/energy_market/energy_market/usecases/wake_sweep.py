@@ -1,0 +1,26 @@
+"""Have what was just locked be settled at once, by one sweep for however many answers come together."""
+
+from collections.abc import Callable
+from typing import Final
+from uuid import uuid4
+
+from energy_market.database import Database
+from energy_market.postgres import leases
+
+WOKEN: Final = "sweep woken"
+WOKEN_S: Final = 5.0
+"""A sweep that was woken and has not begun after this never will: the loop's next step sweeps anyway."""
+
+
+def wake_sweep(database: Database, wake: Callable[[], None]) -> bool:
+    """Call `wake`, unless a sweep was woken that has not begun yet; whether it was called.
+
+    A sweep that begins finds all that was committed before, and clears the note that it was woken before it looks. So
+    none is left out, and a burst of two thousand answers does not start a sweep for every ten of them, all of which
+    would wait for the first to end.
+    """
+    with database.transaction() as conn:
+        is_first = leases.acquire(conn, WOKEN, holder=uuid4(), lease_s=WOKEN_S)
+    if is_first:
+        wake()
+    return is_first
