@@ -134,7 +134,7 @@ def test_more_new_orders_than_are_looked_at_one_by_one_are_all_seen(
     market.order(home.user, "sell", 500, 200_000)
     only_tick(market)
     market.order(market.user(), "sell", 100, 1)  # it has no device, and is none of those that are looked at
-    for price_micro in (1, 1, 200_000):
+    for price_micro in (1, 1, 1, 200_000):
         market.order(buyer, "buy", 500, price_micro)
     assert only_tick(market).trades == 1
 

@@ -184,6 +184,12 @@ MUTANTS: Final = (
         (BOOK, '"{0} >= pg_snapshot_xmin({1}) AND NOT pg_visible_in_snapshot({0}, {1})"', '"{0} >= pg_snapshot_xmax({1})"'),
     ),
     _mutant(
+        "what_is_beyond_the_limit_is_not_new",
+        "more new orders than a tick looks at one by one make it look at all that crosses",
+        ("tests/integration/test_matches.py::test_more_new_orders_than_are_looked_at_one_by_one_are_all_seen",),
+        (BOOK, "if len(rows) > limit:", "if len(rows) > 2 * limit:"),
+    ),
+    _mutant(
         "what_came_back_is_not_new",
         "an order that grows may trade again",
         LIFE,
@@ -231,6 +237,12 @@ MUTANTS: Final = (
         "ticks of a zone never overlap",
         LIFE,
         (f"{PACKAGE}/postgres/zones.py", "return bool(row[0])", "return True"),
+    ),
+    _mutant(
+        "a_zone_fails_in_silence",
+        "a zone whose tick fails is an error of its function, which has an alarm",
+        ("tests/integration/test_loop_faults.py::test_zones_are_ticked_at_once_and_one_that_hangs_or_fails_holds_up_neither_another_nor_the_commands",),
+        ("functions/matching/app.py", "        raise\n    duration_ms", '        return {"trades": 0}\n    duration_ms'),
     ),
     _mutant(
         "a_remainder_leaves_the_book",
