@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from psycopg import Connection, Cursor
 from psycopg.pq import TransactionStatus
@@ -22,6 +22,7 @@ from psycopg.pq import TransactionStatus
 from energy_market.database import Database
 from energy_market.evm.rpc import Rpc
 
+T = TypeVar("T")
 ENDLESS: Final = 10**9
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 USE_CASES: Final = CHECKOUT / "layers" / "energy_market" / "energy_market" / "usecases"
@@ -41,6 +42,7 @@ class Fuse:
         self.burns_at = burns_at
         self.effects: list[str] = []
         self.in_transaction = False
+        self.has_written = False
         self.meanwhile: Callable[[str], object] = lambda _: None  # what others do just before a statement
         self._lock = threading.Lock()
 
@@ -85,6 +87,7 @@ class FusedDatabase(Database):
         super().__init__(url)
         self._fuse = fuse
         self._cursors = fused_cursor(fuse, statements=statements)
+        self._alone = fused_cursor(fuse, statements=False, autocommit=True)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -102,6 +105,20 @@ class FusedDatabase(Database):
         if written:
             self._fuse.count("commit")
 
+    def statement(self, work: Callable[[Connection], T]) -> T:
+        self._fuse.outside("a statement of its own")
+        self._fuse.check()
+        self._fuse.has_written = False
+
+        def alone(conn: Connection) -> T:
+            conn.cursor_factory = self._alone
+            return work(conn)
+
+        done = super().statement(alone)
+        if self._fuse.has_written:
+            self._fuse.count("commit")
+        return done
+
 
 def fused_cursor(fuse: Fuse, *, statements: bool, autocommit: bool = False) -> type[Cursor[Any]]:
     """Cursors that count statements; none may run outside a transaction unless `autocommit` says so."""
@@ -111,6 +128,7 @@ def fused_cursor(fuse: Fuse, *, statements: bool, autocommit: bool = False) -> t
             fuse.check()
             fuse.meanwhile(str(query))
             done = super().execute(query, *arguments, **options)
+            fuse.has_written |= (self.statusmessage or "").startswith(("INSERT", "UPDATE", "DELETE"))
             assert autocommit or self.connection.info.transaction_status == TransactionStatus.INTRANS
             if statements:
                 fuse.count("statement")

@@ -418,6 +418,21 @@ def test_a_dropped_connection_is_replaced_unnoticed(edge: Edge, database_url: st
     assert edge.client.get("/numbers").status == 200
 
 
+def test_a_statement_that_fails_is_not_said_again(database_url: str) -> None:
+    database, said = Database(database_url), []
+
+    def divide(conn: psycopg.Connection) -> object:
+        said.append(conn)
+        return conn.execute("SELECT 1 / (count(*) - count(*)) FROM zones").fetchone()
+
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            database.statement(divide)
+    assert len(said) == 2
+    assert said[0] is said[1]  # the connection is as good as before
+    database.close()
+
+
 def test_after_a_failover_the_server_that_only_reads_is_left(edge: Edge, database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as conn:
         name = psycopg.sql.Identifier(conn.info.dbname)

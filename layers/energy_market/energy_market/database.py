@@ -1,8 +1,8 @@
 """The one connection of a sandbox."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import psycopg
 from psycopg import Connection
@@ -15,6 +15,7 @@ UNAVAILABLE: Final = (psycopg.OperationalError, IdleInTransactionSessionTimeout,
 is the former writer after a failover (25006)."""
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 20_000
+T = TypeVar("T")
 _READ_ONLY_SESSION = b"SET default_transaction_read_only = on; SET timezone = 'UTC'"
 _SESSION = f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}; SET timezone = 'UTC'".encode()
 
@@ -35,6 +36,21 @@ class Database:
         self._url = url
         self._connection: Connection | None = None
 
+    def statement(self, work: Callable[[Connection], T]) -> T:
+        """What `work` finds out by one statement, which is a transaction of its own: nothing else is sent.
+
+        For what may be said twice without harm, as all that only reads may: when the kept connection turns out to be
+        gone, it is said again on another. Raises as `transaction` does.
+        """
+        with self._left_clean():
+            if self._connection is not None and not self._connection.closed:
+                try:
+                    return work(self._connection)
+                except psycopg.OperationalError:
+                    if not self._connection.closed:
+                        raise
+            return work(self._connect())
+
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """One transaction: committed at the end of the block, rolled back when it raises.
@@ -43,9 +59,20 @@ class Database:
         breaks while COMMIT is under way nobody knows whether it took effect: whoever calls must be able to do the same
         again.
         """
+        with self._left_clean(), ExitStack() as stack:
+            yield self._begin(stack)
+
+    def close(self) -> None:
+        """Drop the kept connection; the next transaction opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextmanager
+    def _left_clean(self) -> Iterator[None]:
+        """Keep the connection only if the next one can use it."""
         try:
-            with ExitStack() as stack:
-                yield self._begin(stack)
+            yield
         except ReadOnlySqlTransaction:
             self.close()  # another server writes now; this one would refuse for as long as it is asked
             raise
@@ -53,12 +80,6 @@ class Database:
             # A connection that is kept has no transaction open: in one that lingered, the next would only be a part.
             if self._connection is not None and self._connection.info.transaction_status != TransactionStatus.IDLE:
                 self.close()
-
-    def close(self) -> None:
-        """Drop the kept connection; the next transaction opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
     def _begin(self, stack: ExitStack) -> Connection:
         """Begin a transaction, on a new connection if the kept one is gone.
@@ -74,11 +95,12 @@ class Database:
             else:
                 return self._connection
         connection = self._connect()
-        self._connection = connection
         stack.enter_context(connection.transaction())
         return connection
 
     def _connect(self) -> Connection:
+        """A new connection, which is kept."""
+        self.close()
         try:
             connection = psycopg.connect(self._url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
         except psycopg.OperationalError as error:
@@ -89,6 +111,7 @@ class Database:
         except BaseException:
             connection.close()
             raise
+        self._connection = connection
         return connection
 
 

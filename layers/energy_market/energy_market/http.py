@@ -247,8 +247,8 @@ class Api(Chalice):
     def _count(self, *, needs_database: bool) -> None:
         """Refuse a source that has asked too often. Where the database is not needed, nor is its count."""
         try:
-            with self._database.transaction() as conn:
-                rate = rate_limits.count(conn, self._current.source_ip)
+            # If it must be said twice it counts twice, which is no harm.
+            rate = self._database.statement(lambda conn: rate_limits.count(conn, self._current.source_ip))
         except UNAVAILABLE:
             if needs_database:
                 raise
