@@ -147,10 +147,10 @@ def open_orders() -> Response:
     caller = app.caller()
     query = app.query(OrdersQuery)
     (after,) = query.cursor.integers(1) if query.cursor is not None else (0,)
-    with database.transaction() as conn:
-        page = orders.open_page(
+    page = database.statement(
+        lambda conn: orders.open_page(
             conn,
-            users.zone_of(conn, caller.user_id, share_lock=False),
+            caller.user_id,
             device_online_s=settings.device_online_s,
             order_type=query.type,
             min_price_micro=query.min_price,
@@ -158,6 +158,7 @@ def open_orders() -> Response:
             after_arrival=after,
             limit=query.limit,
         )
+    )
     return app.present(
         [answers.order(found, viewer=caller.user_id) for found in page],
         next_cursor=Cursor.spell(str(page[-1].arrival)) if len(page) == query.limit else None,

@@ -312,12 +312,12 @@ def test_the_book_in_pages(market: Market) -> None:
     buyer = market.user()
     placed = [market.order(buyer, "buy", 500, price) for price in (5, 3, 4)]
     with market.database.transaction() as conn:
-        first = orders.open_page(conn, "default", device_online_s=SETTINGS.device_online_s, limit=2)
+        first = orders.open_page(conn, buyer, device_online_s=SETTINGS.device_online_s, limit=2)
         rest = orders.open_page(
-            conn, "default", device_online_s=SETTINGS.device_online_s, limit=2, after_arrival=first[-1].arrival
+            conn, buyer, device_online_s=SETTINGS.device_online_s, limit=2, after_arrival=first[-1].arrival
         )
         dear = orders.open_page(
-            conn, "default", device_online_s=SETTINGS.device_online_s, limit=9, min_price_micro=4, order_type="buy"
+            conn, buyer, device_online_s=SETTINGS.device_online_s, limit=9, min_price_micro=4, order_type="buy"
         )
     assert [order.id for order in first + rest] == placed
     assert [order.price_micro for order in dear] == [5, 4]

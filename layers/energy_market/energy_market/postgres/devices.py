@@ -34,6 +34,9 @@ PROMISED: Final[LiteralString] = (
 )
 
 
+# That a device `d` is a donor's and was registered.
+IS_DONOR: Final[LiteralString] = "d.side = 'donor' AND d.status IN ('Registered', 'Online', 'Offline')"
+
 # When the broker had the message, which may have lain in a queue since: only then was the device surely there.
 _HEARD: Final[LiteralString] = "least(clock_timestamp(), to_timestamp(%(received_ms)s::bigint / 1000.0))"
 # Not of one that the broker saw leave after that.
@@ -156,11 +159,7 @@ def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
 def donors_of(conn: Connection, owner_id: UUID) -> list[UUID]:
     """A user's registered donor devices, oldest first."""
     rows = conn.execute(
-        """
-        SELECT id FROM iot_devices
-        WHERE owner_id = %s AND side = 'donor' AND status IN ('Registered', 'Online', 'Offline')
-        ORDER BY created_at, id
-        """,
+        "SELECT d.id FROM iot_devices d WHERE d.owner_id = %s AND " + IS_DONOR + " ORDER BY d.created_at, d.id",
         (owner_id,),
     ).fetchall()
     return [row[0] for row in rows]

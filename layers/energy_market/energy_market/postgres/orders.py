@@ -7,7 +7,8 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
-from energy_market.postgres.devices import PROMISED
+from energy_market.postgres import users
+from energy_market.postgres.devices import IS_DONOR, PROMISED
 
 # Why the matcher passes an open order over; `free` is the device's energy that is not promised (see devices.py).
 _UNMATCHABLE: Final[LiteralString] = """
@@ -25,46 +26,71 @@ _COLUMNS: Final[LiteralString] = """
     s.id, s.user_id, s.device_id, s.zone, s.type, s.energy_wh, s.price_micro, s.all_or_none, s.expires_at, s.created_at,
     s.closed_at, s.arrival, s.status, s.reason, s.filled_wh, s.pending_wh, s.remaining_wh, """
 
-_FROM: Final[LiteralString] = f"""
-    FROM order_states s
+_DEVICE: Final[LiteralString] = f"""
     LEFT JOIN iot_devices d ON d.id = s.device_id
     LEFT JOIN LATERAL (SELECT d.available_wh - ({PROMISED}) AS free_wh) f ON s.type = 'sell'"""
 
+_FROM: Final[LiteralString] = " FROM order_states s" + _DEVICE
 
-def insert(conn: Connection, terms: OrderTerms, *, user_id: UUID, zone: str, most_open: int) -> UUID | None:
-    """Accept an order and put it into the book; its id, or None if its owner has `most_open` there already.
-
-    The database gives it its arrival and its time. Requests that come at the same moment do not see each other's order,
-    so a user may get past the limit by as many as they are.
+# A new order stands as it was placed, so nothing is looked up that is known.
+_INSERT: Final[LiteralString] = (
     """
-    row = conn.execute(
-        """
-        WITH accepted AS (
-            INSERT INTO energy_orders (user_id, device_id, zone, type, energy_wh, price_micro, all_or_none, expires_at)
-            SELECT %(user)s, %(device)s::uuid, %(zone)s, %(type)s, %(energy_wh)s, %(price_micro)s, %(all_or_none)s,
-                   %(expires_at)s::timestamptz
-            WHERE (SELECT count(*) FROM (SELECT FROM open_orders WHERE user_id = %(user)s LIMIT %(most_open)s) open)
-                  < %(most_open)s
-            RETURNING id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at
-        )
+    WITH accepted AS (
+        INSERT INTO energy_orders (user_id, device_id, zone, type, energy_wh, price_micro, all_or_none, expires_at)
+        SELECT u.id, CASE WHEN %(type)s = 'sell' THEN coalesce(%(device)s, donors.ids[1]) END, u.zone, %(type)s,
+               %(energy_wh)s, %(price_micro)s, %(all_or_none)s, %(expires_at)s::timestamptz
+        FROM users u
+        CROSS JOIN LATERAL (SELECT array_agg(d.id) AS ids FROM iot_devices d WHERE d.owner_id = u.id AND """
+    + IS_DONOR
+    + """) donors
+        WHERE u.id = %(user)s
+          AND CASE WHEN %(type)s = 'buy' THEN true
+                   WHEN %(device)s::uuid IS NULL THEN donors.ids[2] IS NULL
+                   ELSE %(device)s = ANY (donors.ids) END
+          AND (SELECT count(*) FROM (SELECT FROM open_orders WHERE user_id = %(user)s LIMIT %(most_open)s) open)
+              < %(most_open)s
+        RETURNING *
+    ), booked AS (
         INSERT INTO open_orders (order_id, zone, type, user_id, device_id, remaining_wh, price_micro, arrival,
                                  all_or_none, expires_at)
-        SELECT * FROM accepted
-        RETURNING order_id
-        """,
-        {
-            "user": user_id,
-            "device": terms.device_id,
-            "zone": zone,
-            "type": terms.type,
-            "energy_wh": terms.energy_wh,
-            "price_micro": terms.price_micro,
-            "all_or_none": terms.all_or_none,
-            "expires_at": terms.expires_at,
-            "most_open": most_open,
-        },
-    ).fetchone()
-    return None if row is None else row[0]
+        SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at
+        FROM accepted
+    )
+    SELECT """
+    + _COLUMNS
+    + _UNMATCHABLE
+    + """
+    FROM (SELECT *, 'Created' AS status, 0::bigint AS filled_wh, 0::bigint AS pending_wh, energy_wh AS remaining_wh
+          FROM accepted) s"""
+    + _DEVICE
+)
+
+
+def insert(conn: Connection, terms: OrderTerms, *, user_id: UUID, most_open: int, device_online_s: int) -> Order | None:
+    """Accept an order and put it into the book, or return None.
+
+    None if there is no such user, if `most_open` of his are in the book already, or if a sell order names a device that
+    is no donor of his, or none where he has several.
+
+    The database gives the order its arrival and its time, its owner the zone and, if he has but one, the device.
+    Requests that come at the same moment do not see each other's order, so a user may get past the limit by as many as
+    they are.
+    """
+    with conn.cursor(row_factory=class_row(Order)) as cursor:
+        return cursor.execute(
+            _INSERT,
+            {
+                "user": user_id,
+                "device": terms.device_id,
+                "type": terms.type,
+                "energy_wh": terms.energy_wh,
+                "price_micro": terms.price_micro,
+                "all_or_none": terms.all_or_none,
+                "expires_at": terms.expires_at,
+                "most_open": most_open,
+                "online_s": device_online_s,
+            },
+        ).fetchone()
 
 
 def cancel(conn: Connection, order_id: UUID) -> bool:
@@ -144,7 +170,7 @@ def get(conn: Connection, order_id: UUID, *, device_online_s: int) -> Order | No
 
 def open_page(
     conn: Connection,
-    zone: str,
+    viewer: UUID,
     *,
     device_online_s: int,
     order_type: OrderType | None = None,
@@ -153,12 +179,13 @@ def open_page(
     after_arrival: int = 0,
     limit: int,
 ) -> list[Order]:
-    """Open orders of a zone by arrival, from the one after `after_arrival`."""
+    """Open orders of a user's zone by arrival, after `after_arrival`. Raises Unauthorized if there is no such user."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:
-        return cursor.execute(
-            "WITH page AS MATERIALIZED ("
+        page = cursor.execute(
+            "WITH page AS ("
             "    SELECT order_id FROM open_orders"
-            "    WHERE zone = %(zone)s AND arrival > %(after)s AND (%(type)s::text IS NULL OR type = %(type)s)"
+            "    WHERE zone = (SELECT zone FROM users WHERE id = %(viewer)s) AND arrival > %(after)s"
+            "      AND (%(type)s::text IS NULL OR type = %(type)s)"
             "      AND (%(min)s::bigint IS NULL OR price_micro >= %(min)s)"
             "      AND (%(max)s::bigint IS NULL OR price_micro <= %(max)s)"
             "      AND (expires_at IS NULL OR expires_at > now())"
@@ -167,9 +194,10 @@ def open_page(
             + _COLUMNS
             + _UNMATCHABLE
             + _FROM
-            + " WHERE s.id IN (SELECT order_id FROM page) ORDER BY s.arrival",
+            # As an array, because the server, which does not know the limit, would else expect a tenth of all orders.
+            + " WHERE s.id = ANY (ARRAY(SELECT order_id FROM page)) ORDER BY s.arrival",
             {
-                "zone": zone,
+                "viewer": viewer,
                 "after": after_arrival,
                 "type": order_type,
                 "min": min_price_micro,
@@ -178,6 +206,9 @@ def open_page(
                 "online_s": device_online_s,
             },
         ).fetchall()
+    if not page:
+        users.zone_of(conn, viewer, share_lock=False)  # nothing is open, or there is no such user
+    return page
 
 
 def of_user(

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.domain.errors import Conflict, InvalidRequest, NotFound
+from energy_market.domain.errors import Conflict, InvalidRequest, MarketError, NotFound
 from energy_market.domain.orders import MAX_OPEN_ORDERS_OF_A_USER, Order, OrderTerms
 from energy_market.postgres import devices, orders, users
 
@@ -25,35 +25,27 @@ def place_order(conn: Connection, terms: OrderTerms, *, user_id: UUID, now: date
     """
     if terms.expires_at is not None and not now < terms.expires_at <= now + MAX_TIME_IN_FORCE:
         raise InvalidRequest("invalid_expires_at", "expires_at must be in the future, at most 30 days ahead.")
-    # The user's row is locked against a device that is being registered at this moment, which would otherwise
-    # not see this order, nor this order it, and the order would wait for ever.
-    zone = users.zone_of(conn, user_id, share_lock=terms.type == "sell")
     if terms.type == "sell":
-        terms = _with_device(conn, terms, user_id)
-    order_id = orders.insert(conn, terms, user_id=user_id, zone=zone, most_open=MAX_OPEN_ORDERS_OF_A_USER)
-    if order_id is None:
-        raise Conflict(
-            "too_many_open_orders",
-            f"You have {MAX_OPEN_ORDERS_OF_A_USER} open orders, which is the most there may be: cancel some.",
-        )
-    order = orders.get(conn, order_id, device_online_s=device_online_s)
-    assert order is not None  # it was inserted in this transaction
+        # The user's row is locked against a device that is being registered at this moment, which would otherwise
+        # not see this order, nor this order it, and the order would wait for ever.
+        users.zone_of(conn, user_id, share_lock=True)
+    order = orders.insert(
+        conn, terms, user_id=user_id, most_open=MAX_OPEN_ORDERS_OF_A_USER, device_online_s=device_online_s
+    )
+    if order is None:
+        raise _refusal(conn, terms, user_id)
     return order
 
 
-def _with_device(conn: Connection, terms: OrderTerms, user_id: UUID) -> OrderTerms:
-    donors = devices.donors_of(conn, user_id)
-    if terms.device_id is not None:
-        if terms.device_id not in donors:
-            raise NotFound("unknown_device", "You have no registered donor device with this id.")
-        return terms
-    if len(donors) > 1:
-        raise Conflict("device_required", "You have several donor devices: say which one with device_id.")
-    return OrderTerms(
-        type=terms.type,
-        energy_wh=terms.energy_wh,
-        price_micro=terms.price_micro,
-        all_or_none=terms.all_or_none,
-        expires_at=terms.expires_at,
-        device_id=donors[0] if donors else None,
+def _refusal(conn: Connection, terms: OrderTerms, user_id: UUID) -> MarketError:
+    """Why an order was not accepted."""
+    users.zone_of(conn, user_id, share_lock=False)  # raises if there is no such user
+    donors = devices.donors_of(conn, user_id) if terms.type == "sell" else []
+    if terms.device_id is not None and terms.device_id not in donors:
+        return NotFound("unknown_device", "You have no registered donor device with this id.")
+    if terms.device_id is None and len(donors) > 1:
+        return Conflict("device_required", "You have several donor devices: say which one with device_id.")
+    return Conflict(
+        "too_many_open_orders",
+        f"You have {MAX_OPEN_ORDERS_OF_A_USER} open orders, which is the most there may be: cancel some.",
     )
