@@ -191,10 +191,7 @@ def book() -> Response:
     """The depth of the book of the caller's zone, by price."""
     caller = app.caller()
     query = app.query(BookQuery)
-    with database.transaction() as conn:
-        zone = users.zone_of(conn, caller.user_id, share_lock=False)
-        bids = market.depth(conn, zone, "buy", levels=query.depth)
-        asks = market.depth(conn, zone, "sell", levels=query.depth)
+    bids, asks = database.statement(lambda conn: market.depth(conn, caller.user_id, levels=query.depth))
     return app.present({"bids": [answers.level(one) for one in bids], "asks": [answers.level(one) for one in asks]})
 
 
@@ -202,8 +199,7 @@ def book() -> Response:
 def price() -> Response:
     """Where the market of the caller's zone stands."""
     caller = app.caller()
-    with database.transaction() as conn:
-        summary = market.price_summary(conn, users.zone_of(conn, caller.user_id, share_lock=False))
+    summary = database.statement(lambda conn: market.price_summary(conn, caller.user_id))
     return app.present(answers.price_summary(summary))
 
 

@@ -13,7 +13,7 @@ from energy_market.database import Database
 from energy_market.devices import PUBLISHERS, Publish, publisher
 from energy_market.domain.loop import MINUTE, STEP, marks_from
 from energy_market.logs import log, metric
-from energy_market.postgres import zones
+from energy_market.postgres import market, zones
 from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.run_tick import run_tick
 
@@ -84,7 +84,9 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
 
 
 def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:
-    """Tell the devices of all zones what they are to do. Raises what the database raises: the next step is the retry.
+    """Tell the devices of all zones what they are to do, and add what has changed in the books to their levels.
+
+    Raises what the database raises: the next step is the retry.
 
     `missed`: the mark was passed over, and nothing was matched at it.
     """
@@ -106,4 +108,6 @@ def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:
     told = published.locks + published.unlocks + published.transfers
     if told:
         log("commands", locks=published.locks, unlocks=published.unlocks, transfers=published.transfers)
+    with _database().transaction() as conn:
+        market.fold_changes(conn)
     return {"commands": told}

@@ -24,6 +24,8 @@ PRUNED = {
     "refresh_tokens": "a week, and fifty a user",
     "device_reports": "a week, and sixty of a kind of a device in ten minutes",
     "open_orders": "500 a user, and the trades that put some back",
+    "price_levels": "one a price that somebody's open order has",
+    "level_changes": "what the book has seen since the loop's last step",
     "matches": "what the tick before has matched, until the locks are published",
     "ticks": "one a zone",
     "leases": "one a name",

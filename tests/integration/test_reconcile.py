@@ -150,6 +150,13 @@ def test_an_order_that_stands_in_the_book_with_other_terms_is_found(settled: Set
     assert settled.differences() == [f"order {order} stands in the book with other terms than it was placed with"]
 
 
+def test_a_level_of_the_book_that_is_not_what_the_orders_add_up_to_is_found(settled: Settled) -> None:
+    settled.market.order(settled.market.user(), "buy", 700, 100_000)
+    settled.spoil("UPDATE level_changes SET energy_wh = energy_wh + 1 WHERE energy_wh = 700")
+    what = "zone default has 700 Wh in 1 orders to buy at {} (0: at any), but its level says 701 Wh in 1"
+    assert set(settled.differences()) == {what.format(0), what.format(100_000)}
+
+
 def test_a_cancelled_order_that_is_still_in_the_book_is_found(settled: Settled) -> None:
     order = settled.market.order(settled.market.user(), "buy", 700, 100_000)
     settled.spoil("UPDATE energy_orders SET closed = 'Cancelled', closed_at = now() WHERE id = %s", order)

@@ -34,6 +34,21 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
           OR b.device_id IS DISTINCT FROM o.device_id
           OR b.user_no IS DISTINCT FROM (SELECT no FROM users WHERE id = o.user_id)
           OR b.device_no IS DISTINCT FROM (SELECT no FROM iot_devices WHERE id = o.device_id)""",
+    """SELECT format('zone %%s has %%s Wh in %%s orders to %%s at %%s (0: at any), but its level says %%s Wh in %%s',
+                     zone, coalesce(b.energy_wh, 0), coalesce(b.orders, 0), type, price_micro,
+                     coalesce(l.energy_wh, 0), coalesce(l.orders, 0))
+       FROM (SELECT zone, type, coalesce(price_micro, 0) AS price_micro, count(*) AS orders,
+                    sum(remaining_wh) AS energy_wh
+             FROM open_orders GROUP BY GROUPING SETS ((zone, type, price_micro), (zone, type))) b
+       FULL JOIN (SELECT zone, type, price_micro, sum(orders) AS orders, sum(energy_wh) AS energy_wh
+                  FROM (SELECT zone, type, price_micro, orders, energy_wh FROM price_levels
+                        UNION ALL
+                        SELECT zone, type, price_micro, orders, energy_wh FROM level_changes
+                        UNION ALL
+                        SELECT zone, type, 0, orders, energy_wh FROM level_changes) changes
+                  GROUP BY zone, type, price_micro HAVING sum(orders) <> 0 OR sum(energy_wh) <> 0) l
+            USING (zone, type, price_micro)
+       WHERE (b.orders, b.energy_wh) IS DISTINCT FROM (l.orders, l.energy_wh)""",
     """SELECT format('order %%s is all or none, but it was split', o.id)
        FROM energy_orders o
        JOIN transactions t ON o.id IN (t.sell_order_id, t.buy_order_id) AND t.status <> 'Failed'
