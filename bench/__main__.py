@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.measure import Row, Table
 
-SECTIONS = ("matching", "tick", "requests", "zones", "cold_start")
+SECTIONS = ("matching", "tick", "requests", "zones", "cold_start", "stack")
 """Modules of this package, in the order in which they run: each one's `measure(quick=...)` yields rows and tables."""
 
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -1,6 +1,7 @@
 """A device that knows nothing but MQTT: it says what a test tells it to say, and hears its locks."""
 
 import queue
+from collections.abc import Iterable
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self
@@ -60,9 +61,17 @@ class Firmware:
 
     def say(self, topic: str, payload: object) -> None:
         """Publish to a topic, in which `{}` is the device; bytes go out as they are."""
-        raw = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
-        packet = mqtt5.PublishPacket(topic=topic.format(self.device_id), payload=raw, qos=mqtt5.QoS.AT_LEAST_ONCE)
-        self._client.publish(packet).result(TIMEOUT_S)
+        (acknowledged,) = self.say_at_once(topic, [payload])
+        acknowledged.result(TIMEOUT_S)
+
+    def say_at_once(self, topic: str, payloads: Iterable[object]) -> list[Future[object]]:
+        """Publish them without waiting for one before the next; each future is done when the broker has its message."""
+        acknowledged = []
+        for payload in payloads:
+            raw = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
+            packet = mqtt5.PublishPacket(topic=topic.format(self.device_id), payload=raw, qos=mqtt5.QoS.AT_LEAST_ONCE)
+            acknowledged.append(self._client.publish(packet))
+        return acknowledged
 
     def hear(self, command: str) -> dict[str, Any]:
         """The next command of that kind."""
