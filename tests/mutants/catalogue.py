@@ -20,6 +20,8 @@ LEASES: Final = f"{PACKAGE}/postgres/leases.py"
 BOOK: Final = f"{PACKAGE}/postgres/book.py"
 CANDIDATES: Final = f"{PACKAGE}/domain/candidates.py"
 CHANGES: Final = "infra/migrations/0005_the_tick_looks_at_what_changed.sql"
+LEVELS: Final = "infra/migrations/0006_the_book_by_price.sql"
+BY_PRICE: Final = f"{PACKAGE}/postgres/market.py"
 RUN_TICK: Final = f"{PACKAGE}/usecases/run_tick.py"
 LOCK_RESPONSE: Final = f"{PACKAGE}/usecases/record_lock_response.py"
 TELEMETRY: Final = f"{PACKAGE}/usecases/record_telemetry.py"
@@ -44,6 +46,7 @@ _DELIVERIES: Final = "tests/integration/test_deliveries.py"
 _LOST: Final = "tests/integration/test_lost_devices.py"
 _REGISTERING: Final = "tests/integration/test_iot_api.py"
 _MARKET: Final = "tests/integration/test_market_api.py"
+_READS: Final = "tests/integration/test_market_reads.py"
 _AUTH: Final = "tests/integration/test_auth_api.py"
 _CONTRACT: Final = "tests/contracts/test_settlement_contract.py"
 
@@ -218,6 +221,36 @@ MUTANTS: Final = (
         "what it did not come to would wait for the next look at the whole book",
         ("tests/integration/test_bounds.py::test_a_tick_takes_the_best_of_a_long_book_and_the_next_one_the_others",),
         (RUN_TICK, "is_all = not bounds.any() and len(matches) <= MAX_TRADES", "is_all = True"),
+    ),
+    _mutant(
+        "a_level_keeps_who_has_left",
+        "the levels of the book are what its open orders add up to",
+        (f"{_READS}::test_the_levels_are_what_all_open_orders_add_up_to_at_any_moment",),
+        (LEVELS, "-sum(remaining_wh), -count(*) FROM old_rows", "0 * sum(remaining_wh), 0 * count(*) FROM old_rows"),
+    ),
+    _mutant(
+        "the_book_shows_what_has_run_out",
+        "an order whose time is over is not in the book, whether or not a tick has closed it",
+        (f"{_READS}::test_the_levels_are_what_all_open_orders_add_up_to_at_any_moment",),
+        (BY_PRICE, "AND expires_at <= now()\n    )", "AND expires_at <= now() - interval '1 day'\n    )"),
+    ),
+    _mutant(
+        "a_level_is_forgotten_when_its_orders_are_none_yet",
+        "changes are added up in whatever order they are found",
+        (f"{_READS}::test_changes_may_be_added_up_in_any_order_and_few_at_a_time",),
+        (BY_PRICE, " AND l.energy_wh + c.energy_wh = 0 THEN DELETE", " THEN DELETE"),
+    ),
+    _mutant(
+        "somebody_elses_device_sells",
+        "an order belongs to a donor device of its owner",
+        (f"{_MARKET}::test_a_refused_order_keeps_no_key",),
+        (ORDERS, "ELSE %(device)s = ANY (donors.ids) END", "ELSE true END"),
+    ),
+    _mutant(
+        "a_token_that_anybody_signed",
+        "a token counts with the signature of one of our keys",
+        ("tests/unit/test_tokens.py::test_a_token_that_is_not_exactly_ours_is_refused",),
+        (f"{PACKAGE}/domain/tokens.py", "if not hmac.compare_digest(", "if False and not hmac.compare_digest("),
     ),
     _mutant(
         "orders_never_expire",
