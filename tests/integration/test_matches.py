@@ -104,6 +104,41 @@ def test_a_tick_with_nothing_new_asks_one_question(market: Market) -> None:
     assert only_tick(market) == Tick(ran=True)
 
 
+def test_what_is_new_is_looked_up_by_indexes_alone(market: Market) -> None:
+    """Else a tick takes as long as the book is."""
+    home = market.home()
+    market.sql(
+        """
+        WITH people AS (
+            INSERT INTO users (wallet_address) SELECT '0x' || lpad(n::text, 40, '0') FROM generate_series(1, 500) n
+            RETURNING id
+        ), accepted AS (
+            INSERT INTO energy_orders (user_id, zone, type, energy_wh, price_micro, all_or_none)
+            SELECT id, 'default', 'buy', n, 100000 + n, true FROM people CROSS JOIN generate_series(481, 520) n
+            RETURNING id, zone, type, user_id, energy_wh, price_micro, arrival, all_or_none
+        )
+        INSERT INTO open_orders (order_id, zone, type, user_id, remaining_wh, price_micro, arrival, all_or_none)
+        SELECT * FROM accepted
+        """
+    )
+    market.sql("ANALYZE")
+    only_tick(market)
+
+    def read_from_end_to_end() -> int:
+        with market.database.transaction() as conn:
+            conn.execute("SELECT pg_stat_force_next_flush()")
+        ((scans,),) = market.sql("SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'open_orders'")
+        assert isinstance(scans, int)
+        return scans
+
+    before = read_from_end_to_end()
+    ask = market.order(home.user, "sell", 500, 100_000)
+    assert only_tick(market).trades == 1
+    assert market.status_of(ask) == "Matched"
+    assert only_tick(market) == Tick(ran=True)
+    assert read_from_end_to_end() == before
+
+
 def test_an_order_that_commits_after_a_later_one_was_seen_is_seen(market: Market, database_url: str) -> None:
     home, buyer = market.home(), market.user()
     late = Market(database_url)

@@ -281,8 +281,8 @@ MUTANTS: Final = (
         "a_remainder_leaves_the_book",
         "a partly filled order stays with what is left of it",
         LIFE,
-        (BOOK, "filled = [arrival for arrival in taken if not left_wh[arrival]]", "filled = taken"),
-        (BOOK, "shrunk = [arrival for arrival in taken if left_wh[arrival]]", "shrunk: list[int] = []"),
+        (BOOK, "filled = [arrival for arrival in taken if not left_wh.get(arrival)]", "filled = taken"),
+        (BOOK, "shrunk = [arrival for arrival in taken if left_wh.get(arrival)]", "shrunk: list[int] = []"),
     ),
     _mutant(
         "a_cancelled_order_stays_in_the_book",

@@ -9,7 +9,8 @@ Of the resting orders only the best are read, as many as the new ones can take a
 shows afterwards: an order that found no partner, or a worse one than the last that was read, might have found another.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -57,27 +58,29 @@ class Bounds:
 
 
 def reached_by(new: Book, *, margin: int) -> Wanted:
-    """The resting orders that new ones reach by price: as many as these take, `margin` more of each size and kind.
+    """The orders that new ones reach by price: as many as these take, `margin` more of each size and kind.
 
-    Of a size each new order takes one at most. An order that may be filled in parts may take any number.
+    Of a size each new order takes one at most. An order that may be filled in parts may take any number. The new ones
+    lie in the book among those that rest, and may be taken by them, so they are counted as well.
     """
+    new_of_size = Counter([ask[0] for ask in new.whole_asks]) + Counter([bid[0] for bid in new.whole_bids])
     wanted = Wanted()
     for size, price, *_ in new.whole_asks:
-        least, count = wanted.bids_of_size.get(size, (price, margin))
-        wanted.bids_of_size[size] = (min(least, price), count + 1)
+        least, count = wanted.bids_of_size.get(size, (price, margin + new_of_size[size]))
+        wanted.bids_of_size[size] = (min(least, price), count)
     for size, price, *_ in new.whole_bids:
-        most, count = wanted.asks_of_size.get(size, (-price, margin))
-        wanted.asks_of_size[size] = (max(most, -price), count + 1)
+        most, count = wanted.asks_of_size.get(size, (-price, margin + new_of_size[size]))
+        wanted.asks_of_size[size] = (max(most, -price), count)
     ask_prices = [ask[1] for ask in new.whole_asks] + [ask[0] for ask in new.partial_asks]
     bid_prices = [-bid[1] for bid in new.whole_bids] + [-bid[0] for bid in new.partial_bids]
     if ask_prices:
-        wanted.partial_bids = (min(ask_prices), 2 * len(ask_prices) + margin)
+        wanted.partial_bids = (min(ask_prices), 2 * len(ask_prices) + len(new.partial_bids) + margin)
     if bid_prices:
-        wanted.partial_asks = (max(bid_prices), 2 * len(bid_prices) + margin)
+        wanted.partial_asks = (max(bid_prices), 2 * len(bid_prices) + len(new.partial_asks) + margin)
     if new.partial_asks:
-        wanted.whole_bids = (new.partial_asks[0][0], 4 * len(new.partial_asks) + margin)
+        wanted.whole_bids = (new.partial_asks[0][0], 4 * len(new.partial_asks) + len(new.whole_bids) + margin)
     if new.partial_bids:
-        wanted.whole_asks = (-new.partial_bids[0][0], 4 * len(new.partial_bids) + margin)
+        wanted.whole_asks = (-new.partial_bids[0][0], 4 * len(new.partial_bids) + len(new.whole_asks) + margin)
     return wanted
 
 
@@ -92,15 +95,17 @@ def merged(*books: Book) -> Book:
 
 
 def looked_far_enough(
-    new: Book, seen: Book, bounds: Bounds, matches: Iterable[Match], free_wh: Mapping[int, int]
+    new: Book, seen: Book, bounds: Bounds, matches: Collection[Match], free_wh: Mapping[int, int]
 ) -> bool:
     """Whether no order beyond the bounds could have changed the matches.
 
     A new order looked as far as the worst partner that it got when it got all that it can trade, else as far as its
     price: not beyond the last that was read, or there may be one that comes first.
     """
-    places = {arrival: (price, arrival) for _, price, arrival, *_ in (*seen.whole_asks, *seen.whole_bids)}
-    places |= {arrival: (price, arrival) for price, arrival, *_ in (*seen.partial_asks, *seen.partial_bids)}
+    whole, partial = (*seen.whole_asks, *seen.whole_bids), (*seen.partial_asks, *seen.partial_bids)
+    matched = {arrival for ask, bid, *_ in matches for arrival in (ask, bid)}
+    places = {order[2]: (order[1], order[2]) for order in whole if order[2] in matched}
+    places |= {order[1]: (order[0], order[1]) for order in partial if order[1] in matched}
     got_wh: dict[int, int] = {}
     worst: dict[int, Place] = {}
     for ask, bid, energy_wh, _ in matches:

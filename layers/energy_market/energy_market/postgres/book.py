@@ -44,18 +44,19 @@ _NEW: Final[LiteralString] = "{0} >= pg_snapshot_xmin({1}) AND NOT pg_visible_in
 def _any_new(table: LiteralString, column: LiteralString) -> LiteralString:
     """Whether a table of the zone has a row whose `column` is new.
 
-    In the index's order, because the server, which knows nothing of snapshots, would else expect to come across one
-    soon, and read all there is.
+    The first in the index's order, because the server, which knows nothing of snapshots, would else expect to come
+    across one soon, and read all there is. It may not be asked with EXISTS, which forgets the order.
     """
     new = _NEW.format(column, "t.seen")
-    return f"EXISTS (SELECT FROM {table} WHERE zone = %(zone)s AND {new} ORDER BY {column} DESC LIMIT 1)"
+    return f"(SELECT true FROM {table} WHERE zone = %(zone)s AND {new} ORDER BY {column} DESC LIMIT 1) IS NOT NULL"
 
 
 _DUE: Final[LiteralString] = (
     """
     SELECT EXISTS (SELECT FROM transactions WHERE status = 'Pending' AND zone = %(zone)s
                    AND expires_at <= clock_timestamp())
-        OR EXISTS (SELECT FROM open_orders WHERE expires_at <= now() AND zone = %(zone)s ORDER BY expires_at LIMIT 1),
+        OR (SELECT true FROM open_orders WHERE expires_at <= now() AND zone = %(zone)s
+            ORDER BY expires_at LIMIT 1) IS NOT NULL,
     """
     + _any_new("open_orders", "touched")
     + " OR "
@@ -123,7 +124,7 @@ _READ_NEW: Final[LiteralString] = (
     + _NEW.format("o.touched", _SEEN)
     + f" LIMIT %(limit)s + 1) UNION ({_NEW_ORDER} (SELECT d.id FROM iot_devices d WHERE d.zone = %(zone)s AND "
     + _NEW.format("d.freed", _SEEN)
-    + "  UNION SELECT r.device_id FROM transactions r WHERE r.zone = %(zone)s AND "
+    + " UNION SELECT r.device_id FROM transactions r WHERE r.zone = %(zone)s AND "
     + _NEW.format("r.released", _SEEN)
     + f""") freed JOIN iot_devices d ON d.id = freed.id
           JOIN open_orders o ON o.user_id = d.owner_id AND o.device_id = d.id
@@ -307,15 +308,15 @@ def take(conn: Connection, matches: Sequence[Match], seen: Book) -> bool:
     of `MOVED` when that happens at this moment.
     """
     devices = {order[2]: order[4] for order in seen.whole_asks} | {order[1]: order[4] for order in seen.partial_asks}
-    left_wh = {order[2]: order[0] for orders in (seen.whole_asks, seen.whole_bids) for order in orders}
-    left_wh |= {order[1]: order[2] for orders in (seen.partial_asks, seen.partial_bids) for order in orders}
     asks, bids, energy, prices = zip(*matches, strict=True)
-    for ask, bid, energy_wh, _ in matches:
-        left_wh[ask] -= energy_wh
-        left_wh[bid] -= energy_wh
+    left_wh = {order[1]: order[2] for orders in (seen.partial_asks, seen.partial_bids) for order in orders}
+    for ask, bid, energy_wh, _ in matches if left_wh else ():
+        for arrival in (ask, bid):
+            if arrival in left_wh:
+                left_wh[arrival] -= energy_wh
     taken = sorted({*asks, *bids})
-    filled = [arrival for arrival in taken if not left_wh[arrival]]
-    shrunk = [arrival for arrival in taken if left_wh[arrival]]
+    filled = [arrival for arrival in taken if not left_wh.get(arrival)]
+    shrunk = [arrival for arrival in taken if left_wh.get(arrival)]
     written = conn.execute(
         """
         WITH filled AS (
@@ -324,7 +325,7 @@ def take(conn: Connection, matches: Sequence[Match], seen: Book) -> bool:
         ), shrunk AS (
             UPDATE open_orders o SET remaining_wh = left_wh
             FROM unnest(%(shrunk)s::bigint[], %(left)s::bigint[]) shrunk (arrival, left_wh)
-            WHERE o.arrival = shrunk.arrival AND NOT o.all_or_none
+            WHERE o.arrival = ANY (%(shrunk)s::bigint[]) AND o.arrival = shrunk.arrival AND NOT o.all_or_none
             RETURNING o.arrival
         )
         INSERT INTO matches (ask, bid, device_no, energy_wh, price_micro, rule_version)

@@ -26,8 +26,8 @@ MAX_TRADES: Final = 50_000
 WHOLE_EVERY_S: Final = 600
 """So often the whole book is looked at, whatever is new. It should find nothing: a match that only this found is one
 that the ticks before it have missed."""
-MARGIN: Final = 32
-"""So many resting orders of a size or kind are read beyond those that the new ones can take."""
+MARGIN: Final = 2
+"""So many orders of a size or kind are read beyond those that the new ones can take; more where that was too few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def _match_new(
         matches = match(seen, free_wh)
         if not bounds.any() or looked_far_enough(new, seen, bounds, matches, free_wh):
             return seen, free_wh, matches
-        margin *= 16
+        margin *= 4
 
 
 def _free_wh(conn: Connection, seen: Book, settings: MarketSettings) -> dict[int, int]:
