@@ -80,7 +80,7 @@ def all_of_it(*, quick: bool) -> Iterator[Row | Table]:
             yield Row(name=name, measured=None, shown="left out of the short form: starting the stack takes half of it")
         return
     with stack() as market:
-        yield from gateway(market, rounds=9, requests=400)
+        yield from gateway(market, rounds=5, requests=400)
         yield from burst(market, trades=BURST)
         yield lively_street(market, homes=10, duration_s=60.0)
 
