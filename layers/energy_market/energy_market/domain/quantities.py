@@ -80,8 +80,6 @@ def _scaled(value: object, *, decimals: int, limit: int, name: str) -> int:
 
 
 def _unscaled(value: int, decimals: int) -> int | Decimal:
+    # Exact: nothing here has more than the 28 digits that `Decimal` divides without rounding.
     unit: int = 10**decimals
-    whole, rest = divmod(value, unit)
-    if rest == 0:
-        return whole
-    return Decimal(f"{whole}.{rest:0{decimals}d}".rstrip("0"))
+    return Decimal(value) / unit if value % unit else value // unit
