@@ -22,6 +22,7 @@ from bench.matching import EnergyOrder, the_specifications_loop
 from bench.measure import Row, Table, alternated, median, ms
 from energy_market.config import MarketSettings
 from energy_market.database import Database
+from energy_market.postgres.book import array
 from energy_market.postgres.migrations import migrate
 from energy_market.usecases.run_tick import Tick, run_tick
 
@@ -192,9 +193,11 @@ def floor(conn: Connection, flow: Sequence[Placed], pairs: Sequence[tuple[int, .
 
     def write() -> None:
         with conn.transaction():
-            conn.execute("DELETE FROM narrow WHERE arrival = ANY (%s)", (sorted([*columns[0], *columns[1]]),))
+            taken = array(sorted([*columns[0], *columns[1]]))
+            conn.execute("DELETE FROM narrow WHERE arrival = ANY (%s::bigint[])", (taken,))
             conn.execute(
-                "INSERT INTO bare SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])", columns
+                "INSERT INTO bare SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])",
+                [array(column) for column in columns],
             )
 
     return seconds(write)

@@ -4,7 +4,7 @@ All of it in one transaction that sees one moment (REPEATABLE READ): whoever cha
 makes the write fail with one of `MOVED`, and the tick is to be taken again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -335,16 +335,21 @@ def take(conn: Connection, matches: Sequence[Match], seen: Book) -> bool:
         WHERE (SELECT count(*) FROM filled) + (SELECT count(*) FROM shrunk) = %(orders)s
         """,
         {
-            "filled": filled,
-            "shrunk": shrunk,
-            "left": [left_wh[arrival] for arrival in shrunk],
-            "asks": list(asks),
-            "bids": list(bids),
-            "devices": [devices[ask] for ask in asks],
-            "energy": list(energy),
-            "prices": list(prices),
+            "filled": array(filled),
+            "shrunk": array(shrunk),
+            "left": array(left_wh[arrival] for arrival in shrunk),
+            "asks": array(asks),
+            "bids": array(bids),
+            "devices": array(devices[ask] for ask in asks),
+            "energy": array(energy),
+            "prices": array(prices),
             "rule": RULE_VERSION,
             "orders": len(taken),
         },
     ).rowcount
     return written == len(matches)
+
+
+def array(numbers: Iterable[int]) -> str:
+    """An array as PostgreSQL spells it: psycopg takes ten times as long over a long list."""
+    return "{" + ",".join(map(str, numbers)) + "}"
