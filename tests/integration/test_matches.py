@@ -174,6 +174,20 @@ def test_more_new_orders_than_are_looked_at_one_by_one_are_all_seen(
     assert only_tick(market).trades == 1
 
 
+def test_a_bid_that_grows_again_meets_an_ask_that_was_too_large_for_it(market: Market) -> None:
+    home, other, buyer = market.home(), market.home(), market.user()
+    small = market.order(home.user, "sell", 300, 200_000)
+    market.order(buyer, "buy", 500, 200_000, partial=True)
+    market.tick()
+    large = market.order(other.user, "sell", 500, 200_000)
+    assert only_tick(market).trades == 0
+    market.publish()
+    (trade,) = market.trades(buyer)
+    assert market.answer(home.device, small, "rejected", trade=trade.id) == "rejected"
+    assert only_tick(market).trades == 1
+    assert market.status_of(large) == "Matched"
+
+
 def test_what_only_a_look_at_the_whole_book_finds_is_counted(market: Market) -> None:
     """It cannot happen: here somebody has changed the book behind everybody's back."""
     home, buyer = market.home(), market.user()

@@ -140,7 +140,7 @@ MUTANTS: Final = (
     _mutant(
         "free_energy_does_not_fall_during_a_tick",
         "two asks of one device sell the same energy in one tick",
-        LIFE,
+        ("tests/unit/test_matching.py::test_a_device_promises_no_more_than_its_free_energy",),
         (MATCHING, "            left_wh[device] = left\n", "            left_wh[device] = left + size\n"),
     ),
     # ------------------------------------------------------------------------------------------------- the book
@@ -183,7 +183,7 @@ MUTANTS: Final = (
     _mutant(
         "who_commits_late_is_never_seen",
         "an order may be written by a transaction that began before the tick and ended after it",
-        LIFE,
+        ("tests/integration/test_matches.py::test_an_order_that_commits_after_a_later_one_was_seen_is_seen",),
         (BOOK, '"{0} >= pg_snapshot_xmin({1}) AND NOT pg_visible_in_snapshot({0}, {1})"', '"{0} >= pg_snapshot_xmax({1})"'),
     ),
     _mutant(
@@ -195,7 +195,7 @@ MUTANTS: Final = (
     _mutant(
         "what_came_back_is_not_new",
         "an order that grows may trade again",
-        LIFE,
+        ("tests/integration/test_matches.py::test_a_bid_that_grows_again_meets_an_ask_that_was_too_large_for_it",),
         (CHANGES, "WHEN (NEW.remaining_wh > OLD.remaining_wh OR NEW.device_id", "WHEN (NEW.device_id"),
     ),
     _mutant(
