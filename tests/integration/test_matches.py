@@ -70,6 +70,19 @@ def test_a_locks_time_begins_when_its_turn_comes(market: Market, monkeypatch: py
     assert (published.locks, still_unclaimed) == (3, [2, 1, 0])
 
 
+def test_where_the_broker_is_slow_the_next_step_says_the_other_locks(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_commands, "LOCKS_AT_ONCE", 1)
+    monkeypatch.setattr(publish_commands, "LOCKS_FOR_S", 0.0)
+    home, buyer = market.home(), market.user()
+    for _ in range(2):
+        market.order(home.user, "sell", 500, 200_000)
+        market.order(buyer, "buy", 500, 200_000)
+    only_tick(market)
+    assert [market.publish().locks for _ in range(3)] == [1, 1, 0]
+
+
 def test_a_lock_that_was_never_said_goes_before_those_that_are_said_again(market: Market) -> None:
     home, buyer = market.home(), market.user()
     asks: list[UUID] = []

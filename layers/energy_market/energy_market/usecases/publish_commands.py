@@ -1,5 +1,6 @@
 """Tell devices what they are to do: reserve, release, deliver."""
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +13,8 @@ from energy_market.postgres import commands, trades
 MAX_AT_ONCE: Final = 2_000
 LOCKS_AT_ONCE: Final = 200
 """Of a lock that is claimed the time runs: what is not said for a while yet is not claimed yet."""
+LOCKS_FOR_S: Final = 3.0
+"""Less than a step: where the broker is slow, the next call says the others, and not both at the same time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,7 @@ def publish_commands(database: Database, publish: Publish, *, settings: MarketSe
     unlocks = [command for command in owed if command.kind == "unlock"]
     transfers = [command for command in owed if command.kind != "unlock"]
     failed = publish(unlocks)
-    locks = 0
+    locks, until = 0, time.monotonic() + LOCKS_FOR_S
     while locks < MAX_AT_ONCE:
         limit = min(LOCKS_AT_ONCE, MAX_AT_ONCE - locks)
         with database.transaction() as conn:
@@ -50,5 +53,7 @@ def publish_commands(database: Database, publish: Publish, *, settings: MarketSe
             break
         locks += len(claimed)
         failed += publish(claimed)
+        if time.monotonic() >= until:
+            break
     failed += publish(transfers)
     return Published(locks=locks, unlocks=len(unlocks), transfers=len(transfers), failed=tuple(failed))
