@@ -96,6 +96,7 @@ class Loop:
             yield
         finally:
             self._occupy(Database(self.url), Fuse())
+            self.market.sql("UPDATE leases SET expires_at = clock_timestamp()")  # whoever held one is long dead
 
     def close(self) -> None:
         self._sandbox.close()
@@ -158,7 +159,8 @@ class Loop:
         )
 
     def time_passes(self, seconds: int) -> None:
-        """The loop's next step is due: commands may be repeated, and locks run out in the end."""
+        """The loop's next step is due: commands may be repeated, and locks and leases run out in the end."""
+        self.market.sql("UPDATE leases SET expires_at = expires_at - make_interval(secs => %s)", seconds)
         self.market.sql(
             """
             UPDATE transactions

@@ -83,6 +83,25 @@ def test_where_the_broker_is_slow_the_next_step_says_the_other_locks(
     assert [market.publish().locks for _ in range(3)] == [1, 1, 0]
 
 
+def test_while_one_tells_the_devices_another_says_nothing(market: Market, database_url: str) -> None:
+    home, buyer, other = market.home(), market.user(), Market(database_url)
+    market.order(home.user, "sell", 500, 200_000)
+    market.order(buyer, "buy", 500, 200_000)
+    only_tick(market)
+    said_meanwhile: list[int] = []
+
+    def say(_claimed: Iterable[Command]) -> list[tuple[Command, Exception]]:
+        market.sql("UPDATE transactions SET command_sent_at = command_sent_at - interval '5 s'")
+        said_meanwhile.append(other.publish().locks)
+        return []
+
+    assert publish_commands.publish_commands(market.database, say, settings=SETTINGS).locks >= 1
+    assert set(said_meanwhile) == {0}
+    market.sql("UPDATE transactions SET command_sent_at = command_sent_at - interval '5 s'")
+    assert other.publish().locks == 1
+    other.close()
+
+
 def test_a_lock_that_was_never_said_goes_before_those_that_are_said_again(market: Market) -> None:
     home, buyer = market.home(), market.user()
     asks: list[UUID] = []

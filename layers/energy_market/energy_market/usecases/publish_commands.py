@@ -3,18 +3,23 @@
 import time
 from dataclasses import dataclass
 from typing import Final
+from uuid import uuid4
 
 from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.devices import Publish
 from energy_market.domain.commands import Command
-from energy_market.postgres import commands, trades
+from energy_market.postgres import commands, leases, trades
 
 MAX_AT_ONCE: Final = 2_000
 LOCKS_AT_ONCE: Final = 200
 """Of a lock that is claimed the time runs: what is not said for a while yet is not claimed yet."""
 LOCKS_FOR_S: Final = 3.0
 """Less than a step: where the broker is slow, the next call says the others, and not both at the same time."""
+
+LEASE: Final = "commands"
+LEASE_S: Final = 10.0
+"""Of a publisher that died the next but one goes on: its locks still have most of their time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +40,21 @@ def publish_commands(database: Database, publish: Publish, *, settings: MarketSe
     What is claimed and then not said, because a process died or the broker was away, is claimed again a little later.
     Unlocks go first: the energy of a failed trade may be sold again by the same tick, and a device that hears the new
     lock while it still holds the old one refuses it. Transfers go last: they have no deadline.
+
+    One at a time: while another is at it this does nothing, or a slow broker would have ever more of them.
     """
+    holder = uuid4()
+    with database.transaction() as conn:
+        if not leases.acquire(conn, LEASE, holder=holder, lease_s=LEASE_S):
+            return Published(locks=0, unlocks=0, transfers=0, failed=())
+    try:
+        return _publish_commands(database, publish, settings=settings)
+    finally:
+        with database.transaction() as conn:
+            leases.release(conn, LEASE, holder=holder)
+
+
+def _publish_commands(database: Database, publish: Publish, *, settings: MarketSettings) -> Published:
     owed: list[Command] | None = None
     while owed is None:
         with database.transaction() as conn:
