@@ -445,6 +445,8 @@ class WholeLife(Life, RuleBasedStateMachine):
             for trade in self.expected.trades.values():  # it may have said any of it, or only claimed it
                 trade.told |= trade.owed_to_its_device
         disturbance.end()
+        with self.stage.other_database.transaction() as conn:  # who died telling the devices is missed for some seconds
+            conn.execute("UPDATE leases SET expires_at = clock_timestamp() WHERE name = 'commands'")
         self.learn()
         if what == "tick" and then in {"cancel", "order"}:
             made = [trade.match for trade in self.expected.trades.values() if trade.id not in known]
