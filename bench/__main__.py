@@ -6,15 +6,21 @@ Exits with 0 when everything was measured, whether or not all was reached: a slo
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
 import platform
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
+
+from launch import stop_what_is_ours
+from services import stop_orphans
 
 from bench.measure import Row, Table
 
@@ -36,24 +42,42 @@ def main() -> None:
         parser.error(f"there is no section {', '.join(sorted(unknown))}, only {', '.join(SECTIONS)}")
     written: dict[str, object] = {}
     rows: list[Row] = []
-    for section in arguments.sections or SECTIONS:
-        print(f"\n== {section}", flush=True)
-        began = time.monotonic()
-        results: list[Row | Table] = []
-        for result in importlib.import_module(f"bench.{section}").measure(quick=arguments.quick):
-            results.append(result)
-            print(f"\n{sentence(result) if isinstance(result, Row) else drawn(result)}", flush=True)
-        found = [result for result in results if isinstance(result, Row)]
-        rows += found
-        written[section] = {
-            "seconds": round(time.monotonic() - began, 1),
-            "rows": [{**asdict(row), "reach": row.reach, "reached": row.reached} for row in found],
-            "tables": [asdict(result) for result in results if isinstance(result, Table)],
-        }
+    with ending_in_order():
+        for section in arguments.sections or SECTIONS:
+            print(f"\n== {section}", flush=True)
+            began = time.monotonic()
+            results: list[Row | Table] = []
+            for result in importlib.import_module(f"bench.{section}").measure(quick=arguments.quick):
+                results.append(result)
+                print(f"\n{sentence(result) if isinstance(result, Row) else drawn(result)}", flush=True)
+            found = [result for result in results if isinstance(result, Row)]
+            rows += found
+            written[section] = {
+                "seconds": round(time.monotonic() - began, 1),
+                "rows": [{**asdict(row), "reach": row.reach, "reached": row.reached} for row in found],
+                "tables": [asdict(result) for result in results if isinstance(result, Table)],
+            }
     print(f"\n== what was promised\n\n{drawn(promises(rows))}")
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({**conditions(), "quick": arguments.quick, "sections": written}, indent=2) + "\n")
     print(f"\nWritten to {RESULTS.relative_to(CHECKOUT)}.")
+
+
+@contextlib.contextmanager
+def ending_in_order() -> Iterator[None]:
+    """Whatever signal ends the bench within the block, it ends as by Ctrl-C: what was started is stopped."""
+
+    def break_off(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    stop_orphans()
+    before = {number: signal.signal(number, break_off) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        stop_what_is_ours()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def sentence(row: Row) -> str:

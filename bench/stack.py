@@ -9,7 +9,6 @@ import http.client
 import io
 import os
 import queue
-import signal
 import tempfile
 import threading
 import time
@@ -18,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -35,7 +33,7 @@ from homes import community
 from launch import DEFAULT_SPEED, RATE_LIMIT_PER_MINUTE, stop_what_is_ours
 from market import Market, start_market
 from reconcile import TOKEN_DECIMALS, Ledger, reconcile
-from services import AWS_ENVIRONMENT, LOCAL, remove_state, start_anvil, stop_orphans
+from services import AWS_ENVIRONMENT, LOCAL, remove_state, start_anvil
 from street import START, SimulatedClock, Street
 from wallet import Wallet, call_data
 
@@ -68,12 +66,6 @@ LOCK_RESPONSE: Final = "energy/donor/{}/lock/response"
 
 def measure(*, quick: bool) -> Iterator[Row | Table]:
     """What needs no stack first; then the stack, once, for all the rest."""
-    with ending_in_order():
-        yield from all_of_it(quick=quick)
-
-
-def all_of_it(*, quick: bool) -> Iterator[Row | Table]:
-    """See `measure`."""
     yield from batches(rounds=2 if quick else 3)
     if quick:
         for name in (THROUGH_THE_GATEWAY, IN_ONE_BURST, "From match to confirmed, by stage"):
@@ -83,23 +75,6 @@ def all_of_it(*, quick: bool) -> Iterator[Row | Table]:
         yield from gateway(market, rounds=5, requests=400)
         yield from burst(market, trades=BURST)
         yield lively_street(market, homes=10, duration_s=60.0)
-
-
-@contextlib.contextmanager
-def ending_in_order() -> Iterator[None]:
-    """Whatever signal ends the bench within the block, it ends as by Ctrl-C: what was started is stopped."""
-
-    def break_off(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    stop_orphans()
-    before = {number: signal.signal(number, break_off) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        stop_what_is_ours()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
