@@ -36,6 +36,7 @@ AT_MOST_ROUND_TRIPS: Final = 3
 AT_MOST_SELECT_1: Final = 10
 AT_MOST_BY_LENGTH: Final = 1.3
 AT_MOST_OF_A_READ: Final = 1 / 8
+WARM: Final = 12  # ticks of a sandbox, after which the server has settled on the plans of its statements
 SETTINGS: Final = MarketSettings(lock_timeout_s=30, device_online_s=10**6, settlement_window_s=600)
 CHECKOUT: Final = Path(__file__).resolve().parents[1]
 
@@ -241,7 +242,7 @@ def specifications_tick(conn: Connection) -> tuple[int, float]:
 
 def ticks_with_little_new(url: str, *, rounds: int) -> Iterator[Row | Table]:
     """A thousand orders have come to a hundred thousand that rest; beside reading all of those once."""
-    flow = order_flow(ORDERS + NEW_ORDERS * (rounds + 2))
+    flow = order_flow(ORDERS + NEW_ORDERS * (rounds + WARM))
     database = Database(url)
     with psycopg.connect(url, autocommit=True) as conn:
         # Resting orders do not cross: asks a little dearer, bids a little cheaper.
@@ -258,7 +259,8 @@ def ticks_with_little_new(url: str, *, rounds: int) -> Iterator[Row | Table]:
         def reading() -> float:
             return seconds(lambda: [conn.execute(statement.encode()).fetchall() for statement in READ_ALL])
 
-        ours(), ours()
+        for _ in range(WARM):
+            ours()
         taken = alternated({"ours": ours, "reading": reading}, rounds=rounds)
         ours_s, reading_s = median(taken["ours"]), median(taken["reading"])
         yield Row(
@@ -286,7 +288,7 @@ def idle_ticks(long_url: str, short_url: str, *, rounds: int, long_book: int) ->
     for url, orders, name in ((long_url, long_book, "long"), (short_url, SHORT_BOOK, "short")):
         with psycopg.connect(url, autocommit=True) as conn:
             place(conn, order_flow(orders), price_micro=lambda o: o.price_micro + (260_000 if o.is_ask else 0))
-        for _ in range(12):  # warm, and past the statements' first plans
+        for _ in range(WARM):
             tick(databases[name])
     with psycopg.connect(long_url, autocommit=True) as conn:
         taken = alternated(
