@@ -262,7 +262,7 @@ def logging_in(module: ModuleType, *, rounds: int) -> Iterator[Row | Table]:
     wallet = new_wallet()
     recovering: list[float] = []
 
-    def signer_of(message: str, signature: bytes) -> str | None:
+    def signer_of(message: str, signature: bytes) -> bytes | None:
         began = time.perf_counter()
         signer = wallets.signer_of(message, signature)
         recovering.append(time.perf_counter() - began)

@@ -10,11 +10,14 @@ shows afterwards: an order that found no partner, or a worse one than the last t
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from itertools import chain, groupby
+from typing import TypeAlias, TypeVar
 
-from energy_market.domain.matching import Book, Match
+from energy_market.domain.matching import Book, Match, WholeAsk, WholeBid
+
+Order = TypeVar("Order", WholeAsk, WholeBid)
 
 Limit: TypeAlias = tuple[int, int]
 """(price in micro-tokens a kWh that just still counts, how many orders at most)."""
@@ -63,14 +66,11 @@ def reached_by(new: Book, *, margin: int) -> Wanted:
     Of a size each new order takes one at most. An order that may be filled in parts may take any number. The new ones
     lie in the book among those that rest, and may be taken by them, so they are counted as well.
     """
-    new_of_size = Counter([ask[0] for ask in new.whole_asks]) + Counter([bid[0] for bid in new.whole_bids])
-    wanted = Wanted()
-    for size, price, *_ in new.whole_asks:
-        least, count = wanted.bids_of_size.get(size, (price, margin + new_of_size[size]))
-        wanted.bids_of_size[size] = (min(least, price), count)
-    for size, price, *_ in new.whole_bids:
-        most, count = wanted.asks_of_size.get(size, (-price, margin + new_of_size[size]))
-        wanted.asks_of_size[size] = (max(most, -price), count)
+    new_of_size = Counter(order[0] for order in (*new.whole_asks, *new.whole_bids))
+    wanted = Wanted(
+        asks_of_size={size: (-price, margin + new_of_size[size]) for size, price in _best_of_sizes(new.whole_bids)},
+        bids_of_size={size: (price, margin + new_of_size[size]) for size, price in _best_of_sizes(new.whole_asks)},
+    )
     ask_prices = [ask[1] for ask in new.whole_asks] + [ask[0] for ask in new.partial_asks]
     bid_prices = [-bid[1] for bid in new.whole_bids] + [-bid[0] for bid in new.partial_bids]
     if ask_prices:
@@ -84,14 +84,24 @@ def reached_by(new: Book, *, margin: int) -> Wanted:
     return wanted
 
 
-def merged(*books: Book) -> Book:
-    """One book of several, each order once."""
+def _best_of_sizes(orders: Sequence[WholeAsk] | Sequence[WholeBid]) -> Iterable[tuple[int, int]]:
+    """(size, the price of its best order) of orders in their natural order: seen from the back, a size's last."""
+    return {order[0]: order[1] for order in reversed(orders)}.items()
+
+
+def merged(one: Book, other: Book) -> Book:
+    """One book of two, each order once."""
     return Book(
-        sorted({order for book in books for order in book.whole_asks}),
-        sorted({order for book in books for order in book.whole_bids}),
-        sorted({order for book in books for order in book.partial_asks}),
-        sorted({order for book in books for order in book.partial_bids}),
+        _merged(one.whole_asks, other.whole_asks),
+        _merged(one.whole_bids, other.whole_bids),
+        _merged(one.partial_asks, other.partial_asks),
+        _merged(one.partial_bids, other.partial_bids),
     )
+
+
+def _merged(one: list[Order], other: list[Order]) -> list[Order]:
+    """Sorted, since both are: two runs, which Python merges."""
+    return [order for order, _ in groupby(sorted(one + other))]
 
 
 def looked_far_enough(
@@ -113,30 +123,36 @@ def looked_far_enough(
             got_wh[one] = got_wh.get(one, 0) + energy_wh
             worst[one] = max(worst.get(one, places[other]), places[other])
 
-    def is_enough(arrival: int, size: int, price: int, *limits: Place | None) -> bool:
-        far = worst[arrival] if got_wh.get(arrival) == size else (price, _LAST)
-        return all(limit is None or far <= limit for limit in limits)
-
-    return (
-        all(
-            is_enough(arrival, size, -price, bounds.bids_of_size.get(size), bounds.partial_bids)
+    looked = chain(
+        (
+            (arrival, size, -price, _nearer(bounds.bids_of_size.get(size), bounds.partial_bids))
             for size, price, arrival, _, device in new.whole_asks
             if free_wh.get(device, 0) >= size
-        )
-        and all(
-            is_enough(arrival, size, -price, bounds.partial_bids, bounds.whole_bids)
+        ),
+        (
+            (arrival, size, -price, _nearer(bounds.partial_bids, bounds.whole_bids))
             for price, arrival, size, _, device in new.partial_asks
             if free_wh.get(device, 0) > 0
-        )
-        and all(
-            is_enough(arrival, size, -price, bounds.asks_of_size.get(size), bounds.partial_asks)
+        ),
+        (
+            (arrival, size, -price, _nearer(bounds.asks_of_size.get(size), bounds.partial_asks))
             for size, price, arrival, _ in new.whole_bids
-        )
-        and all(
-            is_enough(arrival, size, -price, bounds.partial_asks, bounds.whole_asks)
+        ),
+        (
+            (arrival, size, -price, _nearer(bounds.partial_asks, bounds.whole_asks))
             for price, arrival, size, _ in new.partial_bids
-        )
+        ),
     )
+    for arrival, size, reach, limit in looked:
+        if limit is not None and limit < (worst[arrival] if got_wh.get(arrival) == size else (reach, _LAST)):
+            return False
+    return True
+
+
+def _nearer(one: Place | None, other: Place | None) -> Place | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 _LAST = 2**63

@@ -69,15 +69,15 @@ def parse_signature(value: object) -> bytes:
     return signature
 
 
-def signer_of(message: str, signature: bytes) -> str | None:
-    """Who signed this text with `personal_sign` (EIP-191, version E); None if no key could have."""
+def signer_of(message: str, signature: bytes) -> bytes | None:
+    """The address (20 bytes) that signed a text with `personal_sign` (EIP-191, version E); None if none could have."""
     text = message.encode()
     digest = keccak256(b"\x19Ethereum Signed Message:\n" + str(len(text)).encode() + text)
     try:
         key = _recover(digest, signature[:64], _RECOVERY_IDS[signature[64]])
     except ValueError:
         return None
-    return _checksum_spelling(keccak256(key[1:])[-20:].hex())
+    return keccak256(key[1:])[-20:]
 
 
 def keccak256(data: bytes) -> bytes:
@@ -87,5 +87,5 @@ def keccak256(data: bytes) -> bytes:
 
 def _checksum_spelling(lower_digits: str) -> str:
     digest = keccak256(lower_digits.encode()).hex()
-    letters = (d.upper() if int(h, 16) >= 8 else d for d, h in zip(lower_digits, digest, strict=False))  # noqa: PLR2004
+    letters = (d.upper() if h > "7" else d for d, h in zip(lower_digits, digest, strict=False))
     return "0x" + "".join(letters)

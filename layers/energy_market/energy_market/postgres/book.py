@@ -109,8 +109,12 @@ def have_seen(conn: Connection, zone: str, *, whole: bool) -> None:
 # --------------------------------------------------------------------------------------------------- what is new
 
 
-# The snapshot is given rather than joined, so that the server sees how little it is that it is asked for.
-_SEEN: Final[LiteralString] = "%(seen)s::pg_snapshot"
+# Between two bounds: the server, which plans this once for all values, would expect a third of all rows beyond one, and
+# read the whole book. Whatever this transaction sees was written before its own snapshot ends.
+_SINCE: Final[LiteralString] = (
+    "{0} >= pg_snapshot_xmin(%(seen)s::pg_snapshot) AND {0} < pg_snapshot_xmax(pg_current_snapshot())"
+    " AND NOT pg_visible_in_snapshot({0}, %(seen)s::pg_snapshot)"
+)
 _NEW_ORDER: Final[LiteralString] = (
     "SELECT o.type, o.all_or_none, o.remaining_wh, o.price_micro, o.arrival, o.user_no, o.device_no FROM "
 )
@@ -121,11 +125,11 @@ _TRADABLE: Final[LiteralString] = (
 )
 _READ_NEW: Final[LiteralString] = (
     f"({_NEW_ORDER} open_orders o WHERE {_TRADABLE} AND "
-    + _NEW.format("o.touched", _SEEN)
+    + _SINCE.format("o.touched")
     + f" LIMIT %(limit)s + 1) UNION ({_NEW_ORDER} (SELECT d.id FROM iot_devices d WHERE d.zone = %(zone)s AND "
-    + _NEW.format("d.freed", _SEEN)
+    + _SINCE.format("d.freed")
     + " UNION SELECT r.device_id FROM transactions r WHERE r.zone = %(zone)s AND "
-    + _NEW.format("r.released", _SEEN)
+    + _SINCE.format("r.released")
     + f""") freed JOIN iot_devices d ON d.id = freed.id
           JOIN open_orders o ON o.user_id = d.owner_id AND o.device_id = d.id
           WHERE {_TRADABLE} LIMIT %(limit)s + 1)"""
@@ -140,7 +144,7 @@ def read_new(conn: Connection, zone: str, *, limit: int) -> Book | None:
     seen = conn.execute("SELECT seen::text FROM ticks WHERE zone = %s", (zone,)).fetchone()
     if seen is None:
         return None
-    rows = conn.execute(_READ_NEW, {"zone": zone, "limit": limit, "seen": seen[0]}).fetchall()
+    rows = conn.execute(_READ_NEW, {"zone": zone, "limit": limit, "seen": seen[0]}, binary=True).fetchall()
     if len(rows) > limit:
         return None
     new = Book()
@@ -274,10 +278,11 @@ def _of_sizes(
         statement,
         {
             "zone": zone,
-            "sizes": sizes,
-            "prices": [wanted[size][0] for size in sizes],
-            "counts": [wanted[size][1] for size in sizes],
+            "sizes": array(sizes),
+            "prices": array(wanted[size][0] for size in sizes),
+            "counts": array(wanted[size][1] for size in sizes),
         },
+        binary=True,  # a third quicker to read
     ).fetchall()
     rows.sort()  # they come so; nothing says that they must
     bounds = {}
@@ -294,7 +299,7 @@ def _best(
 ) -> tuple[list[Any], Place | None]:
     """`place`: where in a row its price stands, which its arrival follows."""
     price, count = wanted
-    rows = conn.execute(statement, {"zone": zone, "price": price, "count": count}).fetchall()
+    rows = conn.execute(statement, {"zone": zone, "price": price, "count": count}, binary=True).fetchall()
     return rows, (rows[-1][place], rows[-1][place + 1]) if len(rows) >= count else None
 
 

@@ -1,6 +1,6 @@
 """Devices (the tables `iot_devices` and `device_reports`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Final, Literal, LiteralString
 from uuid import UUID
@@ -9,6 +9,7 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from energy_market.domain.devices import Device, DeviceSide, DeviceType
+from energy_market.postgres.book import array
 
 REPORTS_KEPT_DAYS: Final = 7
 PRUNED_AT_ONCE: Final = 4
@@ -165,16 +166,16 @@ def donors_of(conn: Connection, owner_id: UUID) -> list[UUID]:
     return [row[0] for row in rows]
 
 
-def free_to_promise(conn: Connection, numbers: Sequence[int], *, device_online_s: int) -> dict[int, int]:
+def free_to_promise(conn: Connection, numbers: Iterable[int], *, device_online_s: int) -> dict[int, int]:
     """Of each device that is there, by its number, the energy that it has and has not promised to a trade."""
     return dict(
         conn.execute(
             "SELECT d.no, (d.available_wh - (" + _TRADED + ") - coalesce(m.energy_wh, 0))::bigint FROM iot_devices d"
             " LEFT JOIN (SELECT device_no, sum(energy_wh) AS energy_wh FROM matches GROUP BY device_no) m"
             "   ON m.device_no = d.no"
-            " WHERE d.no = ANY (%s) AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0"
+            " WHERE d.no = ANY (%s::bigint[]) AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0"
             "   AND d.last_ping > now() - make_interval(secs => %s)",
-            (numbers, device_online_s),
+            (array(numbers), device_online_s),
         ).fetchall()
     )
 

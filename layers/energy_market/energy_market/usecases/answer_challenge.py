@@ -9,8 +9,9 @@ from energy_market.postgres import challenges
 
 def answer_challenge(conn: Connection, *, wallet_address: str, signature: bytes, nonce: str | None) -> None:
     """Use up the challenge that this wallet signed; raises `Unauthorized` if it signed none that is open."""
+    wallet = bytes.fromhex(wallet_address.removeprefix("0x"))
     for challenge in challenges.candidates(conn, wallet_address, nonce):
-        if signer_of(challenge.message, signature) == wallet_address and challenges.use(conn, challenge.nonce):
+        if signer_of(challenge.message, signature) == wallet and challenges.use(conn, challenge.nonce):
             return
     raise not_signed_in()
 

@@ -135,7 +135,7 @@ def _free_wh(conn: Connection, seen: Book, settings: MarketSettings) -> dict[int
     if seen.is_one_sided():
         return {}
     numbers = {order[4] for order in (*seen.whole_asks, *seen.partial_asks)}
-    return devices.free_to_promise(conn, list(numbers), device_online_s=settings.device_online_s)
+    return devices.free_to_promise(conn, numbers, device_online_s=settings.device_online_s)
 
 
 def _between_old_orders(matches: list[Match], new: Book) -> int:
