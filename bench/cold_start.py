@@ -36,7 +36,7 @@ def measure(*, quick: bool) -> Iterator[Row | Table]:
         link_runtime(runtime)
         layer /= "python"
         yield from weights(layer, functions)
-        yield from imports(functions, [layer, runtime], rounds=5 if quick else 15)
+        yield from imports(functions, [layer, runtime], rounds=3 if quick else 15)
 
 
 def weights(layer: Path, functions: dict[str, Path]) -> Iterator[Row | Table]:

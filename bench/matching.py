@@ -19,7 +19,7 @@ from energy_market.domain.matching import Book, match
 from energy_market.domain.quantities import MAX_ENERGY_WH
 
 ORDERS: Final = 100_000
-LOOP_ORDERS_QUICK: Final = 20_000
+LOOP_ORDERS_QUICK: Final = 10_000
 AT_LEAST_THE_LOOP: Final = 1_500
 AT_LEAST_THE_BEST: Final = 2.5
 AT_LEAST_THE_BEST_PARTIAL: Final = 2.0

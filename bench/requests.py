@@ -63,7 +63,7 @@ def measure(*, quick: bool) -> Iterator[Row | Table]:
         with sandbox("auth_api", new_database()) as module:
             yield from said_into(audit, logging_in(module, rounds=rounds))
         with sandbox("market_api", new_database()) as module:
-            orders = LONG_BOOK // (10 if quick else 1)
+            orders = LONG_BOOK // (50 if quick else 1)
             yield from said_into(audit, reading(module, orders=orders, rounds=rounds))
 
 

@@ -54,7 +54,7 @@ class Market:
 def measure(*, quick: bool) -> list[Row | Table]:
     """Whole ticks of all zones at once, when so many orders have come to those that rest."""
     resting = RESTING // (8 if quick else 1)
-    rounds = 3 if quick else 11
+    rounds = 2 if quick else 11
     flow = order_flow(resting + WARM * WARM_ROUNDS + NEW * rounds)
     with server() as new_database, contextlib.ExitStack() as stack:
         forking = get_context("forkserver")
