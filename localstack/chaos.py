@@ -257,6 +257,9 @@ class ThreeLinks:
         return replace(
             direct,
             database_url=direct.database_url.replace(f":{database.port}/", f":{self.database.port}/"),
+            migrations_database_url=direct.migrations_database_url.replace(
+                f":{database.port}/", f":{self.database.port}/"
+            ),
             rpc_url=f"http://127.0.0.1:{self.chain.port}",
             broker=f"{stack.aws.iot_host}:{self.broker.port}",
         )

@@ -30,6 +30,7 @@ POLL_S = 0.2
 FIRST_EXECUTION_S = 120.0
 
 DATABASE_SECRET = "energy-market/database-url"  # noqa: S105 - these are names, or begin them
+MIGRATIONS_DATABASE_SECRET = "energy-market/migrations-database-url"  # noqa: S105
 JWT_KEYS_SECRET = "energy-market/jwt-keys"  # noqa: S105
 OPERATOR_KEY_SECRET = "energy-market/operator-key"  # noqa: S105
 
@@ -65,6 +66,7 @@ def deploy(
     *,
     endpoint_url: str,
     database_url: str,
+    migrations_database_url: str,
     operator_key: str,
     parameters: Mapping[str, str],
     sam: Path | None = None,
@@ -75,7 +77,12 @@ def deploy(
     SettlementContract, TokenContract, DeviceBroker; Platform, PythonRuntime and the sign-in names are set here.
     Raises `ServiceError` with the reason of the resource that failed.
     """
-    secret_names = put_secrets(endpoint_url, database_url=database_url, operator_key=operator_key)
+    secret_names = put_secrets(
+        endpoint_url,
+        database_url=database_url,
+        migrations_database_url=migrations_database_url,
+        operator_key=operator_key,
+    )
     s3 = _session().client("s3", endpoint_url=endpoint_url)
     if BUCKET not in {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
         s3.create_bucket(Bucket=BUCKET)
@@ -113,7 +120,9 @@ def deploy(
     return deployment
 
 
-def put_secrets(endpoint_url: str, *, database_url: str, operator_key: str) -> dict[str, str]:
+def put_secrets(
+    endpoint_url: str, *, database_url: str, migrations_database_url: str, operator_key: str
+) -> dict[str, str]:
     """Create the secrets that the template reads; their names, by the template's parameters.
 
     A secret is resolved when a function is deployed, and a function is only deployed anew when something about it has
@@ -129,6 +138,7 @@ def put_secrets(endpoint_url: str, *, database_url: str, operator_key: str) -> d
         client.create_secret(Name=JWT_KEYS_SECRET, SecretString=json.dumps({"local-1": secrets.token_hex(32)}))
     for parameter, prefix, value in (
         ("DatabaseSecret", DATABASE_SECRET, database_url),
+        ("MigrationsDatabaseSecret", MIGRATIONS_DATABASE_SECRET, migrations_database_url),
         ("OperatorKeySecret", OPERATOR_KEY_SECRET, operator_key),
     ):
         names[parameter] = f"{prefix}-{hashlib.sha256(value.encode()).hexdigest()[:12]}"

@@ -22,9 +22,13 @@ ARTIFACTS = CHECKOUT / "infra" / "contracts" / "artifacts"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Addresses:
-    """Where the functions find database and chain, and the devices their broker (host:port)."""
+    """Where the functions find database and chain, and the devices their broker (host:port).
+
+    `migrations_database_url` is the same database's, for who owns it.
+    """
 
     database_url: str
+    migrations_database_url: str
     rpc_url: str
     broker: str
 
@@ -32,7 +36,8 @@ class Addresses:
     def of(cls, stack: Stack) -> Self:
         """The parts' own."""
         return cls(
-            database_url=stack.database.url,
+            database_url=stack.database.functions_url,
+            migrations_database_url=stack.database.url,
             rpc_url=stack.chain.rpc_url,
             broker=f"{stack.aws.iot_host}:{stack.aws.iot_port}",
         )
@@ -81,6 +86,7 @@ def start_market(
                 built.result(),
                 endpoint_url=stack.aws.endpoint_url,
                 database_url=addresses.database_url,
+                migrations_database_url=addresses.migrations_database_url,
                 operator_key=stack.chain.operator_key,
                 parameters={
                     "ChainId": str(stack.chain.chain_id),

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import hmac
 import importlib.util
 import os
 import pwd
@@ -13,18 +14,28 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
 from ports import on_some_port
 from processes import ServiceError, Started, locked, plain_environment, start, stop, wait_until
+from psycopg import sql
+
+FUNCTIONS_ROLE: Final = "energy_market_functions"
+"""What the functions may do is granted to it, by the migrations."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Database:
-    """A PostgreSQL server; process is None if it is somebody else's."""
+    """A PostgreSQL server; process is None if it is somebody else's.
+
+    `url` is the owner's, who makes the schema; `functions_url` that of who may only what the functions may.
+    """
 
     url: str
+    functions_url: str
     process: Started | None
 
     def stop(self) -> None:
@@ -121,7 +132,8 @@ def _postgres_on(
         return True
 
     wait_until(is_ready, process=process, log=log, timeout_s=60)
-    return Database(url=f"{server}/energy_market", process=process)
+    url = f"{server}/energy_market"
+    return Database(url=url, functions_url=let_functions_in(url), process=process)
 
 
 def postgres_user() -> tuple[int, int] | None:
@@ -261,10 +273,32 @@ def _clear_stale_pid(data: Path) -> None:
 
 
 def existing_database(url: str) -> Database:
-    """Use somebody else's PostgreSQL."""
+    """Use somebody else's PostgreSQL, whose user may make roles and, in this database, tables."""
     try:
         psycopg.connect(url, connect_timeout=10).close()
     except psycopg.OperationalError as error:
         message = f"The database that DATABASE_URL names does not answer: {error}"
         raise ServiceError(message) from error
-    return Database(url=url, process=None)
+    try:
+        return Database(url=url, functions_url=let_functions_in(url), process=None)
+    except psycopg.errors.InsufficientPrivilege as error:
+        message = f"The user that DATABASE_URL names may not make a role for the functions: {error}"
+        raise ServiceError(message) from error
+
+
+def let_functions_in(owner_url: str) -> str:
+    """See to it that somebody can log in who may only what the functions may; his URL for the same database.
+
+    His password follows from the owner's, so that it is the same after a restart and nothing need be kept.
+    """
+    owner = urlsplit(owner_url)
+    login = f"functions_of_{owner.username}"
+    password = hmac.new((owner.password or "").encode(), login.encode(), hashlib.sha256).hexdigest()
+    with psycopg.connect(owner_url, autocommit=True, connect_timeout=10) as connection:
+        for role, kind in ((FUNCTIONS_ROLE, "NOLOGIN"), (login, "LOGIN")):
+            # They are the server's: another of its databases may have them already, or make them at this moment.
+            with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+                connection.execute(sql.SQL("CREATE ROLE {} {}").format(sql.Identifier(role), sql.SQL(kind)))
+        connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(login), sql.Literal(password)))
+        connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(FUNCTIONS_ROLE), sql.Identifier(login)))
+    return owner._replace(netloc=f"{login}:{password}@{owner.netloc.rpartition('@')[2]}").geturl()

@@ -12,9 +12,10 @@ import pytest
 from processes import began_at, locked
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from services import LOCAL, remove_state, start_anvil, start_postgres, stop_orphans
+from services import LOCAL, Database, remove_state, start_anvil, start_postgres, stop_orphans
 
 from energy_market.postgres.migrations import migrate
+from tests.owner import as_functions, as_owner, remember
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TEMPLATE = "energy_market_template"
@@ -68,38 +69,50 @@ def state_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def postgres(state_folder: Path) -> Iterator[str]:
-    """Start PostgreSQL with a template that has the schema; the URL of the server's own database."""
+def server(state_folder: Path) -> Iterator[Database]:
+    """Start PostgreSQL with a template that has the schema."""
     folder = state_folder / "database"
     server = start_postgres(folder)
+    remember(server)
     try:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
         with psycopg.connect(make_conninfo(server.url, dbname=TEMPLATE), autocommit=True) as connection:
             migrate(connection, CHECKOUT / "infra" / "migrations")
-        yield server.url
+        yield server
     finally:
         server.stop()
         remove_state(folder)
 
 
+@pytest.fixture(scope="session")
+def postgres(server: Database) -> str:
+    """The owner's URL of the server's own database."""
+    return server.url
+
+
 @pytest.fixture
-def database_url(postgres: str) -> Iterator[str]:
-    """Make a database with the schema and nothing in it, for this test alone; its URL."""
+def database_url(server: Database) -> Iterator[str]:
+    """Make a database with the schema and nothing in it, for this test alone; the functions' URL of it."""
     name = f"test_{next(_databases)}"
-    with psycopg.connect(postgres, autocommit=True) as connection:
+    with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute(
             sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
         )
-        server, _, _ = postgres.rpartition("/")
-        yield f"{server}/{name}"
+        yield as_functions(server, name)
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
-def connection(database_url: str) -> Iterator[psycopg.Connection]:
-    """Open a connection to this test's database, in autocommit mode as the product's own."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
+def owner_url(database_url: str) -> str:
+    """The owner's URL of this test's database."""
+    return as_owner(database_url)
+
+
+@pytest.fixture
+def connection(owner_url: str) -> Iterator[psycopg.Connection]:
+    """Open a connection of the owner's to this test's database, in autocommit mode as the product's own."""
+    with psycopg.connect(owner_url, autocommit=True) as connection:
         yield connection
 
 

@@ -71,9 +71,9 @@ def loop(database_url: str, market: Market, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def proxy(database_url: str) -> Iterator[Proxy]:
+def proxy(database_url: str, owner_url: str) -> Iterator[Proxy]:
     """A wire to this test's database that can be disturbed."""
-    with psycopg.connect(database_url, autocommit=True) as conn:
+    with psycopg.connect(owner_url, autocommit=True) as conn:
         conn.execute(DOOM)
     proxy = Proxy(database_url)
     yield proxy

@@ -20,6 +20,7 @@ from energy_market.usecases.publish_commands import Published, publish_commands
 from energy_market.usecases.record_lock_response import Outcome, record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.run_tick import run_tick
+from tests.owner import as_owner
 
 SETTINGS = MarketSettings(lock_timeout_s=30, device_online_s=120, settlement_window_s=600)
 
@@ -54,11 +55,13 @@ class Market:
 
     def __init__(self, url: str) -> None:
         self.database = Database(url)
+        self._owners_database = Database(as_owner(url))
         self.published: list[Command] = []
         self._seq = 0
 
     def close(self) -> None:
         self.database.close()
+        self._owners_database.close()
 
     # ------------------------------------------------------------------------------------------------ people
 
@@ -191,7 +194,8 @@ class Market:
         return home, buyer, self.trades(buyer)[0]
 
     def sql(self, statement: str, *values: object) -> list[tuple[object, ...]]:
-        with self.database.transaction() as conn:
+        """What the test arranges or looks up behind the product's back, as the owner."""
+        with self._owners_database.transaction() as conn:
             cursor = conn.execute(statement.encode(), values)
             return cursor.fetchall() if cursor.description else []
 

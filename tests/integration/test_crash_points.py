@@ -113,13 +113,13 @@ def test_a_tick_may_die_in_any_of_its_five_attempts(loop: Loop, market: Market) 
 
 
 def test_a_deploy_whose_migrations_die_is_finished_by_the_next_call(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+    owner_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("DATABASE_URL", owner_url)
     stages: list[Migrating] = []
 
     def stage() -> Migrating:
-        stages.append(Migrating(database_url))
+        stages.append(Migrating(owner_url))
         return stages[-1]
 
     def process(fuse: Fuse) -> AbstractContextManager[None]:

@@ -28,6 +28,7 @@ from tests.integration.neighbours import (
     SigningUp,
 )
 from tests.integration.postgres_proxy import DOOM, Proxy
+from tests.owner import as_owner
 
 TELLING = ("disturbed", "doomed", "psycopg", "connection", "PL/pgSQL", "127.0.0.1")
 
@@ -68,18 +69,18 @@ def test_the_loop_takes_its_next_step_and_the_queues_deliver_again(loop: Loop, m
 
 
 def test_a_deploy_that_fails_for_the_database_is_done_by_the_next(
-    database_url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    owner_url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages: list[Migrating] = []
 
     @contextmanager
     def on(_: Database) -> Iterator[None]:
-        monkeypatch.setenv("DATABASE_URL", proxy.url)
+        monkeypatch.setenv("DATABASE_URL", as_owner(proxy.url))
         yield
 
     def stage() -> Migrating:
-        stages.append(Migrating(database_url))
-        with psycopg.connect(database_url, autocommit=True) as conn:
+        stages.append(Migrating(owner_url))
+        with psycopg.connect(owner_url, autocommit=True) as conn:
             conn.execute(DOOM)
         return stages[-1]
 

@@ -433,8 +433,8 @@ def test_a_statement_that_fails_is_not_said_again(database_url: str) -> None:
     database.close()
 
 
-def test_after_a_failover_the_server_that_only_reads_is_left(edge: Edge, database_url: str) -> None:
-    with psycopg.connect(database_url, autocommit=True) as conn:
+def test_after_a_failover_the_server_that_only_reads_is_left(edge: Edge, owner_url: str) -> None:
+    with psycopg.connect(owner_url, autocommit=True) as conn:
         name = psycopg.sql.Identifier(conn.info.dbname)
         conn.execute(psycopg.sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
         assert edge.client.get("/numbers").refusal == (503, "database_unavailable")

@@ -30,6 +30,7 @@ from tests.api import ENVIRONMENT, load_function
 from tests.conftest import CHECKOUT
 from tests.integration.alongside import Alongside, all_at_once, wait_until_somebody_waits_for
 from tests.integration.market import SETTINGS, Home, Market
+from tests.owner import as_owner
 
 
 def differences(database_url: str) -> list[str]:
@@ -429,7 +430,7 @@ def test_a_migration_in_the_midst_of_trading(market: Market, database_url: str, 
     ]
     try:
         wait_until(lambda: all(done[name] > 10 for name in ("trade", "cancel", "report", "loop")))
-        with psycopg.connect(database_url, autocommit=True) as conn:
+        with psycopg.connect(as_owner(database_url), autocommit=True) as conn:
             assert migrate(conn, folder) == [version]
         before = done.copy()
         wait_until(lambda: all(done[name] > before[name] + 10 for name in ("trade", "cancel", "report", "loop")))

@@ -10,6 +10,7 @@ from reconcile import DeviceRecord, Ledger, reconcile
 
 from tests.chain import Chain, trade
 from tests.integration.market import Home, Market
+from tests.owner import as_owner
 
 TRADE_WH = 500
 PRICE_MICRO = 200_000
@@ -34,7 +35,7 @@ class Settled:
 
     def spoil(self, statement: str, *values: object) -> None:
         """Change rows behind the triggers' back, as a fault would."""
-        with self.market.database.transaction() as conn:
+        with psycopg.connect(as_owner(self.url)) as conn:
             conn.execute("SET LOCAL session_replication_role = replica")
             conn.execute(statement.encode(), values)
 

@@ -16,7 +16,9 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 from client import UnreachableError
+from postgres_server import FUNCTIONS_ROLE
 from psycopg import sql
+from services import Database as Server
 
 import energy_market.database
 from energy_market.database import Database
@@ -25,6 +27,7 @@ from tests.integration.everybody import Everybody
 from tests.integration.loop import Loop
 from tests.integration.market import Market
 from tests.integration.neighbours import Api, Cancelling, Ordering
+from tests.owner import as_functions, as_owner
 
 DISK_MB = 32
 
@@ -36,15 +39,15 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def somebody(database_url: str) -> Iterator[str]:
+def somebody(database_url: str, owner_url: str) -> Iterator[str]:
     """The address for a role that may have two connections at a time."""
     name = f"somebody_{uuid4().hex[:8]}"
-    with psycopg.connect(database_url, autocommit=True) as conn:
-        quoted = sql.Identifier(name)
-        conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x' CONNECTION LIMIT 2").format(quoted))
-        conn.execute(sql.SQL("GRANT ALL ON ALL TABLES IN SCHEMA public TO {}").format(quoted))
+    with psycopg.connect(owner_url, autocommit=True) as conn:
+        quoted, functions = sql.Identifier(name), sql.Identifier(FUNCTIONS_ROLE)
+        conn.execute(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x' CONNECTION LIMIT 2 IN ROLE {}").format(quoted, functions)
+        )
         yield f"postgresql://{name}:x@{database_url.rpartition('@')[2]}"
-        conn.execute(sql.SQL("DROP OWNED BY {}").format(quoted))
         conn.execute(sql.SQL("DROP ROLE {}").format(quoted))
 
 
@@ -61,7 +64,7 @@ def test_without_a_free_connection_everybody_waits_for_one(api: Api, loop: Loop,
 @contextlib.contextmanager
 def locked_order(url: str, order: UUID) -> Iterator[psycopg.Connection]:
     """Somebody holds the order's row in the book, in a transaction that does not end."""
-    with psycopg.connect(url) as conn:
+    with psycopg.connect(as_owner(url)) as conn:
         conn.execute("SET deadlock_timeout = '10 s'")
         conn.execute("SELECT FROM open_orders WHERE order_id = %s FOR UPDATE", (order,))
         yield conn
@@ -89,7 +92,7 @@ def test_the_victim_of_a_deadlock_asks_again(api: Api, market: Market, database_
         with pytest.raises(UnreachableError):
             cancelling.go()
 
-    with psycopg.connect(database_url, autocommit=True) as conn:
+    with psycopg.connect(as_owner(database_url), autocommit=True) as conn:
         conn.execute(
             sql.SQL("ALTER DATABASE {} SET deadlock_timeout = '300 ms'").format(sql.Identifier(conn.info.dbname))
         )
@@ -114,9 +117,9 @@ def _wait_for_a_waiter(url: str) -> None:
 
 
 @pytest.fixture
-def small_disk(postgres: str) -> Iterator[tuple[str, Path]]:
+def small_disk(server: Server) -> Iterator[tuple[str, Path]]:
     """A database on a disk of its own, and that disk; skipped where this process may not mount one."""
-    with psycopg.connect(postgres, autocommit=True) as conn, contextlib.ExitStack() as undo:
+    with psycopg.connect(server.url, autocommit=True) as conn, contextlib.ExitStack() as undo:
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp")))
         folder.chmod(0o755)
         disk = folder / "disk"
@@ -139,7 +142,7 @@ def small_disk(postgres: str) -> Iterator[tuple[str, Path]]:
             sql.SQL("CREATE DATABASE {} TEMPLATE {} TABLESPACE {}").format(quoted, sql.Identifier(TEMPLATE), quoted)
         )
         undo.callback(conn.execute, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(quoted))
-        yield f"{postgres.rpartition('/')[0]}/{name}", disk
+        yield as_functions(server, name), disk
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from tests.integration.loop import Loop, TwoSteps
 from tests.integration.market import Market
 from tests.integration.neighbours import Api, Ordering, Registering
 from tests.integration.postgres_proxy import Proxy
+from tests.owner import remember
 
 
 class OwnServer:
@@ -35,9 +36,10 @@ class OwnServer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.server: Server = start_postgres(folder)
-        self.url = self.server.url
+        remember(self.server)
+        self.url = self.server.functions_url
         self.port = psycopg.conninfo.conninfo_to_dict(self.url)["port"]
-        with psycopg.connect(self.url, autocommit=True) as conn:
+        with psycopg.connect(self.server.url, autocommit=True) as conn:
             migrate(conn, CHECKOUT / "infra" / "migrations")
 
     def kill(self) -> None:

@@ -30,6 +30,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from psycopg.errors import LockNotAvailable
+from services import Database as Server
 
 from energy_market.database import Database
 from energy_market.devices import QueuedMessage
@@ -530,8 +531,8 @@ def lives() -> settings:
     )
 
 
-def test_whatever_happens_in_whatever_order_the_books_agree(postgres: str, anvil: str) -> None:
-    stage = Stage(postgres, anvil)
+def test_whatever_happens_in_whatever_order_the_books_agree(server: Server, anvil: str) -> None:
+    stage = Stage(server, anvil)
     machine = type("WholeLifeHere", (WholeLife,), {"stage": stage})
     if "WHOLE_LIVES_SEED" in os.environ:
         machine = seed(int(os.environ["WHOLE_LIVES_SEED"]))(machine)

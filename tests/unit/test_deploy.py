@@ -10,6 +10,7 @@ from deploy import build, put_secrets
 from moto import mock_aws
 from services import ServiceError
 
+MIGRATIONS = "postgresql://m"
 AWS = "https://secretsmanager.us-east-1.amazonaws.com"
 
 
@@ -19,8 +20,9 @@ def secret(name: str) -> str:
 
 @mock_aws
 def test_the_template_is_told_the_names_of_the_secrets() -> None:
-    names = put_secrets(AWS, database_url="postgresql://a", operator_key="0x1")
+    names = put_secrets(AWS, database_url="postgresql://a", migrations_database_url=MIGRATIONS, operator_key="0x1")
     assert secret(names["DatabaseSecret"]) == "postgresql://a"
+    assert secret(names["MigrationsDatabaseSecret"]) == MIGRATIONS
     assert secret(names["OperatorKeySecret"]) == "0x1"
     (key,) = json.loads(secret(names["JwtKeysSecret"])).values()
     assert len(key) >= 32
@@ -28,17 +30,26 @@ def test_the_template_is_told_the_names_of_the_secrets() -> None:
 
 @mock_aws
 def test_another_value_has_another_name_so_that_functions_are_deployed_with_it() -> None:
-    first = put_secrets(AWS, database_url="postgresql://a", operator_key="0x1")
-    second = put_secrets(AWS, database_url="postgresql://b", operator_key="0x1")
+    first = put_secrets(AWS, database_url="postgresql://a", migrations_database_url=MIGRATIONS, operator_key="0x1")
+    second = put_secrets(AWS, database_url="postgresql://b", migrations_database_url=MIGRATIONS, operator_key="0x1")
     assert first["DatabaseSecret"] != second["DatabaseSecret"]
     assert first["OperatorKeySecret"] == second["OperatorKeySecret"]
-    assert put_secrets(AWS, database_url="postgresql://a", operator_key="0x1") == first
+    assert (
+        put_secrets(AWS, database_url="postgresql://a", migrations_database_url=MIGRATIONS, operator_key="0x1") == first
+    )
 
 
 @mock_aws
 def test_deploying_again_logs_nobody_out() -> None:
-    first = secret(put_secrets(AWS, database_url="a", operator_key="b")["JwtKeysSecret"])
-    assert secret(put_secrets(AWS, database_url="c", operator_key="d")["JwtKeysSecret"]) == first
+    first = secret(
+        put_secrets(AWS, database_url="a", migrations_database_url=MIGRATIONS, operator_key="b")["JwtKeysSecret"]
+    )
+    assert (
+        secret(
+            put_secrets(AWS, database_url="c", migrations_database_url=MIGRATIONS, operator_key="d")["JwtKeysSecret"]
+        )
+        == first
+    )
 
 
 def program(path: Path, text: str) -> Path:

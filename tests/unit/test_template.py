@@ -168,7 +168,7 @@ def test_every_function_is_given_the_variables_that_it_reads_and_no_others(funct
     shared = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"].keys()
     own = FUNCTIONS[function]["Properties"].get("Environment", {}).get("Variables", {}).keys()
     read = {name for name in _variables_read_by(function) if not name.startswith("AWS_")}
-    assert read - shared == own
+    assert read - shared == own - shared
 
 
 @pytest.mark.parametrize(
@@ -187,6 +187,15 @@ def test_only_who_needs_a_secret_has_it_and_only_by_reference(variable: str, hol
     assert {name for name, value in found.items() if value is not None} == holders
     for name in holders:
         assert found[name]["Fn::Sub"].startswith("{{resolve:secretsmanager:")
+
+
+def test_only_the_migrations_are_told_who_owns_the_schema() -> None:
+    shared = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
+    assert shared == {"DATABASE_URL": {"Fn::Sub": "{{resolve:secretsmanager:${DatabaseSecret}}}"}}
+    text = (ROOT / "template.yaml").read_text()
+    assert text.count("${MigrationsDatabaseSecret}") == 1
+    own = FUNCTIONS["MigrationsFunction"]["Properties"]["Environment"]["Variables"]
+    assert own == {"DATABASE_URL": {"Fn::Sub": "{{resolve:secretsmanager:${MigrationsDatabaseSecret}}}"}}
 
 
 @pytest.mark.parametrize("function", [name for name in FUNCTIONS if name != "MigrationsFunction"])

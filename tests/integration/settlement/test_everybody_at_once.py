@@ -29,6 +29,7 @@ from energy_market.usecases.settle_trades import settle_trades
 from tests.integration.market import SETTINGS, Market
 from tests.integration.model_device import ModelDevice
 from tests.integration.settlement.world import NANO, RULES, World
+from tests.owner import as_owner
 
 SECONDS = float(os.environ.get("EVERYBODY", "6"))
 AT_MOST_S = SECONDS + 60
@@ -211,7 +212,7 @@ class Town:
 
 
 def test_everybody_at_once(world: World) -> None:
-    with psycopg.connect(world.database_url, autocommit=True) as conn:
+    with psycopg.connect(as_owner(world.database_url), autocommit=True) as conn:
         # Found at once, and not only after a second.
         conn.execute(f"ALTER DATABASE {conn.info.dbname} SET deadlock_timeout = '20 ms'".encode())
         conn.execute(SLOW_MOTION.encode())

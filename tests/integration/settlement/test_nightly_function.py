@@ -12,6 +12,7 @@ from energy_market.evm.rpc import Unreachable
 from energy_market.usecases.reconcile import OutOfTime
 from tests.api import ENVIRONMENT, load_function
 from tests.integration.settlement.world import World
+from tests.owner import as_owner
 
 
 class Context:
@@ -73,7 +74,7 @@ def test_each_difference_is_a_line_and_all_are_counted(
     deal = world.lock()
     world.sweep()
     world.sql("UPDATE settlement_batches SET status = 'Final'")
-    with world.database.transaction() as conn:
+    with psycopg.connect(as_owner(world.database_url)) as conn:
         conn.execute("SET LOCAL session_replication_role = replica")  # behind the triggers' back
         conn.execute("DELETE FROM events WHERE entity_id = %s AND to_status = 'Submitted'", (deal.id,))
     monkeypatch.setattr(function, "MAX_LINES", 1)

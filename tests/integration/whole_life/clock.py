@@ -20,7 +20,10 @@ _SCHEMA: Final[LiteralString] = """
     CREATE FUNCTION simulated.clock_timestamp() RETURNS timestamptz VOLATILE LANGUAGE sql AS $$
         SELECT at + interval '1 microsecond' * CASE WHEN current_setting('transaction_read_only') = 'off'
                                                     THEN nextval('simulated.instants') ELSE 0 END
-        FROM simulated.clock $$
+        FROM simulated.clock $$;
+    GRANT USAGE ON SCHEMA simulated TO energy_market_functions;
+    GRANT SELECT ON simulated.clock TO energy_market_functions;
+    GRANT USAGE ON SEQUENCE simulated.instants TO energy_market_functions;
 """
 
 

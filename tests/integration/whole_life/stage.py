@@ -7,6 +7,7 @@ from uuid import UUID
 import psycopg
 from eth_account.signers.local import LocalAccount
 from psycopg import Connection, sql
+from services import Database as Server
 
 from energy_market.evm.books import Books
 from energy_market.evm.contract import Contract
@@ -15,6 +16,7 @@ from tests.conftest import TEMPLATE
 from tests.integration.settlement.world import CHAIN_ID, NANO, World
 from tests.integration.whole_life.clock import install, set_clock, url_with_clock
 from tests.integration.whole_life.disturbed import Disturbance, DisturbedDatabase, DisturbedLedger
+from tests.owner import as_functions, as_owner
 
 RICH_NANO, POOR_NANO = 10**9, 3 * 10**7
 AVAILABLE_WH: Final = 600
@@ -38,18 +40,18 @@ class Person:
 class Stage:
     """Two homes with a device each, two buyers, one of whom is poor. Everything is real but time and the devices."""
 
-    def __init__(self, server: str, node: str) -> None:
+    def __init__(self, server: Server, node: str) -> None:
         self._server = server
         self._name = "whole_life"
-        with psycopg.connect(server, autocommit=True) as conn:
+        with psycopg.connect(server.url, autocommit=True) as conn:
             conn.execute(
                 sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(self._name), sql.Identifier(TEMPLATE))
             )
-        plain_url = f"{server.rpartition('/')[0]}/{self._name}"
-        with psycopg.connect(plain_url, autocommit=True) as conn:
+        plain_url = as_functions(server, self._name)
+        with psycopg.connect(as_owner(plain_url), autocommit=True) as conn:
             install(conn)
         url = url_with_clock(plain_url)
-        self.conn = psycopg.connect(url, autocommit=True)  # the test's own view
+        self.conn = psycopg.connect(as_owner(url), autocommit=True)  # the test's own view
         self._tables = [
             table
             for (table,) in self.conn.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
@@ -123,7 +125,7 @@ class Stage:
         self.other_database.close()
         self.conn.close()
         self.world.close()
-        with psycopg.connect(self._server, autocommit=True) as conn:
+        with psycopg.connect(self._server.url, autocommit=True) as conn:
             conn.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(self._name)))
 
     def transact(self, person: Person, contract: Contract, function: str, *arguments: object) -> None:
