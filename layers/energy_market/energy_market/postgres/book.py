@@ -4,9 +4,9 @@ All of it in one transaction that sees one moment (REPEATABLE READ): whoever cha
 makes the write fail with one of `MOVED`, and the tick is to be taken again.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final, LiteralString
 
@@ -285,12 +285,8 @@ def _of_sizes(
         binary=True,  # a third quicker to read
     ).fetchall()
     rows.sort()  # they come so; nothing says that they must
-    bounds = {}
-    if len(rows) >= min(count for _, count in wanted.values()):
-        for size, group in groupby(rows, itemgetter(0)):
-            orders = list(group)
-            if len(orders) >= wanted[size][1]:
-                bounds[size] = (orders[-1][1], orders[-1][2])
+    read, last = Counter(map(itemgetter(0), rows)), {row[0]: row for row in rows}
+    bounds = {size: (last[size][1], last[size][2]) for size, count in read.items() if count >= wanted[size][1]}
     return rows, bounds
 
 
