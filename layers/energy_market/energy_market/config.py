@@ -1,8 +1,14 @@
-"""Configuration: the one place that reads the environment. What must be set has no default."""
+"""Configuration: the one place that reads the environment. What must be set has no default.
+
+No error says what a variable holds, and what holds a secret does not show it: both end in logs.
+"""
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 
 class ConfigurationError(Exception):
@@ -10,8 +16,13 @@ class ConfigurationError(Exception):
 
 
 def database_url() -> str:
-    """The libpq connection string."""
-    return _text("DATABASE_URL")
+    """The libpq connection string. One that libpq would misread is refused here: its words would quote a password."""
+    url = _text("DATABASE_URL")
+    if not _is_connection_string(url):
+        raise ConfigurationError(
+            "DATABASE_URL must be a connection string of PostgreSQL, what is special in a password percent-encoded."
+        )
+    return url
 
 
 def settle_function() -> str:
@@ -25,7 +36,7 @@ class HttpSettings:
 
     rate_limit_per_minute: int
     allowed_origins: tuple[str, ...]
-    jwt_keys: dict[str, str]  # kid -> secret; the first signs, all verify
+    jwt_keys: dict[str, str] = field(repr=False)  # kid -> secret; the first signs, all verify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +53,7 @@ class ChainSettings:
     """The chain and the contracts that trades are settled on."""
 
     chain_id: int
-    rpc_url: str
+    rpc_url: str = field(repr=False)  # it may hold an access key
     settlement_contract: str
     token_contract: str
     token_decimals: int
@@ -54,7 +65,7 @@ class ChainSettings:
 class SettlementSettings:
     """What the operator needs to settle."""
 
-    operator_private_key: str
+    operator_private_key: str = field(repr=False)
     max_batch: int
     delivery_window_s: int
 
@@ -79,7 +90,10 @@ class DeviceSettings:
 
 def http_settings() -> HttpSettings:
     """Settings of the HTTP edge."""
-    keys = json.loads(_text("JWT_KEYS"))
+    try:
+        keys = json.loads(_text("JWT_KEYS"))
+    except ValueError:
+        keys = None
     if not isinstance(keys, dict) or not keys or not all(isinstance(v, str) and len(v) >= 32 for v in keys.values()):  # noqa: PLR2004
         raise ConfigurationError("JWT_KEYS must be a JSON object of key ids and secrets of at least 32 characters.")
     return HttpSettings(
@@ -138,6 +152,18 @@ def device_online_s() -> int:
 def device_settings() -> DeviceSettings:
     """Settings of device registration."""
     return DeviceSettings(policy=_text("DEVICE_POLICY"), broker=_text("DEVICE_BROKER"), ca_url=_text("DEVICE_CA_URL"))
+
+
+def _is_connection_string(url: str) -> bool:
+    """Whether libpq reads it, and takes no part of a password for the server's name."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        return False
+    ports = str(parts.get("port", "5432")).split(",")
+    return all(port.isdecimal() for port in ports) and not any(
+        "@" in str(parts.get(name, "")) for name in ("host", "dbname")
+    )
 
 
 def _text(name: str) -> str:

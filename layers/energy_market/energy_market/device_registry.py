@@ -7,7 +7,7 @@ import binascii
 import re
 from base64 import b64decode
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
@@ -30,7 +30,7 @@ class Credentials:
     certificate_arn: str
     certificate_id: str
     certificate_pem: str
-    private_key: str | None
+    private_key: str | None = field(repr=False)
 
 
 def check_csr(csr: str) -> None:

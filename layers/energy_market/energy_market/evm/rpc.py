@@ -57,13 +57,7 @@ class Rpc:
         chance: Callable[[], float] = random.random,
     ) -> None:
         """`timeout_s` bounds one attempt; `budget_s` all attempts together, counted from now or `start_budget`."""
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or parts.hostname is None:
-            raise ValueError("the address of a node begins with http:// or https://")
-        self._secure = parts.scheme == "https"
-        self._host = parts.hostname
-        self._port = parts.port
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._secure, self._host, self._port, self._target = _parts_of(url)
         self._timeout_s = timeout_s
         self._monotonic = monotonic
         self._sleep = sleep
@@ -165,6 +159,21 @@ class Rpc:
         if self._connection.sock is not None:
             self._connection.sock.settimeout(timeout_s)
         return self._connection
+
+
+def _parts_of(url: str) -> tuple[bool, str, int | None, str]:
+    """(secure, host, port, target). Raises ValueError, which does not quote the address: it may hold an access key."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("the address of a node cannot be read") from None
+    if parts.scheme not in ("http", "https") or host is None:
+        raise ValueError("the address of a node begins with http:// or https://")
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not (target.isascii() and target.isprintable() and " " not in target):
+        raise ValueError("the address of a node has a character that no address has")
+    return parts.scheme == "https", host, port, target
 
 
 def _result(answer: dict[str, Any]) -> Any:  # noqa: ANN401 -- JSON

@@ -10,7 +10,7 @@ Whoever changes several trades locks them in the order in which they were made: 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final, Literal, LiteralString
 from uuid import UUID
 
 from psycopg import Connection
@@ -136,7 +136,9 @@ def newest_final(conn: Connection, account: Account) -> Batch | None:
     return found[0] if found else None
 
 
-def _batches(conn: Connection, account: Account, condition: str, order: str, **parameters: object) -> list[Batch]:
+def _batches(
+    conn: Connection, account: Account, condition: LiteralString, order: LiteralString, **parameters: object
+) -> list[Batch]:
     with conn.cursor(row_factory=class_row(Batch)) as cursor:
         return cursor.execute(
             f"{_BATCHES} WHERE b.chain_id = %(chain_id)s AND b.sender = %(sender)s AND {condition} {order}",

@@ -1,7 +1,7 @@
 """Begin a session."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from psycopg import Connection
@@ -16,8 +16,8 @@ class Session:
     """What a client holds: a token to ask with, and a token to get the next pair with."""
 
     user_id: UUID
-    access_token: str
-    refresh_token: str
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
 
 
 def log_in(
