@@ -9,6 +9,7 @@
 # WORKERS    how many processes `make test` shares the files among (default: 2; 0: none but its own)
 # QUICK, SECTIONS   whether `make bench` is to be short, and what it measures (default: all, in about half an hour)
 # JOBS, MUTANTS, LIVES   how many mutants are tried at once, which, and how hard the state machine looks for each
+# ATTACKS, FUZZ_EXAMPLES what `make security` does (scan, attacks, fuzz; default: all), and how much it sends to each route
 
 PYTHON ?= python3
 RUNTIME ?= 3.13
@@ -23,7 +24,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up run chaos up down reconcile replay deploy test bench mutants check format lock clean
+.PHONY: help set-up run chaos up down reconcile replay deploy test bench mutants security check format lock clean
 
 help: ## Say what there is
 	@echo "make run     the whole system on this machine, with a simulated community (HOMES=10 DURATION=seconds)"
@@ -35,6 +36,7 @@ help: ## Say what there is
 	@echo "make test    all tests (TESTS=... for some)"
 	@echo "make bench   measure speed beside its floors and other engines (QUICK=1 for under two minutes, SECTIONS=... for some)"
 	@echo "make mutants plant bugs, one at a time, and see that each is found (JOBS=2)"
+	@echo "make security  scan, attack and fuzz the product (ATTACKS=... for some of it, FUZZ_EXAMPLES=50)"
 	@echo "make check   lint, types, template, contract artifacts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make deploy  deploy to an AWS account (SAM's guided deploy)"
@@ -80,6 +82,10 @@ bench: set-up
 mutants: set-up
 	@$(VENV)/python -m tests.mutants
 
+security: SET_UP = security
+security: set-up
+	@PYTHONPATH=$(CURDIR)/localstack $(VENV)/python -m tests.security $(ATTACKS)
+
 check: set-up
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
@@ -106,6 +112,7 @@ lock:
 	$(COMPILE) node -o localstack/locks/node.txt
 	$(COMPILE) uv -o localstack/locks/uv.txt
 	$(COMPILE) bench -c requirements.txt -o localstack/locks/bench.txt
+	$(COMPILE) security -o localstack/locks/security.txt
 	npm install --package-lock-only --ignore-scripts
 
 clean:

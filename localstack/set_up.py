@@ -3,7 +3,7 @@
 Runs before anything is installed, under the interpreter that everything is to run under: standard library only, and
 the version is checked before anything that an old interpreter would not understand.
 
-Usage: set_up.py [uv|bench]      ("uv": only the installer, for `make lock`; "bench": also what `make bench` needs)
+Usage: set_up.py [uv|bench|security]   ("uv": only the installer, for `make lock`; the others: also what they need)
 """
 
 import sys
@@ -40,6 +40,7 @@ ENVIRONMENTS = {
     "ministack": LOCKS / "ministack.txt",
     "sam": LOCKS / "sam.txt",
     "bench": LOCKS / "bench.txt",
+    "security": LOCKS / "security.txt",
 }
 """Folder under .local -> the lock that it is made from."""
 

@@ -10,6 +10,8 @@ from uuid import UUID
 
 import yaml
 
+from energy_market.domain.wallets import parse_address
+
 CONTRACT = Path(__file__).parent.parent / "infra" / "openapi.yaml"
 KNOWN_WORDS = {
     "$ref", "type", "format", "description", "properties", "required", "additionalProperties", "enum", "nullable",
@@ -111,6 +113,8 @@ def _check_format(value: str, kind: str | None, where: str) -> None:
     patterns = {"date-time": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "date": r"\d{4}-\d\d-\d\d"}
     if kind == "uuid":
         assert str(UUID(value)) == value, where
+    elif kind == "eip55-address":
+        assert parse_address(value) == value, where
     elif kind is not None:
         assert re.fullmatch(patterns[kind], value), f"{where}: {value!r}"
 

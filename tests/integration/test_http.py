@@ -232,7 +232,11 @@ BAD_QUERIES: list[tuple[dict[str, str | list[str]], tuple[int, str]]] = [
     ({"limit": "\u0663"}, (400, "invalid_query")),
     ({"limit": ["1", "2"]}, (400, "invalid_query")),
     ({"Limit": "1"}, (400, "invalid_query")),
-    ({"min_price": "1e1"}, (400, "invalid_query")),
+    ({"min_price": "1e"}, (400, "invalid_query")),
+    ({"min_price": "1e99"}, (400, "invalid_token_price")),
+    ({"min_price": "1e-7"}, (400, "invalid_token_price")),
+    ({"min_price": "1e999999999"}, (400, "invalid_query")),
+    ({"min_price": "NaN"}, (400, "invalid_query")),
     ({"min_price": "-1"}, (400, "invalid_query")),
     ({"min_price": "0"}, (400, "invalid_token_price")),
     ({"cursor": "!"}, (400, "invalid_cursor")),
@@ -244,6 +248,11 @@ BAD_QUERIES: list[tuple[dict[str, str | list[str]], tuple[int, str]]] = [
 def test_a_query_that_is_not_as_it_should_be_is_refused(edge: Edge) -> None:
     refusals = [(query, edge.client.get("/page", query=query).refusal) for query, _ in BAD_QUERIES]
     assert refusals == BAD_QUERIES
+
+
+@pytest.mark.parametrize("spelt", ["0.000001", "1e-06", "1E-6", "0.1e-5"])
+def test_a_number_in_a_query_may_be_spelt_in_several_ways(edge: Edge, spelt: str) -> None:
+    assert edge.client.get("/page", query={"min_price": spelt}).json[1] == 1
 
 
 def test_a_route_without_parameters_refuses_any(edge: Edge) -> None:

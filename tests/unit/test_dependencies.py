@@ -66,6 +66,17 @@ def test_npms_lock_has_hashes_and_names_no_registry() -> None:
     assert text.count('"integrity"') == text.count('"node_modules/')
 
 
+def test_no_package_runs_a_program_as_it_is_installed() -> None:
+    commands = [
+        line
+        for path in ("Makefile", "localstack/set_up.py", ".ci/run")
+        for line in (CHECKOUT / path).read_text().splitlines()
+        if re.search(r"\bnpm (ci|install)\b|\*command, \"(ci|install)\"", line)
+    ]
+    assert len(commands) == 2
+    assert [command for command in commands if "--ignore-scripts" not in command] == []
+
+
 def test_the_layer_goes_without_what_chalices_command_line_needs() -> None:
     assert locked(SHIPPED[0]).keys() & {"botocore", "click", "inquirer", "jmespath", "pip", "setuptools"} == set()
 

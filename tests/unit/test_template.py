@@ -198,6 +198,26 @@ def test_only_the_migrations_are_told_who_owns_the_schema() -> None:
     assert own == {"DATABASE_URL": {"Fn::Sub": "{{resolve:secretsmanager:${MigrationsDatabaseSecret}}}"}}
 
 
+def test_who_lists_the_functions_on_aws_does_not_see_their_variables() -> None:
+    assert TEMPLATE["Globals"]["Function"]["KmsKeyArn"] == {
+        "Fn::If": ["IsAws", {"Fn::GetAtt": "SecretsKey.Arn"}, {"Ref": "AWS::NoValue"}]
+    }
+    assert [name for name, function in FUNCTIONS.items() if "KmsKeyArn" in function["Properties"]] == []
+    assert RESOURCES["SecretsKey"]["Properties"]["EnableKeyRotation"] is True
+
+
+def test_what_the_template_is_given_or_gives_shows_no_secret() -> None:
+    assert TEMPLATE["Parameters"]["RpcUrl"]["NoEcho"] is True
+    given = {name for name in TEMPLATE["Parameters"] if re.search("key|secret|url|password", name, re.IGNORECASE)}
+    assert {name for name in given if not name.endswith("Secret")} == {"RpcUrl", "DeviceCaUrl"}
+    assert not re.search(r"RpcUrl|resolve:secretsmanager", str(TEMPLATE["Outputs"]))
+
+
+def test_nobody_speaks_to_the_api_in_the_clear_or_in_an_old_tls() -> None:
+    properties = RESOURCES["Api"]["Properties"]
+    assert properties["SecurityPolicy"]["Fn::If"][:2] == ["IsAws", "SecurityPolicy_TLS13_1_2_2021_06"]
+
+
 @pytest.mark.parametrize("function", [name for name in FUNCTIONS if name != "MigrationsFunction"])
 def test_no_function_gets_new_code_before_the_schema_is_up_to_date(function: str) -> None:
     assert FUNCTIONS[function]["DependsOn"] == "Schema"
@@ -282,7 +302,7 @@ def test_a_device_may_speak_and_hear_on_its_own_topics_only() -> None:
 
 
 def test_what_only_aws_has_is_left_out_elsewhere() -> None:
-    only_aws = ("AWS::WAFv2::", "AWS::CloudWatch::", "AWS::SNS::", "AWS::RDS::")
+    only_aws = ("AWS::WAFv2::", "AWS::CloudWatch::", "AWS::SNS::", "AWS::RDS::", "AWS::KMS::")
     for name, resource in RESOURCES.items():
         if resource["Type"].startswith(only_aws):
             assert resource.get("Condition") in {"IsAws", "MailsAlarms"}, name

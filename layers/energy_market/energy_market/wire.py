@@ -19,7 +19,7 @@ MAX_PAGE: Final = 500
 Location = Annotated[
     str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*\Z")
 ]
-_PLAIN_NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _PLAIN_INTEGER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _CURSOR: Final = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
@@ -47,9 +47,9 @@ class PriceParameter(int):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """The same limits as in a body, and no exponent or sign."""
-        if not isinstance(value, str) or not _PLAIN_NUMBER.fullmatch(value):
-            raise InvalidRequest("invalid_query", "A price in the query must be a plain decimal number.")
+        """The same limits as in a body, and no sign."""
+        if not isinstance(value, str) or not _NUMBER.fullmatch(value):
+            raise InvalidRequest("invalid_query", "A price in the query must be a decimal number.")
         return cls(parse_price(Decimal(value)))
 
 

@@ -1,0 +1,91 @@
+"""The tools that read the project: bandit its Python, cfn-lint and checkov its template, checkov its contract."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+from tests.security.findings import Finding
+
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+TOOLS: Final = CHECKOUT / ".local" / "security" / "bin"
+PYTHON_FOLDERS: Final = ("layers", "functions", "devices", "infra", "localstack", "bench")
+TIMEOUT_S: Final = 600
+
+
+class ToolError(Exception):
+    """A tool did not say what it found."""
+
+
+def bandit() -> list[Finding]:
+    """Look through all Python that is not a test."""
+    said = _json([TOOLS / "bandit", "--quiet", "--recursive", *PYTHON_FOLDERS, "--format", "json"])
+    if said["errors"] or not said["metrics"]["_totals"]["loc"]:
+        raise ToolError(f"bandit could not read all: {said['errors']}")
+    return [
+        Finding(
+            tool="bandit",
+            rule=one["test_id"],
+            where=one["filename"],
+            text=f"line {one['line_number']}: {one['issue_text']}",
+        )
+        for one in said["results"]
+    ]
+
+
+def cfn_lint() -> list[Finding]:
+    """Look through the template, warnings and all."""
+    said = _json([CHECKOUT / ".local" / "venv" / "bin" / "cfn-lint", "template.yaml", "--format", "json"])
+    return [
+        Finding(
+            tool="cfn-lint",
+            rule=one["Rule"]["Id"],
+            where="template.yaml",
+            text=f"line {one['Location']['Start']['LineNumber']}: {one['Message']}",
+        )
+        for one in said
+    ]
+
+
+def checkov() -> list[Finding]:
+    """Look through template and contract, and everything for what looks like a secret."""
+    found = []
+    for framework, what in (
+        ("cloudformation", ["--file", "template.yaml"]),
+        ("openapi", ["--file", "infra/openapi.yaml"]),
+        ("secrets", ["--directory", ".", *(f"--skip-path={name}" for name in (".local", "node_modules", ".aws-sam"))]),
+    ):
+        options = ["--framework", framework, *what, "--compact", "--quiet", "--skip-download", "--output", "json"]
+        said = _json([TOOLS / "checkov", *options])
+        if framework == "secrets" and "results" not in said:  # it says nothing where it found nothing
+            continue
+        if said["summary"]["parsing_errors"] or not (said["summary"]["passed"] or framework == "secrets"):
+            raise ToolError(f"checkov could not read all: {said['summary']}")
+        found += [
+            Finding(
+                tool="checkov",
+                rule=one["check_id"],
+                where=one["file_path"].lstrip("/") if framework == "secrets" else one["resource"],
+                text=f"line {one['file_line_range'][0]}: {one['check_name']}",
+            )
+            for one in said["results"]["failed_checks"]
+        ]
+    return found
+
+
+def _json(command: list[str | Path]) -> Any:  # noqa: ANN401 - each tool has its own
+    """What a tool prints. It ends with a status of its own when it found something; silent it found out nothing."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=CHECKOUT,
+        env={**os.environ, "LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise ToolError(f"{Path(command[0]).name} ended with {done.returncode}: {done.stderr[-2000:]}") from None
