@@ -22,7 +22,9 @@ SETTLEMENT = Artifact.load(CONTRACTS / "EnergySettlement.json")
 TOKEN = Artifact.load(CONTRACTS / "EnergyToken.json")
 ONE = 10**18  # a token, in its smallest unit
 FOR_EVER = 2**64 - 1
-ALREADY_SETTLED, INSUFFICIENT_ESCROW, EXPIRED = 1, 2, 3
+PERIOD_S = 3600
+LIMIT = 10**9 * ONE  # what trades may move in a period, where a test says nothing of it
+ALREADY_SETTLED, INSUFFICIENT_ESCROW, EXPIRED, OVER_CAP, OVER_LIMIT = 1, 2, 3, 4, 5
 
 ChainTrade = tuple[bytes, str, str, int, int, int]
 
@@ -52,12 +54,21 @@ class Event:
 class Chain:
     """A chain with a token and the settlement contract; a block for each transaction unless told otherwise."""
 
-    def __init__(self, rpc_url: str, *, token: Artifact = TOKEN, settlement: Artifact = SETTLEMENT) -> None:
+    def __init__(
+        self,
+        rpc_url: str,
+        *,
+        token: Artifact = TOKEN,
+        arguments: Sequence[object] = (),
+        settlement: Artifact = SETTLEMENT,
+        limit: int = LIMIT,
+    ) -> None:
+        """`arguments`: of a token that is not the market's own. `limit`: what trades may move in a period."""
         self.rpc = Rpc(rpc_url)
         self.owner = self.person()
         self.operator = self.person()
-        self.token = deploy(self.rpc, self.owner, token, *([self.owner.address] if token is TOKEN else []))
-        self.settlement = self.deploy_settlement(self.token, settlement)
+        self.token = deploy(self.rpc, self.owner, token, *([self.owner.address] if token is TOKEN else arguments))
+        self.settlement = self.deploy_settlement(self.token, settlement, limit=limit)
 
     def person(self) -> LocalAccount:
         """Somebody with a wallet, gas money and no tokens."""
@@ -65,8 +76,9 @@ class Chain:
         self.rpc.call("anvil_setBalance", account.address, hex(100 * ONE))
         return account
 
-    def deploy_settlement(self, token: Contract, settlement: Artifact = SETTLEMENT) -> Contract:
-        return deploy(self.rpc, self.owner, settlement, token.address, self.owner.address, self.operator.address)
+    def deploy_settlement(self, token: Contract, settlement: Artifact = SETTLEMENT, *, limit: int = LIMIT) -> Contract:
+        people = self.owner.address, self.operator.address
+        return deploy(self.rpc, self.owner, settlement, token.address, *people, limit)
 
     def buyer(self, tokens: int) -> LocalAccount:
         """Somebody with so many tokens (in the smallest unit) in escrow."""
@@ -95,6 +107,11 @@ class Chain:
         """The newest block's time, in Unix seconds."""
         block = self.rpc.call_many([("eth_getBlockByNumber", ["latest", False])])[0]
         return int(block["timestamp"], 16)
+
+    def next_period(self) -> None:
+        """Have the next hour begin, in which nothing was moved yet."""
+        self.rpc.call("evm_setNextBlockTimestamp", (self.time() // PERIOD_S + 1) * PERIOD_S)
+        self.mine()
 
     def height(self) -> int:
         return int(self.rpc.call("eth_blockNumber"), 16)

@@ -13,7 +13,8 @@ import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/Reentrancy
 /// @notice Buyers deposit tokens, the operator settles trades that were matched and locked elsewhere, and everybody
 /// withdraws what is theirs. Settling only moves escrow from buyer to seller, so it calls no other contract.
 /// @dev Invariants: a trade id is paid at most once, ever; the sum of all escrow is `totalEscrow`, and the contract holds
-/// at least that many tokens. The owner can pause and name the operator; neither can reach a balance except by `settle`.
+/// at least that many tokens; in a period no more is moved than its limit, nor out of an account than its owner's cap.
+/// The owner can pause, name the operator and set the limit; neither can reach a balance except by `settle`.
 /// Tokens whose balances change without a transfer (rebasing) must not be used.
 contract EnergySettlement is Ownable2Step, Pausable, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
@@ -34,13 +35,53 @@ contract EnergySettlement is Ownable2Step, Pausable, ReentrancyGuardTransient {
         uint64 validUntil;
     }
 
+    /// @notice What somebody has here.
+    /// @param escrow In the token's smallest unit.
+    /// @param capped Whether its owner has set a cap: those who have none do not pay for looking it up.
+    struct Account {
+        uint128 escrow;
+        bool capped;
+    }
+
+    /// @notice How much may be moved in a period, and how much was.
+    /// @param limit In the token's smallest unit.
+    /// @param moved So much, if it was in this period; else nothing yet.
+    /// @param period Hours since 1970, in which `moved` was moved.
+    struct Budget {
+        uint112 limit;
+        uint112 moved;
+        uint32 period;
+    }
+
+    /// @notice A limit that was announced.
+    /// @param limit In the token's smallest unit.
+    /// @param from The first block time (Unix seconds) at which it may come into force; 0 if none was announced.
+    struct Raise {
+        uint112 limit;
+        uint64 from;
+    }
+
     /// @notice Why a trade of a batch was not paid by it.
     uint8 public constant ALREADY_SETTLED = 1;
     uint8 public constant INSUFFICIENT_ESCROW = 2;
     uint8 public constant EXPIRED = 3;
+    uint8 public constant OVER_CAP = 4;
+    uint8 public constant OVER_LIMIT = 5;
 
     /// @notice Amounts are exact in nano-tokens, so the token needs at least this many decimals.
     uint8 public constant MIN_DECIMALS = 9;
+
+    /// @notice With more, the market's amounts would not fit.
+    uint8 public constant MAX_DECIMALS = 24;
+
+    /// @notice Limit and caps are of what is moved in an hour by the clock.
+    uint256 public constant PERIOD = 1 hours;
+
+    /// @notice A higher limit is announced so long before it holds: time to withdraw for whoever does not agree.
+    uint256 public constant RAISE_DELAY = 2 days;
+
+    /// @notice For so long it may come into force: what was announced long ago surprises nobody.
+    uint256 public constant RAISE_LIFETIME = 7 days;
 
     /// @notice The most trades one call may carry: it bounds the gas of a batch far below a block's.
     uint256 public constant MAX_TRADES = 200;
@@ -51,11 +92,20 @@ contract EnergySettlement is Ownable2Step, Pausable, ReentrancyGuardTransient {
     /// @notice The only account that may settle.
     address public operator;
 
-    /// @notice What an account may spend or withdraw, in the token's smallest unit.
-    mapping(address account => uint256 amount) public escrow;
-
     /// @notice The sum of all escrow.
     uint256 public totalEscrow;
+
+    /// @notice What all trades together may move.
+    Budget public budget;
+
+    /// @notice The higher limit that is to come, if one was announced.
+    Raise public announced;
+
+    /// @notice Everybody's escrow.
+    mapping(address account => Account) public accounts;
+
+    /// @notice What trades may move out of an account, where its owner has set a cap.
+    mapping(address account => Budget) public caps;
 
     /// @notice Whether a trade was paid.
     mapping(bytes32 id => bool paid) public settled;
@@ -67,23 +117,33 @@ contract EnergySettlement is Ownable2Step, Pausable, ReentrancyGuardTransient {
     );
     event TradeSkipped(bytes32 indexed id, uint8 reason);
     event OperatorChanged(address indexed previous, address indexed current);
+    event LimitChanged(uint256 previous, uint256 current);
+    event RaiseAnnounced(uint256 limit, uint256 from);
+    event CapSet(address indexed account, uint256 limit);
+    event CapRemoved(address indexed account);
 
-    error TooFewDecimals(uint8 decimals);
+    error WrongDecimals(uint8 decimals);
     error ZeroAddress();
     error ZeroAmount();
     error NotOperator(address caller);
     error EscrowTooLow(uint256 available, uint256 wanted);
+    error EscrowTooHigh(uint256 total);
+    error NotTransferred(uint256 wanted, uint256 transferred);
+    error RaiseNotDue(uint256 from, uint256 until);
     error TooManyTrades(uint256 trades);
     error OwnerRequired();
 
-    /// @param token An ERC-20 with at least 9 decimals.
-    /// @param owner_ May pause, unpause, and name the operator.
+    /// @param token An ERC-20 with 9 to 24 decimals.
+    /// @param owner_ May pause, unpause, name the operator, and set the limit.
     /// @param operator_ May settle.
-    constructor(address token, address owner_, address operator_) Ownable(owner_) {
+    /// @param limit What trades may move in a period, in the token's smallest unit.
+    constructor(address token, address owner_, address operator_, uint112 limit) Ownable(owner_) {
         uint8 decimals = IERC20Metadata(token).decimals();
-        if (decimals < MIN_DECIMALS) revert TooFewDecimals(decimals);
+        if (decimals < MIN_DECIMALS || decimals > MAX_DECIMALS) revert WrongDecimals(decimals);
+        if (limit == 0) revert ZeroAmount();
         TOKEN = IERC20(token);
         _setOperator(operator_);
+        _setLimit(limit);
     }
 
     /// @notice Put tokens into escrow; approve them first.
@@ -93,22 +153,39 @@ contract EnergySettlement is Ownable2Step, Pausable, ReentrancyGuardTransient {
         TOKEN.safeTransferFrom(msg.sender, address(this), amount);
         uint256 received = TOKEN.balanceOf(address(this)) - before;
         if (received == 0) revert ZeroAmount();
-        escrow[msg.sender] += received;
-        totalEscrow += received;
+        uint256 total = totalEscrow + received;
+        if (total > type(uint128).max) revert EscrowTooHigh(total);
+        totalEscrow = total;
+        unchecked {
+            accounts[msg.sender].escrow += uint128(received);
+        }
         emit Deposited(msg.sender, received);
     }
 
     /// @notice Take tokens out of escrow. Possible while paused: nobody's money is held by a pause.
+    /// @dev Whoever withdraws a token that takes a fee on top of the amount pays that fee, not the others.
     function withdraw(uint256 amount) external nonReentrant {
         if (amount == 0) revert ZeroAmount();
-        uint256 available = escrow[msg.sender];
-        if (available < amount) revert EscrowTooLow(available, amount);
-        unchecked {
-            escrow[msg.sender] = available - amount;
-            totalEscrow -= amount;
-        }
-        emit Withdrawn(msg.sender, amount);
+        _debit(msg.sender, amount);
+        uint256 before = TOKEN.balanceOf(address(this));
         TOKEN.safeTransfer(msg.sender, amount);
+        uint256 transferred = before - TOKEN.balanceOf(address(this));
+        if (transferred < amount) revert NotTransferred(amount, transferred);
+        if (transferred > amount) _debit(msg.sender, transferred - amount);
+    }
+
+    /// @notice Let trades move no more than this out of your escrow in a period; 0 for nothing, as a seller may want.
+    /// @dev What was moved in this period under a cap set before counts.
+    function setCap(uint112 limit) external {
+        accounts[msg.sender].capped = true;
+        caps[msg.sender].limit = limit;
+        emit CapSet(msg.sender, limit);
+    }
+
+    /// @notice Let trades move whatever you have in escrow again.
+    function removeCap() external {
+        accounts[msg.sender].capped = false;
+        emit CapRemoved(msg.sender);
     }
 
     /// @notice Pay a batch of trades. A trade that cannot be paid is skipped with an event and does not undo the others.
@@ -116,15 +193,31 @@ contract EnergySettlement is Ownable2Step, Pausable, ReentrancyGuardTransient {
     function settle(Trade[] calldata trades) external whenNotPaused {
         if (msg.sender != operator) revert NotOperator(msg.sender);
         if (trades.length > MAX_TRADES) revert TooManyTrades(trades.length);
+        uint256 room = _room(budget);
+        uint256 left = room;
         for (uint256 i = 0; i < trades.length; ++i) {
             Trade calldata trade = trades[i];
-            uint8 obstacle = _pay(trade);
+            uint8 obstacle = _pay(trade, left);
             if (obstacle == 0) {
+                unchecked {
+                    left -= trade.amount;
+                }
                 emit TradeSettled(trade.id, trade.buyer, trade.seller, trade.amount, trade.energyWh);
             } else {
                 emit TradeSkipped(trade.id, obstacle);
             }
         }
+        if (left != room) _count(budget, room - left);
+    }
+
+    /// @notice What an account may spend or withdraw, in the token's smallest unit.
+    function escrow(address account) external view returns (uint256) {
+        return accounts[account].escrow;
+    }
+
+    /// @notice What trades may still move in this period, in the token's smallest unit.
+    function movable() external view returns (uint256) {
+        return _room(budget);
     }
 
     /// @notice Which of these trades were paid.
@@ -150,24 +243,85 @@ contract EnergySettlement is Ownable2Step, Pausable, ReentrancyGuardTransient {
         _setOperator(operator_);
     }
 
+    /// @notice Set what trades may move in a period. A lower limit holds at once, and takes back a raise that was announced;
+    /// a higher one is announced, and holds once `raiseLimit` is called.
+    function setLimit(uint112 limit) external onlyOwner {
+        if (limit > budget.limit) {
+            uint64 from = uint64(block.timestamp + RAISE_DELAY);
+            announced = Raise({limit: limit, from: from});
+            emit RaiseAnnounced(limit, from);
+        } else {
+            delete announced;
+            _setLimit(limit);
+        }
+    }
+
+    /// @notice Bring the limit into force that was announced.
+    function raiseLimit() external onlyOwner {
+        Raise memory raise = announced;
+        uint256 until = raise.from + RAISE_LIFETIME;
+        if (raise.from == 0 || block.timestamp < raise.from || block.timestamp > until) {
+            revert RaiseNotDue(raise.from, until);
+        }
+        delete announced;
+        _setLimit(raise.limit);
+    }
+
     /// @notice Refused: without an owner a pause or a stolen operator key would be for good.
     function renounceOwnership() public pure override {
         revert OwnerRequired();
     }
 
-    /// @dev Returns 0 if the trade was paid, else why not. Cannot revert: the subtraction is checked first, and the
-    /// addition cannot overflow, since all escrow together is the token's balance.
-    function _pay(Trade calldata trade) private returns (uint8) {
+    /// @dev Returns 0 if the trade was paid, else why not. `room`: what may still be moved. Cannot revert: what is
+    /// subtracted is checked first, and what is added cannot overflow, since all escrow together fits.
+    function _pay(Trade calldata trade, uint256 room) private returns (uint8) {
         if (settled[trade.id]) return ALREADY_SETTLED;
         if (block.timestamp > trade.validUntil) return EXPIRED;
-        uint256 available = escrow[trade.buyer];
+        Account storage buyer = accounts[trade.buyer];
+        (uint256 available, bool capped) = (buyer.escrow, buyer.capped);
         if (available < trade.amount) return INSUFFICIENT_ESCROW;
+        if (capped && _room(caps[trade.buyer]) < trade.amount) return OVER_CAP;
+        if (room < trade.amount) return OVER_LIMIT;
+        if (capped) _count(caps[trade.buyer], trade.amount);
         settled[trade.id] = true;
         unchecked {
-            escrow[trade.buyer] = available - trade.amount;
-            escrow[trade.seller] += trade.amount;
+            buyer.escrow = uint128(available - trade.amount);
+            accounts[trade.seller].escrow += uint128(trade.amount);
         }
         return 0;
+    }
+
+    function _debit(address account, uint256 amount) private {
+        uint256 available = accounts[account].escrow;
+        if (available < amount) revert EscrowTooLow(available, amount);
+        unchecked {
+            accounts[account].escrow = uint128(available - amount);
+            totalEscrow -= amount;
+        }
+        emit Withdrawn(account, amount);
+    }
+
+    /// @dev What a budget still allows in this period.
+    function _room(Budget memory one) private view returns (uint256) {
+        uint256 moved = one.period == _period() ? one.moved : 0;
+        return one.limit > moved ? one.limit - moved : 0;
+    }
+
+    /// @dev The amount must be within `_room`, so that the sum is within the limit.
+    function _count(Budget storage one, uint256 amount) private {
+        uint32 period = _period();
+        uint256 moved = one.period == period ? one.moved : 0;
+        one.moved = uint112(moved + amount);
+        one.period = period;
+    }
+
+    function _period() private view returns (uint32) {
+        return uint32(block.timestamp / PERIOD);
+    }
+
+    function _setLimit(uint112 limit) private {
+        emit LimitChanged(budget.limit, limit);
+        budget.limit = limit;
     }
 
     function _setOperator(address operator_) private {

@@ -1,12 +1,17 @@
 """One chain for the session; each test finds the contracts fresh and leaves no trace."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Protocol
 
 import pytest
 
-from tests.chain import Chain, mock
+from tests.chain import LIMIT, Chain, mock
 
-ChainWith = Callable[[str], Chain]
+
+class ChainWith(Protocol):
+    """Makes a chain whose token is one of the mocks, made with these arguments."""
+
+    def __call__(self, token: str, *arguments: object, limit: int = LIMIT) -> Chain: ...
 
 
 @pytest.fixture(scope="session")
@@ -28,11 +33,10 @@ def chain(_deployed: Chain) -> Iterator[Chain]:
 
 @pytest.fixture
 def chain_with(anvil: str) -> Iterator[ChainWith]:
-    """Makes a chain whose token is one of the mocks."""
     made: list[Chain] = []
 
-    def make(token: str) -> Chain:
-        made.append(Chain(anvil, token=mock(token)))
+    def make(token: str, *arguments: object, limit: int = LIMIT) -> Chain:
+        made.append(Chain(anvil, token=mock(token), arguments=arguments, limit=limit))
         return made[-1]
 
     yield make

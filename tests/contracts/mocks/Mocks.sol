@@ -41,6 +41,80 @@ contract SilentToken is PlainToken {
     }
 }
 
+/// @dev Answers nothing at all, as Tether does.
+contract WordlessToken {
+    uint8 public constant decimals = 18;
+
+    mapping(address account => uint256 amount) public balanceOf;
+    mapping(address account => mapping(address spender => uint256 amount)) public allowance;
+
+    function mint(address to, uint256 amount) external {
+        balanceOf[to] += amount;
+    }
+
+    function approve(address spender, uint256 amount) external {
+        allowance[msg.sender][spender] = amount;
+    }
+
+    function transfer(address to, uint256 amount) external {
+        balanceOf[msg.sender] -= amount;
+        balanceOf[to] += amount;
+    }
+
+    function transferFrom(address from, address to, uint256 amount) external {
+        allowance[from][msg.sender] -= amount;
+        balanceOf[from] -= amount;
+        balanceOf[to] += amount;
+    }
+}
+
+/// @dev From when it is told to, it says that it has transferred, and does not.
+contract LyingToken is PlainToken {
+    bool private lies;
+
+    constructor() PlainToken(18) {}
+
+    function lie() external {
+        lies = true;
+    }
+
+    function transfer(address to, uint256 amount) public override returns (bool) {
+        return lies || super.transfer(to, amount);
+    }
+
+    function transferFrom(address from, address to, uint256 amount) public override returns (bool) {
+        return lies || super.transferFrom(from, to, amount);
+    }
+}
+
+/// @dev Takes one percent from the sender on top of what he sends.
+contract GreedyToken is PlainToken {
+    constructor() PlainToken(18) {}
+
+    function _update(address from, address to, uint256 amount) internal override {
+        super._update(from, to, amount);
+        if (from != address(0) && to != address(0)) super._update(from, address(this), amount / 100);
+    }
+}
+
+/// @dev Refuses whomever it is told to.
+contract PickyToken is PlainToken {
+    mapping(address account => bool refused) private isRefused;
+
+    error Refused(address account);
+
+    constructor() PlainToken(18) {}
+
+    function refuse(address account) external {
+        isRefused[account] = true;
+    }
+
+    function _update(address from, address to, uint256 amount) internal override {
+        if (isRefused[to]) revert Refused(to);
+        super._update(from, to, amount);
+    }
+}
+
 interface IEscrow {
     function deposit(uint256 amount) external;
     function withdraw(uint256 amount) external;
@@ -111,6 +185,10 @@ contract PoisonedSettlement {
     function areSettled(bytes32[] calldata ids) external pure returns (bool[] memory) {
         return new bool[](ids.length);
     }
+
+    function budget() external pure returns (uint112 limit, uint112 moved, uint32 period) {
+        return (type(uint112).max, 0, 0);
+    }
 }
 
 /// @dev The settlement contract without its memory: it pays a trade as often as it is asked. Whoever settles here without
@@ -142,7 +220,7 @@ contract ForgetfulSettlement {
     error NotOperator(address caller);
     error Poisoned(bytes32 id);
 
-    constructor(address token, address, address operator_) {
+    constructor(address token, address, address operator_, uint112) {
         TOKEN = IERC20(token);
         operator = operator_;
     }
@@ -175,6 +253,10 @@ contract ForgetfulSettlement {
                 emit TradeSettled(t.id, t.buyer, t.seller, t.amount, t.energyWh);
             }
         }
+    }
+
+    function budget() external pure returns (uint112 limit, uint112 moved, uint32 period) {
+        return (type(uint112).max, 0, 0);
     }
 
     function areSettled(bytes32[] calldata ids) external view returns (bool[] memory paid) {

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from energy_market.domain.settlement import SettlementRules
-from tests.chain import trade, word
+from tests.chain import LIMIT, trade, word
 from tests.integration.crashes import every_crash
 from tests.integration.settlement.shop import (
     AMOUNT,
@@ -174,6 +174,26 @@ def a_batch_that_comes_back_to_life(shop: Shop) -> Iterator[SettlementRules]:
     yield RULES
 
 
+def over_the_limit_of_a_period(shop: Shop) -> Iterator[SettlementRules]:
+    """When its batch is mined there is no room for it any more. It goes into another; then the first is mined anew."""
+    shop.world.mine(FINALITY)
+    shop.locked()
+    shop.world.hold()
+    yield RULES
+    shop.world.leave_room(0)
+    shop.world.mine(CONFIRMATIONS)
+    yield RULES
+    yield RULES
+    shop.world.leave_room(LIMIT)
+    yield RULES
+    shop.world.reorganise(CONFIRMATIONS)
+    shop.world.leave_room(LIMIT)
+    yield RULES
+    shop.world.mine()
+    shop.world.go_on()
+    yield RULES
+
+
 LIVES: list[tuple[Script, list[Outcome]]] = [
     (nothing_special, [CONFIRMED, ("Failed", "insufficient_escrow")]),
     (stuck, [CONFIRMED]),
@@ -190,6 +210,7 @@ LIVES: list[tuple[Script, list[Outcome]]] = [
 LEANING: list[tuple[Script, list[Outcome]]] = [
     (paid_by_somebody_else_with_our_key, [CONFIRMED]),
     (a_batch_that_comes_back_to_life, [CONFIRMED]),
+    (over_the_limit_of_a_period, [CONFIRMED]),
 ]
 """Two signed transactions carry the same trade here, and both can be mined."""
 

@@ -77,6 +77,13 @@ def insufficient_escrow(world: World) -> Failed:
     return Failed(trade=deal.id, donor=deal.donor, recipient=deal.recipient, ask=deal.ask, bid=deal.bid, rejected="bid")
 
 
+def spending_cap(world: World) -> Failed:
+    deal = world.lock()
+    world.chain.settlement.transact(deal.buyer, "setCap", deal.amount - 1)
+    world.sweep_until_final()
+    return Failed(trade=deal.id, donor=deal.donor, recipient=deal.recipient, ask=deal.ask, bid=deal.bid, rejected="bid")
+
+
 def settlement_expired(world: World) -> Failed:
     deal = world.lock()
     world.let_expire(deal)
@@ -93,7 +100,15 @@ def chain_refused(world: World) -> Failed:
 
 WAYS: Mapping[str, Callable[[World], Failed]] = {
     way.__name__: way
-    for way in (lock_rejected, lock_timeout, reservation_lost, insufficient_escrow, settlement_expired, chain_refused)
+    for way in (
+        lock_rejected,
+        lock_timeout,
+        reservation_lost,
+        insufficient_escrow,
+        spending_cap,
+        settlement_expired,
+        chain_refused,
+    )
 }
 REASONS: tuple[FailReason, ...] = get_args(FailReason)
 

@@ -26,6 +26,7 @@ CHAIN_ID = 31337
 CONFIRMATIONS = 2
 FINALITY_BLOCKS = 6
 POISON_SLOT = "0x" + keccak(text="poison").hex()
+BUDGET_SLOT = "0x4"  # of the contract's storage; `leave_room` would notice another one
 NANO = 10**9  # the token's smallest unit in a nano-token
 RULES = SettlementRules(max_batch=50, confirmations=CONFIRMATIONS, finality_blocks=FINALITY_BLOCKS, resend_after_s=0.0)
 
@@ -209,6 +210,13 @@ class World:
             return
         self.chain.rpc.call("anvil_setCode", address, mock_code("PoisonedSettlement"))
         self.chain.rpc.call("anvil_setStorageAt", address, POISON_SLOT, "0x" + trade.int.to_bytes(32, "big").hex())
+
+    def leave_room(self, amount: int) -> None:
+        """From now on trades may move so much and no more in a period, none of which is used up."""
+        self.chain.rpc.call(
+            "anvil_setStorageAt", self.chain.settlement.address, BUDGET_SLOT, "0x" + amount.to_bytes(32, "big").hex()
+        )
+        assert self.chain.settlement.read("budget") == (amount, 0, 0)
 
     def use_key(self, nonce: int) -> str:
         """Somebody else sends with the operator's key; it pays well. The transaction's hash."""

@@ -7,7 +7,13 @@ from tests.naive_matching import OpenOrder, naive_rule
 
 ONLINE_S = 120
 COUNT_FORGOTTEN_AFTER_S = 600
-FAULT_OF = {"lock_rejected": "ask", "lock_timeout": "ask", "reservation_lost": "ask", "insufficient_escrow": "bid"}
+FAULT_OF = {
+    "lock_rejected": "ask",
+    "lock_timeout": "ask",
+    "reservation_lost": "ask",
+    "insufficient_escrow": "bid",
+    "spending_cap": "bid",
+}
 """Whose order is closed by a trade that fails; of all others both go back into the book."""
 Match = tuple[UUID, UUID, int, int]
 """The ask and the bid of a trade, its energy and its price."""

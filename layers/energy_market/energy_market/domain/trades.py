@@ -11,7 +11,13 @@ from uuid import UUID
 
 TradeStatus = Literal["Pending", "Locked", "Submitted", "Confirmed", "Failed"]
 FailReason = Literal[
-    "lock_rejected", "lock_timeout", "reservation_lost", "insufficient_escrow", "settlement_expired", "chain_refused"
+    "lock_rejected",
+    "lock_timeout",
+    "reservation_lost",
+    "insufficient_escrow",
+    "spending_cap",
+    "settlement_expired",
+    "chain_refused",
 ]
 Delivery = Literal["Owed", "Started", "Delivered", "Short"]
 ShortReason = Literal["under_delivered", "delivery_timeout", "reservation_lost"]
@@ -25,6 +31,7 @@ REASON_SENTENCES: Final[dict[str, str]] = {
     "lock_rejected": "The donor's device refused to reserve the energy.",
     "lock_timeout": "The donor's device did not answer in time.",
     "insufficient_escrow": "The buyer's escrow did not cover the amount.",
+    "spending_cap": "The buyer's own cap on spending did not leave room for the amount.",
     "settlement_expired": "The trade could not be paid in time.",
     "chain_refused": "The settlement contract refused the trade.",
     "under_delivered": "The donor's device delivered less than was traded.",

@@ -24,10 +24,12 @@ from energy_market.evm.rpc import ChainError, Refused, Rpc, Unreachable
 
 SETTLE: Final = "settle((bytes32,address,address,uint256,uint256,uint64)[])"
 ARE_SETTLED: Final = "areSettled(bytes32[])"
+BUDGET: Final = "budget()"
 TRADE_SETTLED: Final = "TradeSettled(bytes32,address,address,uint256,uint256)"
 TRADE_SKIPPED: Final = "TradeSkipped(bytes32,uint8)"
 
 AMOUNT_DECIMALS: Final = 9  # amounts are nano-tokens
+PERIOD_S: Final = 3600  # what the contract's limit is for
 # An upper bound of what a trade can cost: three storage slots, its event and its call data. Measured: 56,000 when both
 # the id's and the seller's slots are new. The estimate alone would not do: it is taken before the trades under way are
 # paid, and a trade that is skipped in the estimate may be paid in the block.
@@ -63,6 +65,8 @@ class Skip(IntEnum):
     ALREADY_SETTLED = 1
     INSUFFICIENT_ESCROW = 2
     EXPIRED = 3
+    OVER_CAP = 4
+    OVER_LIMIT = 5
 
 
 class Sent(Enum):
@@ -250,6 +254,25 @@ class Ledger:
         except (DecodingError, ValueError, OverflowError) as error:
             raise WrongChain(f"there is no settlement contract at {self.contract}") from error
 
+    def movable_nano(self, *, at: Block, now_s: float) -> int:
+        """What the contract lets trades move, in nano-tokens, after that block and as of now (Unix seconds).
+
+        By the later of the two clocks: some chains make no block while nobody sends anything.
+        """
+        call = {"to": self.contract, "data": "0x" + _selector(BUDGET).hex()}
+        no_contract = f"there is no settlement contract with a limit at {self.contract}"
+        try:
+            answer = str(self._rpc.call("eth_call", call, hex(at.number)))
+            limit, moved, period = decode(["uint112", "uint112", "uint32"], bytes.fromhex(answer.removeprefix("0x")))
+        except (DecodingError, ValueError, OverflowError) as error:
+            raise WrongChain(no_contract) from error
+        except Refused as error:
+            if _is_revert(error):
+                raise WrongChain(no_contract) from error
+            raise
+        is_over = max(at.time_s, int(now_s)) // PERIOD_S > period
+        return int(max(0, limit - (0 if is_over else moved)) // self._unit)
+
     def payment_of(self, trade: UUID, *, since: datetime, head: Block) -> tuple[str, int] | None:
         """(hash, block number) of the transaction that paid a trade after `since`; None if none did.
 
@@ -290,7 +313,7 @@ class Ledger:
         try:
             estimate = _number(self._rpc.call("eth_estimateGas", call))
         except Refused as error:
-            if error.code == REVERT_CODE or "revert" in error.message.lower():
+            if _is_revert(error):
                 raise Reverts(error.message, error.data) from error
             raise
         return max(estimate * 5 // 4, GAS_PER_BATCH + GAS_PER_TRADE * len(payments))
@@ -384,6 +407,10 @@ class Ledger:
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise Unreachable("the node's receipt is not one") from error
+
+
+def _is_revert(error: Refused) -> bool:
+    return error.code == REVERT_CODE or "revert" in error.message.lower()
 
 
 def _verdict(message: str) -> Sent:

@@ -339,6 +339,31 @@ def end_without_effect(
     return 0 if row is None else row[0]
 
 
+def free(conn: Connection, batch_id: UUID, trades: Collection[UUID]) -> int:
+    """A mined batch did not pay these, but another one may: they are Locked again. Returns how many."""
+    return conn.execute(
+        """
+        UPDATE transactions SET status = 'Locked', submitted_at = NULL
+        WHERE status = 'Submitted' AND id IN (
+            SELECT id FROM transactions WHERE id = ANY (%s) AND batch_id = %s AND status = 'Submitted'
+            ORDER BY seq FOR NO KEY UPDATE)
+        """,
+        (list(trades), batch_id),
+    ).rowcount
+
+
+def unmined_nano(conn: Connection, account: Account, *, contract: str) -> int:
+    """What the trades of this contract's batches that wait to be mined will move, in nano-tokens."""
+    ((amount_nano,),) = conn.execute(
+        """
+        SELECT coalesce(sum(t.amount_nano), 0) FROM settlement_batches b JOIN transactions t ON t.batch_id = b.id
+        WHERE b.status = 'Stored' AND b.chain_id = %s AND b.sender = %s AND b.contract = %s AND t.status = 'Submitted'
+        """,
+        (account.chain_id, account.sender, contract),
+    ).fetchall()
+    return int(amount_nano)
+
+
 def confirm(conn: Connection, trades: Collection[UUID], *, tx_hash: str, delivery_window_s: int) -> list[UUID]:
     """These trades were paid by that transaction; those that were not yet Confirmed. Their delivery may begin.
 

@@ -21,8 +21,10 @@ from energy_market.usecases.report_failures import report_failures
 MAX_BATCHES: Final = 1000
 OUTCOMES: Final[dict[Skip, tuple[FailReason, trades.Side | None]]] = {
     Skip.INSUFFICIENT_ESCROW: ("insufficient_escrow", "bid"),  # the buyer's doing: the bid is not opened again
+    Skip.OVER_CAP: ("spending_cap", "bid"),
     Skip.EXPIRED: ("settlement_expired", None),
 }
+"""What fails a trade. Of what is left, over the limit of a period means: not now."""
 
 
 def confirm_trades(database: Database, ledger: Ledger, view: View, rules: SettlementRules) -> None:
@@ -165,6 +167,7 @@ def _follow(
         metric("BatchesReverted", 1)
         return
     _confirm(database, rules, receipt.paid, receipt.hash)
+    _try_again(database, batch, receipt)
     if depth >= rules.finality_blocks:
         _finish(database, ledger, view, rules, batch=batch, receipt=receipt)
 
@@ -180,6 +183,20 @@ def _confirm(database: Database, rules: SettlementRules, paid: Collection[UUID],
     for trade in wrong:
         log("settlement.failed_trade_was_paid", level="error", transaction_id=trade, tx_hash=tx_hash)
         metric("FailedTradesPaid", 1)
+
+
+def _try_again(database: Database, batch: Batch, receipt: Receipt) -> None:
+    """What the limit of the period left no room for may go into another batch, until its time is over.
+
+    That needs no finality: should a reorganisation let this batch pay it after all, the other one cannot.
+    """
+    over_limit = [trade for trade, skip in receipt.skipped.items() if skip == Skip.OVER_LIMIT]
+    if not over_limit:
+        return
+    with database.transaction() as conn:
+        freed = settlement.free(conn, batch.id, over_limit)
+    if freed:
+        log("settlement.over_limit", level="warning", tx_hash=receipt.hash, trades=freed)
 
 
 def _finish(

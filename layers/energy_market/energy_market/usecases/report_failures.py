@@ -13,6 +13,7 @@ LEVELS: Final[dict[FailReason, Level]] = {
     "lock_timeout": "warning",
     "reservation_lost": "warning",
     "insufficient_escrow": "info",
+    "spending_cap": "info",
     "settlement_expired": "error",
     "chain_refused": "error",
 }

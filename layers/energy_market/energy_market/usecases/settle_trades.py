@@ -157,6 +157,7 @@ def _settle_locked(database: Database, ledger: Ledger, view: View, rules: Settle
     all_have_room = len(locked) <= room * rules.max_batch
     locked = locked[: room * rules.max_batch]
     locked = _without_paid(database, ledger, view, rules, locked)
+    locked = _within_limit(database, ledger, view, locked)
     nonces = _free_nonces(view.nonce_pending, used)
     balance_wei = view.balance_wei
     for batch in _batches(database, ledger, view, locked, rules):
@@ -197,6 +198,28 @@ def _without_paid(
     paid = ledger.paid([t.id for t in locked if t.stored_before], at=view.head)
     confirm_paid_elsewhere(database, ledger, view, rules, {t.id: t.locked_at for t in locked if t.id in paid})
     return [t for t in locked if t.id not in paid]
+
+
+def _within_limit(database: Database, ledger: Ledger, view: View, locked: list[Settleable]) -> list[Settleable]:
+    """Those for which the contract's limit leaves room in this period, oldest first; the others wait for the next.
+
+    It is the contract that holds the limit: this spares the gas of asking it for what it would skip.
+    """
+    if not locked:
+        return locked
+    account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
+    room_nano = ledger.movable_nano(at=view.head, now_s=time.time())
+    with database.transaction() as conn:
+        room_nano -= settlement.unmined_nano(conn, account, contract=ledger.contract)
+    within = []
+    for trade in locked:
+        if trade.amount_nano <= room_nano:
+            room_nano -= trade.amount_nano
+            within.append(trade)
+    if waiting := len(locked) - len(within):
+        log("settlement.over_limit", level="error", trades=waiting, room_nano=max(0, room_nano))
+        metric("TradesOverLimit", waiting)
+    return within
 
 
 def _batches(
