@@ -82,7 +82,7 @@ bench: set-up
 mutants: set-up
 	@$(VENV)/python -m tests.mutants
 
-security: SET_UP = security
+security: SET_UP = security slither
 security: set-up
 	@PYTHONPATH=$(CURDIR)/localstack $(VENV)/python -m tests.security $(ATTACKS)
 
@@ -113,6 +113,7 @@ lock:
 	$(COMPILE) uv -o localstack/locks/uv.txt
 	$(COMPILE) bench -c requirements.txt -o localstack/locks/bench.txt
 	$(COMPILE) security -o localstack/locks/security.txt
+	$(COMPILE) slither -o localstack/locks/slither.txt
 	npm install --package-lock-only --ignore-scripts
 
 clean:

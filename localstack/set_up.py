@@ -3,7 +3,7 @@
 Runs before anything is installed, under the interpreter that everything is to run under: standard library only, and
 the version is checked before anything that an old interpreter would not understand.
 
-Usage: set_up.py [uv|bench|security]   ("uv": only the installer, for `make lock`; the others: also what they need)
+Usage: set_up.py [uv|bench|security|slither ...]   ("uv": only the installer, for `make lock`; others: these, too)
 """
 
 import sys
@@ -41,6 +41,7 @@ ENVIRONMENTS = {
     "sam": LOCKS / "sam.txt",
     "bench": LOCKS / "bench.txt",
     "security": LOCKS / "security.txt",
+    "slither": LOCKS / "slither.txt",
 }
 """Folder under .local -> the lock that it is made from."""
 

@@ -2,10 +2,10 @@
 
     python -m tests.security [what ...]     (scan, attacks, fuzz; default: all)
 
-Scan: bandit, cfn-lint, checkov, each finding held against what is accepted (`accepted.py`). Attacks: every test that
-docs/security.md names, the walk over all routes and the devices' attacks among them. Fuzz: schemathesis against a stack
-of its own. What is wrong is said on standard error; the last line of standard output is one JSON object. Exit status 0
-only if no attack succeeded and nothing is open.
+Scan: bandit, cfn-lint, checkov, slither, each finding held against what is accepted (`accepted.py`). Attacks: every
+test that docs/security.md names, the walk over all routes and the devices' attacks among them. Fuzz: schemathesis
+against a stack of its own. What is wrong is said on standard error; the last line of standard output is one JSON object.
+Exit status 0 only if no attack succeeded and nothing is open.
 
 Environment: FUZZ_EXAMPLES, how many cases an operation, a phase and an actor get (default 50); SEED (default 1).
 """
@@ -25,7 +25,7 @@ import yaml
 from tests.security.accepted import ACCEPTED
 from tests.security.findings import Finding, sort_out
 from tests.security.fuzz import fuzz
-from tests.security.scanners import CHECKOUT, bandit, cfn_lint, checkov
+from tests.security.scanners import CHECKOUT, bandit, cfn_lint, checkov, slither
 
 PAGE: Final = CHECKOUT / "docs" / "security.md"
 PARTS: Final = ("scan", "attacks", "fuzz")
@@ -41,9 +41,9 @@ def main() -> int:
     tools: list[str] = []
     cases = failures = routes = 0
     if "scan" in parts:
-        say("Reading the project with bandit, cfn-lint and checkov ...")
-        findings += [*bandit(), *cfn_lint(), *checkov()]
-        tools += ["bandit", "cfn-lint", "checkov"]
+        say("Reading the project with bandit, cfn-lint, checkov and slither ...")
+        findings += [*bandit(), *cfn_lint(), *checkov(), *slither()]
+        tools += ["bandit", "cfn-lint", "checkov", "slither"]
     if "attacks" in parts:
         named = named_tests()
         say(f"Running the {len(named)} attacks of docs/security.md ...")

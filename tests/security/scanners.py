@@ -1,4 +1,8 @@
-"""The tools that read the project: bandit its Python, cfn-lint and checkov its template, checkov its contract."""
+"""The tools that read the project.
+
+bandit its Python, cfn-lint and checkov its template, checkov the API's contract and all files for what looks like a
+secret, slither the contracts on the chain.
+"""
 
 import json
 import os
@@ -74,18 +78,46 @@ def checkov() -> list[Finding]:
     return found
 
 
+def slither() -> list[Finding]:
+    """Look through the contracts on the chain, and how they use OpenZeppelin's; those themselves are not ours."""
+    report = CHECKOUT / ".local" / "logs" / "slither.json"
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)
+    done = _run(
+        [
+            *(CHECKOUT / ".local" / "slither" / "bin" / "slither", "infra/contracts", "--solc-standard-json"),
+            *("--solc", CHECKOUT / "tests" / "security" / "solc.mjs", "--solc-args", "--optimize --optimize-runs 1000"),
+            *("--solc-remaps", "@openzeppelin/=node_modules/@openzeppelin/", "--json", report),
+        ]
+    )
+    said = json.loads(report.read_text()) if report.exists() else {"success": False, "error": done.stderr[-2000:]}
+    if not said["success"]:
+        raise ToolError(f"slither could not read the contracts: {said['error']}")
+    return [
+        Finding(tool="slither", rule=one["check"], where=place, text=" ".join(one["description"].split())[:300])
+        for one in said["results"].get("detectors", [])
+        for place in [one["elements"][0]["source_mapping"]["filename_relative"]]
+        if not place.startswith("node_modules/")
+    ]
+
+
 def _json(command: list[str | Path]) -> Any:  # noqa: ANN401 - each tool has its own
     """What a tool prints. It ends with a status of its own when it found something; silent it found out nothing."""
-    done = subprocess.run(
+    done = _run(command)
+    try:
+        return json.loads(done.stdout)
+    except ValueError:
+        raise ToolError(f"{Path(command[0]).name} ended with {done.returncode}: {done.stderr[-2000:]}") from None
+
+
+def _run(command: list[str | Path]) -> subprocess.CompletedProcess[str]:
+    local = CHECKOUT / ".local" / "bin"  # Node may be there
+    return subprocess.run(
         [str(part) for part in command],
         cwd=CHECKOUT,
-        env={**os.environ, "LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"},
+        env={**os.environ, "PATH": f"{local}:{os.environ['PATH']}", "LOG_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
         check=False,
     )
-    try:
-        return json.loads(done.stdout)
-    except ValueError:
-        raise ToolError(f"{Path(command[0]).name} ended with {done.returncode}: {done.stderr[-2000:]}") from None
