@@ -4,8 +4,10 @@
 
 Scan: bandit, cfn-lint, checkov, slither, each finding held against what is accepted (`accepted.py`). Attacks: every
 test that docs/security.md names, the walk over all routes and the devices' attacks among them. Fuzz: schemathesis
-against a stack of its own. What is wrong is said on standard error; the last line of standard output is one JSON object.
-Exit status 0 only if no attack succeeded and nothing is open.
+against a stack of its own.
+
+What is wrong is said on standard error; the last line of standard output is one JSON object. Exit status 0 only if no
+attack succeeded and nothing is open.
 
 Environment: FUZZ_EXAMPLES, how many cases an operation, a phase and an actor get (default 50); SEED (default 1).
 """
