@@ -90,7 +90,9 @@ def slither() -> list[Finding]:
             *("--solc-remaps", "@openzeppelin/=node_modules/@openzeppelin/", "--json", report),
         ]
     )
-    said = json.loads(report.read_text()) if report.exists() else {"success": False, "error": done.stderr[-2000:]}
+    if not report.exists():
+        raise ToolError(f"slither ended with {done.returncode}: {done.stderr[-2000:]}")
+    said: dict[str, Any] = json.loads(report.read_text())
     if not said["success"]:
         raise ToolError(f"slither could not read the contracts: {said['error']}")
     return [
