@@ -66,10 +66,10 @@ class _Disturbed:
         self._conn = conn
         self._disturbance = disturbance
 
-    def execute(self, *args: Any) -> Any:  # noqa: ANN401 -- a connection's own
+    def execute(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 -- a connection's own
         self._disturbance.comes_closer()
         self._disturbance.statements += 1
-        return self._conn.execute(*args)
+        return self._conn.execute(*args, **options)
 
     def cursor(self, **kwargs: Any) -> Any:  # noqa: ANN401 -- a connection's own
         self._disturbance.comes_closer()
