@@ -3,6 +3,7 @@
 # PYTHON     the interpreter to use, 3.11 to 3.14 (default: python3)
 # HOMES, DURATION, SPEED, SEED                           what `make run` and `make chaos` play
 # POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT          ports (default: free ones)
+# AUTH=true                                              IAM and IoT policies are enforced (default; false: not)
 # DATABASE_URL, RPC_URL, ANVIL_BIN                       existing parts to use in place of the embedded ones
 # RUNTIME    the version of Python that `make deploy` deploys for, 3.11 to 3.14 (default: 3.13)
 # TESTS      what `make test` gives to pytest (default: all tests)

@@ -35,6 +35,7 @@ TIMEOUT_S: Final = 30.0
 OK_BELOW: Final = 300
 TOO_MANY: Final = 429
 UNAUTHORIZED: Final = 401
+NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 SERVER_ERROR: Final = 500
 
@@ -202,6 +203,29 @@ class MarketClient:
             answer=answer,
         )
 
+    def rotate_certificate(self, device: RegisteredDevice) -> RegisteredDevice:
+        """Another certificate, of another key, for one's own device."""
+        private_key, csr = _new_key()
+        answer = self.post(f"/api/v1/iot/device/{device.device_id}/certificate", {"csr": csr})
+        return RegisteredDevice(
+            device_id=device.device_id,
+            certificate_pem=answer["certificate_pem"],
+            private_key=private_key,
+            answer={**device.answer, **answer},
+        )
+
+    def revoke_certificates(self, device_id: str) -> None:
+        """End all certificates of one's own device."""
+        self.delete(f"/api/v1/iot/device/{device_id}/certificate")
+
+    def remove_device(self, device_id: str) -> None:
+        """Remove one's own device. If it is gone already, a first try whose answer was lost has done it."""
+        try:
+            self.delete(f"/api/v1/iot/device/{device_id}")
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+
     def place(
         self,
         *,
@@ -254,6 +278,10 @@ class MarketClient:
         if key is not None:
             headers["Idempotency-Key"] = key
         return self._call("POST", path, json.dumps(body).encode(), headers, signed_in=signed_in)
+
+    def delete(self, path: str) -> None:
+        """`DELETE`, with retries: what is asked for must be the same when it was done already."""
+        self._call("DELETE", path, None, {}, signed_in=True)
 
     @property
     def ended(self) -> bool:

@@ -667,27 +667,33 @@ def _answers_contradicted(world: World, chance: random.Random) -> Iterator[None]
             answer = json.loads(base64.b64decode(message["payload"]))
             # Only what is really locked is contradicted: to say `locked` of what one does not hold would be a lie.
             if answer["status"] == "locked":
-                both.append(_message(message["client_id"], message["topic"], {**answer, "status": "rejected"}))
+                both.append(_message(message["principal"], message["topic"], {**answer, "status": "rejected"}))
         chance.shuffle(both)
         _put(world, ANSWERS, both)
     yield
 
 
-def _message(client_id: str, topic: str, payload: object) -> str:
-    """A message as a topic rule queues it."""
-    encoded = base64.b64encode(json.dumps(payload).encode()).decode()
+def _message(principal: str, topic: str, payload: object, *, client_id: str | None = None) -> str:
+    """A message as a topic rule queues it; `client_id` is the topic's device unless another is given."""
     return json.dumps(
-        {"payload": encoded, "topic": topic, "client_id": client_id, "received_at_ms": int(time.time() * 1000)}
+        {
+            "payload": base64.b64encode(json.dumps(payload).encode()).decode(),
+            "topic": topic,
+            "client_id": topic.split("/")[2] if client_id is None else client_id,
+            "principal": principal,
+            "received_at_ms": int(time.time() * 1000),
+        }
     )
 
 
 @contextlib.contextmanager
 def _messages_forged(world: World, chance: random.Random) -> Iterator[None]:
-    """Answers of the wrong device, over a foreign connection, for an unknown order, a forged trade; and noise."""
+    """Answers of a wrong device, over a foreign connection or certificate, for an unknown order or trade; and noise."""
     with world.connect() as conn:
         trades = conn.execute(
             "SELECT id, device_id, sell_order_id FROM transactions ORDER BY status = 'Pending' DESC, seq DESC LIMIT 20"
         ).fetchall()
+        own = dict(conn.execute("SELECT device_id::text, id FROM device_certificates").fetchall())
     if not trades:
         raise NotNow("there are no trades yet")
     trade, device, order = map(str, chance.choice(trades))
@@ -696,7 +702,7 @@ def _messages_forged(world: World, chance: random.Random) -> Iterator[None]:
 
     def answer(of: str, *, client: str, order_id: str, transaction_id: str, status: str) -> str:
         payload = {"order_id": order_id, "status": status, "transaction_id": transaction_id}
-        return _message(client, f"energy/donor/{of}/lock/response", payload)
+        return _message(own.get(of, ""), f"energy/donor/{of}/lock/response", payload, client_id=client)
 
     forged = []
     for status in ("locked", "rejected"):
@@ -706,12 +712,16 @@ def _messages_forged(world: World, chance: random.Random) -> Iterator[None]:
         forged.append(answer(device, client=device, order_id=nothing, transaction_id=trade, status=status))
         forged.append(answer(device, client=device, order_id=order, transaction_id=nothing, status=status))
         forged.append(answer(nobody, client=nobody, order_id=order, transaction_id=trade, status=status))
-    forged.append(_message(device, f"energy/donor/{device}/lock/response", "no answer at all"))
+    topic = f"energy/donor/{device}/lock/response"
+    forged.append(_message(own[device], topic, "no answer at all"))
+    for principal in ("", nobody, *([] if other == device else [own[other]])):
+        said = {"order_id": order, "status": "locked", "transaction_id": trade}
+        forged.append(_message(principal, topic, said))
     forged.append("not even a message")
     delivered = {"transaction_id": trade, "status": "delivered", "kwh_delivered": 1, "seq": 2**62}
     if other != device:
-        _put(world, REPORTS, [_message(other, f"energy/transfer/{other}/status", delivered)])
-    _put(world, REPORTS, [_message(nobody, f"energy/transfer/{device}/status", delivered), "noise"])
+        _put(world, REPORTS, [_message(own[other], f"energy/transfer/{other}/status", delivered)])
+    _put(world, REPORTS, [_message("", f"energy/transfer/{device}/status", delivered), "noise"])
     chance.shuffle(forged)
     _put(world, ANSWERS, forged)
     yield

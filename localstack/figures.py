@@ -32,6 +32,7 @@ FUNCTIONS: Final = (
     "settle",
     "lock-responses",
     "telemetry",
+    "device-tidying",
 )
 STAGES: Final = ("Pending", "Locked", "Submitted", "Confirmed", "Failed")
 

@@ -64,7 +64,8 @@ def start_stack(folder: Path, *, keep_state: bool = False, outlives_us: bool = F
 
     A stack that keeps its state keeps its ports too, as long as they are free and no others are given.
 
-    Environment: DATABASE_URL, RPC_URL; POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT.
+    Environment: DATABASE_URL, RPC_URL; POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT; AUTH (`true`: IAM and IoT
+    policies are enforced; `false`: everybody may do everything, to see whether it is a right that lacks).
     """
     with contextlib.ExitStack() as undo:
         # All ports are looked at before anything is started.
@@ -84,7 +85,14 @@ def start_stack(folder: Path, *, keep_state: bool = False, outlives_us: bool = F
         else:
             chain = start_anvil(folder, port=anvil_port, outlives_us=outlives_us)
             undo.callback(chain.stop)
-        aws = start_ministack(folder, port=api_port, iot_port=iot_port, keep_state=keep_state, outlives_us=outlives_us)
+        aws = start_ministack(
+            folder,
+            port=api_port,
+            iot_port=iot_port,
+            authorize=os.environ.get("AUTH", "true") != "false",
+            keep_state=keep_state,
+            outlives_us=outlives_us,
+        )
         undo.callback(aws.stop)
         update_stack(
             folder,

@@ -8,11 +8,14 @@ from msgspec import Meta, Struct
 
 from energy_market import answers, config
 from energy_market.database import Database
-from energy_market.device_registry import MAX_CSR_CHARACTERS, DeviceRegistry
+from energy_market.device_registry import MAX_CSR_CHARACTERS, Credentials, DeviceRegistry
 from energy_market.domain.devices import DeviceSide, DeviceType
 from energy_market.http import Api, encode
-from energy_market.postgres import devices
+from energy_market.postgres import certificates, devices
 from energy_market.usecases.register_device import RegisteredDevice, Registration, register_device
+from energy_market.usecases.remove_device import remove_device
+from energy_market.usecases.revoke_certificates import revoke_certificates
+from energy_market.usecases.rotate_certificate import Rotation, rotate_certificate
 from energy_market.wire import Location
 
 settings = config.device_settings()
@@ -31,13 +34,28 @@ class DeviceRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     csr: Annotated[str, Meta(max_length=MAX_CSR_CHARACTERS)] | None = None
 
 
+class CertificateRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Another certificate. With a CSR its private key never leaves the device."""
+
+    csr: Annotated[str, Meta(max_length=MAX_CSR_CHARACTERS)] | None = None
+
+
 @app.route("/api/v1/iot/devices", methods=["GET"])
 def my_devices() -> Response:
     """The caller's devices."""
     caller, now = app.caller(), datetime.now(UTC)
     with database.transaction() as conn:
         found = devices.of_owner(conn, caller.user_id)
-    return app.present([answers.device(device, now=now, device_online_s=online_s) for device in found])
+        held = certificates.of_devices(conn, [device.id for device in found])
+    return app.present(
+        [
+            {
+                **answers.device(device, now=now, device_online_s=online_s),
+                "certificates": [answers.certificate(one) for one in held if one.device_id == device.id],
+            }
+            for device in found
+        ]
+    )
 
 
 @app.route("/api/v1/iot/device/register", methods=["POST"])
@@ -57,13 +75,44 @@ def register() -> Response:
     return app.present_text(answer.body, status=answer.status)
 
 
+@app.route("/api/v1/iot/device/{id}", methods=["DELETE"])
+def remove(id: str) -> Response:  # noqa: A002 - the path's name for it
+    """Remove a device of the caller's, with its certificates."""
+    caller = app.caller()
+    remove_device(database, registry, app.path_id(id), owner_id=caller.user_id)
+    return app.present(None, status=204)
+
+
+@app.route("/api/v1/iot/device/{id}/certificate", methods=["POST"])
+def rotate(id: str) -> Response:  # noqa: A002
+    """Another certificate for a device of the caller's. The private key is given once."""
+    caller, device_id = app.caller(), app.path_id(id)
+    request = app.read(CertificateRequest)
+    asked = Rotation(owner_id=caller.user_id, device_id=device_id, csr=request.csr)
+    return app.present(_credentials(rotate_certificate(database, registry, asked)), status=201)
+
+
+@app.route("/api/v1/iot/device/{id}/certificate", methods=["DELETE"])
+def revoke(id: str) -> Response:  # noqa: A002
+    """End all certificates of a device of the caller's."""
+    caller = app.caller()
+    revoke_certificates(database, registry, app.path_id(id), owner_id=caller.user_id)
+    return app.present(None, status=204)
+
+
+def _credentials(made: Credentials) -> dict[str, str]:
+    return {
+        "certificate_id": made.certificate_id,
+        "certificate_pem": made.certificate_pem,
+        **({} if made.private_key is None else {"private_key": made.private_key}),
+    }
+
+
 def _present(made: RegisteredDevice) -> str:
-    key = made.credentials.private_key
     return encode(
         {
             **answers.device(made.device, now=datetime.now(UTC), device_online_s=online_s),
-            "certificate_pem": made.credentials.certificate_pem,
-            **({} if key is None else {"private_key": key}),
+            **_credentials(made.credentials),
             "broker": settings.broker,
             "ca_url": settings.ca_url,
             "client_id": made.device.id,

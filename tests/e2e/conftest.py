@@ -102,8 +102,8 @@ class Neighbourhood:
         return neighbour
 
     @staticmethod
-    def devices_of(neighbour: Neighbour) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = neighbour.client.get("/api/v1/iot/devices")
+    def devices_of(neighbour: Neighbour) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = neighbour.client.get("/api/v1/iot/devices")
         return found
 
     def differences(self) -> list[str]:
@@ -126,6 +126,18 @@ class Neighbourhood:
         client.close()
         assert not answer.get("FunctionError"), said
         return int(said["differences"])
+
+    def tidy_devices(self) -> None:
+        """Call the function that tidies devices, as its schedule does."""
+        client = boto3.client("lambda", endpoint_url=self.market.stack.aws.endpoint_url)
+        answer = client.invoke(FunctionName=f"{STACK}-device-tidying", Payload=b"{}")
+        said = json.loads(answer["Payload"].read())
+        client.close()
+        assert not answer.get("FunctionError"), said
+
+    def logged_times(self, function: str, reason: str) -> int:
+        """How many messages a function has dropped for a reason."""
+        return sum(line.get("reason") == reason for line in self._log_lines(function))
 
     def logged(self, function: str, event: str, *, what: str = "reason") -> set[str]:
         """The reasons, or another field, that a function has logged with an event."""

@@ -19,7 +19,7 @@ class Firmware:
     """A connection under a device's own certificate and name."""
 
     def __init__(self, device: RegisteredDevice, aws: MiniStack) -> None:
-        self.device_id = device.device_id
+        self.device, self.device_id = device, device.device_id
         self.heard: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._connected: Future[None] = Future()
         self._stopped: Future[None] = Future()

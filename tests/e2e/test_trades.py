@@ -10,6 +10,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +20,9 @@ from urllib.parse import urlsplit
 import boto3
 import psycopg
 import pytest
+from awscrt import mqtt5
 from awscrt.exceptions import AwsCrtError
+from awsiot import mqtt5_client_builder
 from client import ApiError
 from deploy import STACK
 from replay import dead_letters, replay
@@ -178,26 +181,89 @@ def test_a_device_that_goes_is_offline_at_once(
     ann.client.cancel(ask["id"])
 
 
-def test_a_registration_that_died_is_cleared_by_the_next_with_the_rights_that_it_has(
+def test_without_a_certificate_nobody_speaks_for_a_device(
+    neighbourhood: Neighbourhood, with_firmware: tuple[Neighbour, Firmware]
+) -> None:
+    """The local broker lets in whoever has none, under any name: what he says is dropped."""
+    ann, firmware = with_firmware
+    firmware.say("energy/donor/{}/status", {"available_kwh": 2, "seq": 1})
+    wait_until(lambda: bool(neighbourhood.devices_of(ann)[0]["available_kwh"] == 2))
+    firmware.close()
+    before = neighbourhood.logged_times("telemetry", "unknown_certificate")
+    aws = neighbourhood.market.stack.aws
+    connected: Future[None] = Future()
+    stranger = mqtt5_client_builder.new_default_builder(
+        endpoint=aws.iot_host,
+        port=aws.iot_port,
+        ca_bytes=aws.ca_file.read_bytes(),
+        client_id=firmware.device_id,
+        on_lifecycle_connection_success=lambda _: connected.set_result(None),
+    )
+    stranger.start()
+    connected.result(20)
+    lie = json.dumps({"available_kwh": 1_000, "seq": 10**15}).encode()
+    topic = f"energy/donor/{firmware.device_id}/status"
+    stranger.publish(mqtt5.PublishPacket(topic=topic, payload=lie, qos=mqtt5.QoS.AT_LEAST_ONCE)).result(20)
+    # That he came, and what he said.
+    wait_until(lambda: neighbourhood.logged_times("telemetry", "unknown_certificate") >= before + 2)
+    stranger.stop()
+    (device,) = neighbourhood.devices_of(ann)
+    assert (device["available_kwh"], device["status"]) == (2, "Offline")
+
+
+def test_a_device_goes_on_with_another_certificate_until_it_is_removed(
+    neighbourhood: Neighbourhood, with_firmware: tuple[Neighbour, Firmware]
+) -> None:
+    """With the rights that the functions have, and no more."""
+    ann, firmware = with_firmware
+    firmware.say("energy/donor/{}/status", {"available_kwh": 2, "seq": 1})
+    rotated = ann.client.rotate_certificate(firmware.device)
+    firmware.close()
+    with Firmware(rotated, neighbourhood.market.stack.aws) as renewed:
+        renewed.say("energy/donor/{}/status", {"available_kwh": 3, "seq": 2})
+        wait_until(lambda: bool(neighbourhood.devices_of(ann)[0]["available_kwh"] == 3))
+        with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
+            # A minute later.
+            conn.execute(
+                "UPDATE device_certificates SET valid_until = valid_until - interval '61 s' WHERE device_id = %s",
+                (renewed.device_id,),
+            )
+            conn.execute(
+                "UPDATE iot_devices SET tidy_at = tidy_at - interval '61 s' WHERE id = %s", (renewed.device_id,)
+            )
+        neighbourhood.tidy_devices()
+        (certificate,) = neighbourhood.devices_of(ann)[0]["certificates"]
+        assert certificate["certificate_id"] == rotated.answer["certificate_id"]
+        aws_url = neighbourhood.market.stack.aws.endpoint_url
+        with contextlib.closing(boto3.client("iot", endpoint_url=aws_url)) as things:
+            found = things.list_thing_principals(thingName=renewed.device_id)["principals"]
+            assert [arn.rpartition("/")[2] for arn in found] == [certificate["certificate_id"]]
+            ann.client.revoke_certificates(renewed.device_id)
+            assert things.list_thing_principals(thingName=renewed.device_id)["principals"] == []
+            ann.client.remove_device(renewed.device_id)
+            with pytest.raises(things.exceptions.ResourceNotFoundException):
+                things.describe_thing(thingName=renewed.device_id)
+    assert neighbourhood.devices_of(ann) == []
+
+
+def test_a_registration_that_died_is_tidied_away_by_the_sweep_with_the_rights_that_it_has(
     neighbourhood: Neighbourhood,
 ) -> None:
     died = neighbourhood.stranger().client.register_device(side="donor", device_type="esp32", location="the roof")
     with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
         conn.execute(
-            "UPDATE iot_devices SET status = 'Provisioning', created_at = now() - interval '1 hour' WHERE id = %s",
+            """UPDATE iot_devices SET status = 'Provisioning', created_at = now() - interval '1 hour',
+               tidy_at = now() - interval '50 minutes' WHERE id = %s""",
             (died.device_id,),
         )
     things = boto3.client("iot", endpoint_url=neighbourhood.market.stack.aws.endpoint_url)
     (arn,) = things.list_thing_principals(thingName=died.device_id)["principals"]
-    neighbourhood.stranger().client.register_device(side="donor", device_type="esp32", location="the roof")
+    neighbourhood.tidy_devices()
     with pytest.raises(things.exceptions.ResourceNotFoundException):
         things.describe_thing(thingName=died.device_id)
     with pytest.raises(things.exceptions.ResourceNotFoundException):
         things.describe_certificate(certificateId=arn.rpartition("/")[2])
     things.close()
-    wait_until(
-        lambda: died.device_id in neighbourhood.logged("iot-api", "device.registration.cleared", what="device_id")
-    )
 
 
 def test_the_loop_ticks_every_five_seconds(neighbourhood: Neighbourhood) -> None:
@@ -243,6 +309,7 @@ def test_dead_letters_that_are_moved_back_are_processed(neighbourhood: Neighbour
     alert = {
         "topic": f"energy/device/{ann.device_id}/alert",
         "client_id": ann.device_id,
+        "principal": neighbourhood.devices_of(ann)[0]["certificates"][0]["certificate_id"],
         "payload": base64.b64encode(b'{"code": "replayed"}').decode(),
         "received_at_ms": 1,
     }

@@ -1,6 +1,7 @@
 """Fixtures of the tests that need the real database: a market, and the API's functions, on a database a test."""
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import boto3
 import client
@@ -13,6 +14,9 @@ from tests.integration.loop import Loop
 from tests.integration.market import Market
 from tests.integration.neighbours import Api
 from tests.integration.postgres_proxy import DOOM, Proxy
+
+if TYPE_CHECKING:
+    from types_boto3_iot import IoTClient
 
 LoadApi = Callable[[str], Client]
 
@@ -39,6 +43,15 @@ def auth(load_api: LoadApi) -> Client:
 
 
 @pytest.fixture
+def iot() -> Iterator["IoTClient"]:
+    """AWS IoT, as moto plays it, with the policy of devices."""
+    with mock_aws():
+        client = boto3.client("iot")
+        client.create_policy(policyName="energy-market-device", policyDocument="{}")
+        yield client
+
+
+@pytest.fixture
 def market(database_url: str) -> Iterator[Market]:
     """A market of its own."""
     market = Market(database_url)
@@ -47,17 +60,14 @@ def market(database_url: str) -> Iterator[Market]:
 
 
 @pytest.fixture
-def api(database_url: str, load_api: LoadApi, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+def api(database_url: str, load_api: LoadApi, iot: "IoTClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """The functions behind the API, whose clients ask again at once; AWS IoT is moto's."""
     monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.0)
     monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.0)
-    with mock_aws():
-        iot = boto3.client("iot")
-        iot.create_policy(policyName="energy-market-device", policyDocument="{}")
-        names = ("auth", "market", "iot", "network")
-        api = Api(database_url, {name: load_api(f"{name}_api") for name in names}, iot)
-        yield api
-        api.close()
+    names = ("auth", "market", "iot", "network")
+    api = Api(database_url, {name: load_api(f"{name}_api") for name in names}, load_function("device_tidying"), iot)
+    yield api
+    api.close()
 
 
 @pytest.fixture

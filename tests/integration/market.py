@@ -1,5 +1,6 @@
 """A small market to test with: people, devices and orders, made by the product's own use cases."""
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.domain.trades import Trade
-from energy_market.postgres import commands, devices, orders, trades
+from energy_market.postgres import certificates, commands, devices, orders, trades
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
@@ -43,6 +44,11 @@ class Ticked:
     orders_expired: int
     attempts: int
     overlooked: int
+
+
+def certificate_of(device: UUID | str) -> str:
+    """The id of the certificate that a device of a test has."""
+    return hashlib.sha256(str(device).encode()).hexdigest()
 
 
 def now_ms() -> int:
@@ -79,7 +85,9 @@ class Market:
             device = devices.insert(
                 conn, owner_id=owner, device_type="esp32", side="donor", location="roof", zone="default"
             )
-            assert devices.register(conn, device, certificate_arn="arn:aws:iot:::cert/test")
+            assert devices.register(conn, device)
+            certificates.add(conn, certificate_of(device), device)
+            certificates.activated(conn, certificate_of(device), device)
         return device
 
     def home(self, *, available_wh: int | None = 100_000) -> Home:
@@ -209,13 +217,22 @@ class Market:
 
     @staticmethod
     def say(
-        topic: str, payload: object, *, client_id: str | None = None, received_ms: int | None = None
+        topic: str,
+        payload: object,
+        *,
+        client_id: str | None = None,
+        principal: str | None = None,
+        received_ms: int | None = None,
     ) -> QueuedMessage:
-        """A message as the broker queued it, now or at another time."""
+        """A message as the broker queued it, now or at another time; with the certificate of the topic's device."""
         raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
         sender = topic.split("/")[2] if client_id is None else client_id
         return QueuedMessage(
-            topic=topic, client_id=sender, payload=raw, received_at_ms=now_ms() if received_ms is None else received_ms
+            topic=topic,
+            client_id=sender,
+            principal=certificate_of(topic.split("/")[2]) if principal is None else principal,
+            payload=raw,
+            received_at_ms=now_ms() if received_ms is None else received_ms,
         )
 
     def status(
@@ -226,6 +243,7 @@ class Market:
         locks: tuple[UUID, ...] = (),
         seq: int | None = None,
         received_ms: int | None = None,
+        principal: str | None = None,
     ) -> None:
         self._seq = self._seq + 1 if seq is None else seq
         message = self.say(
@@ -236,16 +254,24 @@ class Market:
                 "locks": [str(lock) for lock in locks],
                 "seq": self._seq,
             },
+            principal=principal,
             received_ms=received_ms,
         )
         with self.database.transaction() as conn:
             record_telemetry(conn, message)
 
     def report(
-        self, topic: str, payload: object, *, client_id: str | None = None, received_ms: int | None = None
+        self,
+        topic: str,
+        payload: object,
+        *,
+        client_id: str | None = None,
+        principal: str | None = None,
+        received_ms: int | None = None,
     ) -> None:
+        message = self.say(topic, payload, client_id=client_id, principal=principal, received_ms=received_ms)
         with self.database.transaction() as conn:
-            record_telemetry(conn, self.say(topic, payload, client_id=client_id, received_ms=received_ms))
+            record_telemetry(conn, message)
 
     def answer(
         self,
@@ -255,11 +281,12 @@ class Market:
         *,
         trade: UUID | None = None,
         client_id: str | None = None,
+        principal: str | None = None,
     ) -> Outcome:
         payload = {"order_id": str(order), "status": status}
         if trade is not None:
             payload["transaction_id"] = str(trade)
-        message = self.say(f"energy/donor/{device}/lock/response", payload, client_id=client_id)
+        message = self.say(f"energy/donor/{device}/lock/response", payload, client_id=client_id, principal=principal)
         with self.database.transaction() as conn:
             outcome, _ = record_lock_response(conn, message, settlement_window_s=SETTINGS.settlement_window_s)
         return outcome

@@ -7,6 +7,7 @@ import http.client
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from types import ModuleType
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,8 @@ import client
 from client import MarketClient, RegisteredDevice
 
 from energy_market.database import Database
+from energy_market.device_registry import DeviceRegistry
+from energy_market.usecases.tidy_device import tidy_devices
 from tests.api import Answer, Client
 from tests.integration.crashes import Crashed, Fuse, FusedClient, FusedDatabase, occupy
 from tests.integration.market import Market
@@ -24,8 +27,9 @@ REGISTER = "/api/v1/iot/device/register"
 class Api:
     """The functions behind the API. A process that dies is replaced by one that works, as Lambda does it."""
 
-    def __init__(self, url: str, functions: Mapping[str, Client], iot: Any) -> None:  # noqa: ANN401 -- boto3's
+    def __init__(self, url: str, functions: Mapping[str, Client], tidying: ModuleType, iot: Any) -> None:  # noqa: ANN401 -- boto3's
         self.functions = functions
+        self.tidying = tidying
         self.refused: list[Answer] = []  # with a status of 500 and more
         self._url = url
         self._iot = iot
@@ -70,6 +74,16 @@ class Api:
             thing["thingName"] for page in self._iot.get_paginator("list_things").paginate() for thing in page["things"]
         }
 
+    def certificates(self) -> dict[str, str]:
+        """The certificates that AWS IoT knows, with their status."""
+        pages = self._iot.get_paginator("list_certificates").paginate()
+        return {one["certificateId"]: one["status"] for page in pages for one in page["certificates"]}
+
+    def certificates_of(self, device_id: str) -> set[str]:
+        """Those that AWS IoT has for a device."""
+        found = self._iot.list_thing_principals(thingName=device_id)["principals"] if device_id in self.things() else []
+        return {arn.rpartition("/")[2] for arn in found}
+
     def close(self) -> None:
         self._sandbox.close()
 
@@ -78,7 +92,11 @@ class Api:
         self._sandbox = database
         for function in self.functions.values():
             occupy(function.module, database)
-        self.functions["iot"].module.registry._client = FusedClient(self._iot, fuse)  # noqa: SLF001 -- its sandbox is ours
+        registry = DeviceRegistry("energy-market-device")
+        registry._client = FusedClient(self._iot, fuse)  # type: ignore[assignment] # noqa: SLF001 -- its sandbox is ours
+        self.functions["iot"].module.registry = registry  # type: ignore[attr-defined]
+        occupy(self.tidying, database)
+        self.tidying._registry = lambda: registry  # type: ignore[attr-defined] # noqa: SLF001
 
 
 class Neighbour(MarketClient):
@@ -233,7 +251,25 @@ class Cancelling(Ordering):
 # ------------------------------------------------------------------------------------------------ devices
 
 
-class Registering(SignedUp):
+class AtDevices(SignedUp):
+    """Somebody to whose devices the sweep comes in the end."""
+
+    def run_on(self) -> None:
+        """No door is open that nobody knows of, or that is not about to be closed; then, later, the sweep comes."""
+        known = self.market.sql(
+            """SELECT c.id FROM device_certificates c JOIN iot_devices d ON d.id = c.device_id
+            WHERE d.tidy_at IS NOT NULL OR c.valid_until IS NULL"""
+        )
+        active = {one for one, status in self.api.certificates().items() if status == "ACTIVE"}
+        assert active <= {str(row[0]) for row in known}
+        self.market.sql("UPDATE iot_devices SET tidy_at = tidy_at - interval '11 minutes'")
+        self.market.sql(
+            "UPDATE device_certificates SET issued_at = issued_at - interval '11 minutes' WHERE activated_at IS NULL"
+        )
+        tidy_devices(self.market.database, DeviceRegistry("energy-market-device"))
+
+
+class Registering(AtDevices):
     """Somebody who has put an energy offer into the book registers the device that is to keep it."""
 
     def __init__(self, api: Api, market: Market) -> None:
@@ -276,3 +312,78 @@ class RegisteringAgain(Registering):
         super().check()
         made = {str(row[0]) for row in self.rows("SELECT id::text FROM iot_devices WHERE owner_id = %s")}
         assert made & self.api.things() == {self.device.device_id}
+
+
+class WithDevice(AtDevices):
+    """Somebody has a device, with an offer in the book."""
+
+    def __init__(self, api: Api, market: Market) -> None:
+        super().__init__(api, market)
+        self.device = self.neighbour.register_device(side="donor", device_type="esp32", location="the roof")
+        self.first = str(self.device.answer["certificate_id"])
+        self.order = self.neighbour.place(side="sell", size_wh=400, price_micro=150_000, all_or_none=True)
+
+    def speaking(self) -> list[str]:
+        """The certificates that speak for the device, oldest first."""
+        return [
+            str(row[0])
+            for row in self.market.sql(
+                """SELECT id FROM device_certificates
+                WHERE device_id = %s AND (valid_until IS NULL OR valid_until > now()) ORDER BY issued_at""",
+                UUID(self.device.device_id),
+            )
+        ]
+
+
+class Rotating(WithDevice):
+    def go(self) -> None:
+        self.device = self.neighbour.rotate_certificate(self.device)
+
+    def check(self) -> None:
+        speaking = self.speaking()
+        assert (speaking[0], speaking[-1]) == (self.first, self.device.answer["certificate_id"])
+        assert self.api.certificates_of(self.device.device_id) == set(speaking)
+        assert {self.api.certificates()[one] for one in speaking} == {"ACTIVE"}
+
+
+class Revoking(WithDevice):
+    def go(self) -> None:
+        self.neighbour.revoke_certificates(self.device.device_id)
+
+    def check(self) -> None:
+        assert self.speaking() == []
+        assert self.api.certificates_of(self.device.device_id) == set()
+        assert self.first not in self.api.certificates()
+        assert self.device.device_id in self.api.things()
+        assert self.rows("SELECT status FROM order_states WHERE user_id = %s") == [("Created",)]
+
+
+class Removing(WithDevice):
+    def go(self) -> None:
+        self.neighbour.remove_device(self.device.device_id)
+
+    def check(self) -> None:
+        assert self.rows("SELECT status FROM iot_devices WHERE owner_id = %s") == [("Removed",)]
+        assert self.device.device_id not in self.api.things()
+        assert self.first not in self.api.certificates()
+        assert self.rows("SELECT status, reason FROM order_states WHERE user_id = %s") == [
+            ("Cancelled", "device_removed")
+        ]
+        assert self.rows("SELECT 1 FROM open_orders WHERE user_id = %s") == []
+        self.market.is_sound()
+
+
+class Tidying(WithDevice):
+    """The sweep itself dies on its way through a device that was removed."""
+
+    def __init__(self, api: Api, market: Market) -> None:
+        super().__init__(api, market)
+        market.sql("UPDATE iot_devices SET status = 'Removed', tidy_at = now() WHERE id = %s", self.device.device_id)
+
+    def go(self) -> None:
+        self.api.tidying.sweep({}, None)
+
+    def check(self) -> None:
+        assert self.device.device_id not in self.api.things()
+        assert self.first not in self.api.certificates()
+        assert self.market.sql("SELECT tidy_at FROM iot_devices WHERE tidy_at <= now()") == []

@@ -29,13 +29,14 @@ PRUNED = {
     "matches": "what the tick before has matched, until the locks are published",
     "ticks": "one a zone",
     "leases": "one a name",
-    "iot_devices": "fifty a user",
     "network_nodes": "fifty a user",
     "zones": "made by hand",
     "schema_migrations": "one a release",
 }
 KEPT = {
     "users": "accounts",
+    "iot_devices": "fifty a user, and what he has removed: two hundred a day",
+    "device_certificates": "which certificate spoke for a device, and when: twenty a day",
     "energy_orders": "what was ordered",
     "transactions": "what was traded",
     "events": "the record of every transition",

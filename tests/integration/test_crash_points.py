@@ -38,8 +38,12 @@ from tests.integration.neighbours import (
     RefreshingLater,
     Registering,
     RegisteringAgain,
+    Removing,
+    Revoking,
+    Rotating,
     Selling,
     SigningUp,
+    Tidying,
 )
 from tests.integration.settlement.test_crash_points import COVERS as COVERS_OF_SETTLEMENT
 
@@ -56,9 +60,20 @@ COVERS: Final[dict[str, set[str]]] = {
     "Selling": {"place_order", "answer_once", "market_api.create_order"},
     "Cancelling": {"cancel_order", "market_api.cancel"},
     "Registering": {"register_device", "iot_api.register"},
+    "Rotating": {"rotate_certificate", "iot_api.rotate"},
+    "Revoking": {"revoke_certificates", "tidy_device", "iot_api.revoke"},
+    "Removing": {"remove_device", "tidy_device", "iot_api.remove"},
+    "Tidying": {"tidy_device", "device_tidying.sweep"},
     "RegisteringAgain": {"register_device", "iot_api.register"},
     "Living": {"run_tick", "publish_commands", "record_lock_response", "record_telemetry", "report_failures"}
-    | {"wake_sweep", "matching.tick", "matching.commands", "settlement.lock_responses", "telemetry.handle"},
+    | {
+        "recognise_device",
+        "wake_sweep",
+        "matching.tick",
+        "matching.commands",
+        "settlement.lock_responses",
+        "telemetry.handle",
+    },
     "MovingBook": {"run_tick", "matching.tick", "matching.commands"},
     "Migrating": {"migrations.handle"},
 }
@@ -80,6 +95,10 @@ WITHOUT_EFFECT: Final = {"matching.marks", "reconcile", "reconciliation.reconcil
         (Cancelling, 6),
         (Registering, 18),
         (RegisteringAgain, 18),
+        (Rotating, 14),
+        (Revoking, 12),
+        (Removing, 14),
+        (Tidying, 8),
     ],
 )
 def test_what_a_client_asks_for_is_done_once_whenever_the_process_dies(

@@ -27,6 +27,7 @@ NARROWER = {
     "zones": {"SELECT"},
     "users": KEPT,
     "iot_devices": KEPT,
+    "device_certificates": KEPT,
     "network_nodes": KEPT,
     "energy_orders": KEPT,
     "transactions": KEPT,

@@ -1,6 +1,5 @@
 """The device agent on a real broker: mutual TLS, the deployed policy, the deployed kind of rule, and cut lines."""
 
-import base64
 import contextlib
 import dataclasses
 import json
@@ -16,51 +15,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-import yaml
 from energy_device import agent as agent_module
 from energy_device.agent import DeviceAgent, Network
 from energy_device.config import ConfigError, DeviceConfig
 from energy_device.energy_source import SimulatedBattery
-from local_aws import AWS_ENVIRONMENT, MiniStack, start_ministack
+from local_aws import start_ministack
 from ports import free_port
 
-CHECKOUT = Path(__file__).resolve().parents[2]
-RULE = (
-    "SELECT encode(*, 'base64') AS payload, topic() AS topic, clientid() AS client_id,"
-    " timestamp() AS received_at_ms FROM '{}'"
-)
-FILTERS = [
-    "energy/donor/+/lock/response",
-    "energy/donor/+/status",
-    "energy/recipient/+/status",
-    "energy/device/+/alert",
-    "energy/transfer/+/status",
-]
-
-
-def device_policy() -> str:
-    """The policy that the template gives to devices."""
-
-    class Loader(yaml.SafeLoader):
-        """Reads CloudFormation's short forms as what stands behind them."""
-
-    def short_form(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:  # noqa: ANN401 - YAML's values
-        if isinstance(node, yaml.ScalarNode):
-            return loader.construct_scalar(node)
-        if isinstance(node, yaml.SequenceNode):
-            return loader.construct_sequence(node, deep=True)
-        assert isinstance(node, yaml.MappingNode)
-        return loader.construct_mapping(node, deep=True)
-
-    Loader.add_multi_constructor("!", short_form)
-    template = yaml.load((CHECKOUT / "template.yaml").read_text(), Loader)  # noqa: S506 - a SafeLoader
-    document = json.dumps(template["Resources"]["DevicePolicy"]["Properties"]["PolicyDocument"])
-    pseudo = {"AWS::Partition": "aws", "AWS::Region": "us-east-1", "AWS::AccountId": "000000000000"}
-    for name, value in pseudo.items():
-        document = document.replace(f"${{{name}}}", value)
-    return document.replace("${!", "${")
+from tests.integration.broker import Broker
 
 
 class Line:
@@ -114,110 +77,6 @@ class Line:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-
-
-class Broker:
-    """The local AWS as devices and the backend see it: things, commands, and a queue that rules fill."""
-
-    def __init__(self, aws: MiniStack) -> None:
-        self.aws = aws
-        self.ca = aws.ca_file.read_bytes()
-        session = boto3.Session(
-            aws_access_key_id=AWS_ENVIRONMENT["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=AWS_ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
-            region_name=AWS_ENVIRONMENT["AWS_DEFAULT_REGION"],
-        )
-        self.iot = session.client("iot", endpoint_url=aws.endpoint_url)
-        self.data = session.client("iot-data", endpoint_url=aws.endpoint_url)
-        self.sqs = session.client("sqs", endpoint_url=aws.endpoint_url)
-        self.received: list[dict[str, Any]] = []
-        self.queue = self.sqs.create_queue(QueueName="reports")["QueueUrl"]
-        role = self._role_of_rules(session.client("iam", endpoint_url=aws.endpoint_url))
-        self.iot.create_policy(policyName="device", policyDocument=device_policy())
-        for number, topic_filter in enumerate(FILTERS):
-            self.iot.create_topic_rule(
-                ruleName=f"rule{number}",
-                topicRulePayload={
-                    "sql": RULE.format(topic_filter),
-                    "awsIotSqlVersion": "2016-03-23",
-                    "actions": [{"sqs": {"roleArn": role, "queueUrl": self.queue, "useBase64": False}}],
-                },
-            )
-
-    @staticmethod
-    def _role_of_rules(iam: Any) -> str:  # noqa: ANN401 - a boto3 client
-        def policy(**statement: object) -> str:
-            return json.dumps({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement}]})
-
-        may_assume = policy(Action="sts:AssumeRole", Principal={"Service": "iot.amazonaws.com"})
-        role = iam.create_role(RoleName="rules", AssumeRolePolicyDocument=may_assume)["Role"]["Arn"]
-        may_send = policy(Action="sqs:SendMessage", Resource="*")
-        iam.put_role_policy(RoleName="rules", PolicyName="send", PolicyDocument=may_send)
-        iam.close()
-        return str(role)
-
-    def close(self) -> None:
-        for client in (self.iot, self.data, self.sqs):
-            client.close()
-
-    def register(self, folder: Path, *, side: str = "donor", port: int | None = None) -> DeviceConfig:
-        """A new thing with a certificate of its own."""
-        device_id = str(uuid.uuid4())
-        self.iot.create_thing(thingName=device_id)
-        made = self.iot.create_keys_and_certificate(setAsActive=True)
-        self.iot.attach_policy(policyName="device", target=made["certificateArn"])
-        self.iot.attach_thing_principal(thingName=device_id, principal=made["certificateArn"])
-        return DeviceConfig(
-            device_id=device_id,
-            side="donor" if side == "donor" else "recipient",
-            host=self.aws.iot_host,
-            port=port or self.aws.iot_port,
-            certificate=made["certificatePem"].encode(),
-            private_key=made["keyPair"]["PrivateKey"].encode(),
-            ca=self.ca,
-            state_path=folder / f"{device_id}.db",
-            status_period_s=1,
-            transfer_period_s=0.2,
-            min_reconnect_s=0.1,
-            max_reconnect_s=1,
-        )
-
-    def command(self, device_id: str, name: str, **fields: object) -> None:
-        topic = f"energy/donor/{device_id}/{name}"
-        self.data.publish(topic=topic, qos=1, payload=json.dumps(fields).encode())
-
-    def lock(self, device_id: str, trade: str, kwh: float = 1.5) -> None:
-        self.command(device_id, "lock", order_id=ORDER, transaction_id=trade, kwh_requested=kwh)
-
-    def reports(self, device_id: str, kind: str) -> list[dict[str, Any]]:
-        """What the rules have passed on so far of this device's messages of a kind."""
-        while messages := self.sqs.receive_message(QueueUrl=self.queue, MaxNumberOfMessages=10).get("Messages"):
-            for message in messages:
-                passed = json.loads(message["Body"])
-                passed["fields"] = json.loads(base64.b64decode(passed["payload"]))
-                self.received.append(passed)
-                self.sqs.delete_message(QueueUrl=self.queue, ReceiptHandle=message["ReceiptHandle"])
-        return [
-            passed["fields"] | {"client_id": passed["client_id"]}
-            for passed in self.received
-            if passed["topic"].split("/")[2] == device_id and passed["topic"].endswith(kind)
-        ]
-
-    def wait_for(self, device_id: str, kind: str, is_it: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first report that is the one; fails after 15 seconds."""
-        until = time.monotonic() + 15
-        while time.monotonic() < until:
-            for report in self.reports(device_id, kind):
-                if is_it(report):
-                    return report
-            time.sleep(0.05)
-        raise AssertionError(f"no such {kind} came: {self.reports(device_id, kind)}")
-
-    def answer(self, device_id: str, trade: str) -> dict[str, Any]:
-        return self.wait_for(device_id, "lock/response", lambda report: report["transaction_id"] == trade)
-
-
-ORDER = "0a000000-0000-4000-8000-000000000001"
 
 
 def holds(*trades: str) -> Callable[[dict[str, Any]], bool]:
@@ -462,6 +321,21 @@ def test_a_certificate_does_not_open_another_devices_session(broker: Broker, swi
         state_path=tmp_path / "stolen.db",
     )
     assert not switch_on(stolen, wait=False).wait_ready(1.5)
+
+
+def test_a_device_keeps_its_promises_when_it_gets_another_certificate(
+    broker: Broker, switch_on: Switch, tmp_path: Path
+) -> None:
+    config = broker.register(tmp_path)
+    agent = switch_on(config)
+    trade, meanwhile = new_id(), new_id()
+    broker.lock(config.device_id, trade)
+    broker.answer(config.device_id, trade)
+    agent.stop()
+    broker.lock(config.device_id, meanwhile)
+    switch_on(broker.rotated(config))
+    broker.answer(config.device_id, meanwhile)
+    broker.wait_for(config.device_id, "status", holds(trade, meanwhile))
 
 
 def test_many_devices_share_two_threads_and_leave_none(broker: Broker, tmp_path: Path) -> None:

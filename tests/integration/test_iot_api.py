@@ -7,21 +7,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import boto3
 import psycopg
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from moto import mock_aws
 
 from energy_market.database import Database
 from energy_market.device_registry import Credentials, DeviceRegistry, check_csr
 from energy_market.domain.errors import Conflict, InvalidRequest
-from energy_market.usecases.abandon_registrations import abandon_registrations
 from energy_market.usecases.answer_once import Answer
 from energy_market.usecases.register_device import Registration, register_device
+from energy_market.usecases.tidy_device import tidy_devices
 from tests.api import Client, SignedIn, signed_in
 from tests.integration.conftest import LoadApi
 from tests.integration.market import Market
@@ -32,14 +30,6 @@ if TYPE_CHECKING:
 REGISTER = "/api/v1/iot/device/register"
 DEVICES = "/api/v1/iot/devices"
 ROOF = {"device_type": "raspi", "location": "the roof"}
-
-
-@pytest.fixture
-def iot() -> Iterator["IoTClient"]:
-    with mock_aws():
-        client = boto3.client("iot")
-        client.create_policy(policyName="energy-market-device", policyDocument="{}")
-        yield client
 
 
 @pytest.fixture
@@ -95,7 +85,7 @@ def test_its_identity_is_a_thing_of_its_id_with_one_active_certificate(
 ) -> None:
     device = api.post(REGISTER, ROOF, token=ann.token).json
     (arn,) = iot.list_thing_principals(thingName=device["id"])["principals"]
-    assert market.sql("SELECT certificate_arn FROM iot_devices") == [(arn,)]
+    assert market.sql("SELECT id, device_id::text FROM device_certificates") == [(arn.rpartition("/")[2], device["id"])]
     certificate = iot.describe_certificate(certificateId=arn.rpartition("/")[2])["certificateDescription"]
     assert certificate["status"] == "ACTIVE"
     assert certificate["certificatePem"] == device["certificate_pem"]
@@ -152,7 +142,7 @@ def test_one_sees_ones_own_devices(api: Client, auth: Client, ann: SignedIn) -> 
 
 def test_a_device_that_has_not_been_heard_of_is_offline(api: Client, ann: SignedIn, market: Market) -> None:
     device = api.post(REGISTER, ROOF, token=ann.token).json
-    market.status(UUID(device["id"]), available_wh=1_500)
+    market.status(UUID(device["id"]), available_wh=1_500, principal=device["certificate_id"])
     seen = api.get(DEVICES, token=ann.token).json[0]
     assert (seen["status"], str(seen["available_kwh"]), str(seen["free_kwh"])) == ("Online", "1.5", "1.5")
     market.sql("UPDATE iot_devices SET last_ping = now() - interval '121 seconds'")
@@ -204,7 +194,7 @@ def test_without_its_policy_nothing_stays_of_a_device(
     answer = load_api("iot_api").post(REGISTER, ROOF, token=ann.token)
     assert answer.refusal == (500, "internal")
     assert identities(iot) == (0, 0)
-    assert market.sql("SELECT status, certificate_arn FROM iot_devices") == [("Removed", None)]
+    assert market.sql("SELECT status FROM iot_devices") == [("Removed",)]
     assert market.sql("SELECT roles FROM users") == [(["Recipient"],)]
 
 
@@ -378,13 +368,13 @@ def test_a_device_whose_answer_is_lost_for_good_is_none(
 
 
 @pytest.mark.parametrize("calls", range(5))
-def test_a_registration_that_died_counts_no_more_and_is_cleared_by_the_next(
+def test_a_registration_that_died_counts_no_more_and_is_tidied_away(
     api: Client, ann: SignedIn, iot: "IoTClient", market: Market, calls: int
 ) -> None:
     """After so many calls of AWS: thing, certificate, its thing, its policy, and then the database."""
     steps: list[Callable[[str], object]] = [
         lambda thing: iot.create_thing(thingName=thing),
-        lambda _thing: arns.append(iot.create_keys_and_certificate(setAsActive=True)["certificateArn"]),
+        lambda _thing: arns.append(iot.create_keys_and_certificate(setAsActive=False)["certificateArn"]),
         lambda thing: iot.attach_thing_principal(thingName=thing, principal=arns[0]),
         lambda _thing: iot.attach_policy(policyName="energy-market-device", target=arns[0]),
     ]
@@ -392,46 +382,109 @@ def test_a_registration_that_died_counts_no_more_and_is_cleared_by_the_next(
     for _ in range(49):
         market.device(UUID(ann.user_id))
     market.sql(
-        "INSERT INTO iot_devices (owner_id, device_type, side, location, zone)"
-        " VALUES (%s, 'esp32', 'donor', 'x', 'default')",
+        "INSERT INTO iot_devices (owner_id, device_type, side, location, zone, tidy_at)"
+        " VALUES (%s, 'esp32', 'donor', 'x', 'default', now() + interval '10 minutes')",
         ann.user_id,
     )
     ((dead,),) = market.sql("SELECT id::text FROM iot_devices WHERE status = 'Provisioning'")
     for step in steps[:calls]:
         step(str(dead))
+    registry = DeviceRegistry("energy-market-device")
+    assert tidy_devices(market.database, registry) == 0
     assert len(api.get(DEVICES, token=ann.token).json) == 50, "it may yet live"
     assert api.post(REGISTER, ROOF, token=ann.token).refusal == (409, "too_many_devices")
-    market.sql("UPDATE iot_devices SET created_at = now() - interval '11 minutes' WHERE id = %s", dead)
+    market.sql(
+        "UPDATE iot_devices SET created_at = now() - interval '11 minutes', tidy_at = now() - interval '1 minute'"
+        " WHERE id = %s",
+        dead,
+    )
     assert len(api.get(DEVICES, token=ann.token).json) == 49
     made = api.post(REGISTER, ROOF, token=ann.token)
     assert made.status == 201
-    assert market.sql("SELECT status FROM iot_devices WHERE id = %s", dead) == [("Removed",)]
+    assert tidy_devices(market.database, registry) == 1
+    assert market.sql("SELECT status, tidy_at FROM iot_devices WHERE id = %s", dead) == [("Removed", None)]
     assert [thing["thingName"] for thing in iot.list_things()["things"]] == [made.json["id"]]
-    # The one that was not given to its thing yet is not found; it has no policy.
-    orphans = [arn for arn in arns if calls == 2]
-    found = {one["certificateArn"] for one in iot.list_certificates()["certificates"]} & set(arns)
-    assert found == set(orphans)
-    assert all(iot.list_attached_policies(target=arn)["policies"] == [] for arn in orphans)
+    # The one that was not given to its thing yet is not found; it opens no door, and has no policy.
+    left = [one for one in iot.list_certificates()["certificates"] if one["certificateArn"] in arns]
+    assert [one["status"] for one in left] == (["INACTIVE"] if calls == 2 else [])
+    assert all(iot.list_attached_policies(target=one["certificateArn"])["policies"] == [] for one in left)
 
 
-def test_a_registration_that_nobody_cleared_is_given_up_after_a_day(
-    ann: SignedIn, market: Market, database_url: str, capsys: pytest.CaptureFixture[str]
+def test_what_aws_refuses_to_give_back_is_tried_again(
+    ann: SignedIn, iot: "IoTClient", market: Market, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for hours in (23, 25):
-        market.sql(
-            "INSERT INTO iot_devices (owner_id, device_type, side, location, zone, created_at)"
-            " VALUES (%s, 'esp32', 'donor', 'x', 'default', now() - make_interval(hours => %s))",
-            ann.user_id,
-            hours,
-        )
+    market.sql(
+        "INSERT INTO iot_devices (owner_id, device_type, side, location, zone, tidy_at)"
+        " VALUES (%s, 'esp32', 'donor', 'x', 'default', now())",
+        ann.user_id,
+    )
+    ((dead,),) = market.sql("SELECT id::text FROM iot_devices")
+    iot.create_thing(thingName=str(dead))
+
+    class Unwilling(DeviceRegistry):
+        def tidy(self, device_id: UUID, **_: object) -> None:
+            raise ConnectionError(device_id)
+
+    assert tidy_devices(market.database, Unwilling("energy-market-device")) == 0
+    said, measured = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (said["event"], said["device_id"]) == ("device.not_tidied", dead)
+    assert measured["DevicesNotTidied"] == 1
+    registry = DeviceRegistry("energy-market-device")
+    assert tidy_devices(market.database, registry) == 0, "in ten minutes"
+    market.sql("UPDATE iot_devices SET tidy_at = now()")
+    assert tidy_devices(market.database, registry) == 1
+    assert identities(iot) == (0, 0)
+
+
+def test_a_certificate_opens_no_door_before_it_is_written_down(
+    ann: SignedIn, iot: "IoTClient", market: Market, database_url: str
+) -> None:
+    """Whatever dies on the way, nothing is left that is active and that nobody knows of."""
+    found: list[tuple[str, str]] = []
+
+    def look() -> None:
+        (one,) = iot.list_certificates()["certificates"]
+        found.append((one["status"], str(market.sql("SELECT count(*) FROM device_certificates")[0][0])))
+
+    class Watched(SlowRegistry):
+        def activate(self, certificate_id: str) -> None:
+            look()
+            super().activate(certificate_id)
+            look()
+
     database = Database(database_url)
-    abandon_registrations(database)
-    abandon_registrations(database)
+    register_device(database, Watched(look), asked_by(ann), present=lambda _: "")
     database.close()
-    ((dead,),) = market.sql("SELECT id::text FROM iot_devices WHERE status = 'Removed'")
-    assert registered(market) == [("Provisioning", 1), ("Removed", 1)]
-    (line,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert (line["event"], line["device_id"]) == ("device.registration.abandoned", dead)
+    assert found == [("INACTIVE", "0"), ("INACTIVE", "1"), ("ACTIVE", "1")]
+
+
+def test_a_certificate_that_was_not_let_in_is_when_the_answer_is_asked_for_again(
+    ann: SignedIn, iot: "IoTClient", market: Market, database_url: str
+) -> None:
+    class Dying(DeviceRegistry):
+        def activate(self, certificate_id: str) -> None:
+            raise ConnectionError(certificate_id)
+
+    database = Database(database_url)
+    asked = asked_by(ann, key="k", csr=make_csr())
+    with pytest.raises(ConnectionError):
+        register_device(database, Dying("energy-market-device"), asked, present=lambda made: str(made.device.id))
+    assert [one["status"] for one in iot.list_certificates()["certificates"]] == ["INACTIVE"]
+    again = register_device(database, DeviceRegistry("energy-market-device"), asked, present=str)
+    database.close()
+    assert (again.status, [one["status"] for one in iot.list_certificates()["certificates"]]) == (201, ["ACTIVE"])
+    assert market.sql("SELECT activated_at IS NOT NULL FROM device_certificates") == [(True,)]
+
+
+def test_nobody_registers_devices_all_day_long(api: Client, ann: SignedIn, market: Market) -> None:
+    market.sql(
+        "INSERT INTO iot_devices (owner_id, device_type, side, location, zone, status)"
+        " SELECT %s, 'esp32', 'donor', 'x', 'default', 'Removed' FROM generate_series(1, 200)",
+        ann.user_id,
+    )
+    assert api.post(REGISTER, ROOF, token=ann.token).refusal == (409, "too_many_devices")
+    market.sql("UPDATE iot_devices SET created_at = now() - interval '25 hours'")
+    assert api.post(REGISTER, ROOF, token=ann.token).status == 201
 
 
 def test_a_csr_of_any_key_is_looked_at_only_from_outside() -> None:

@@ -10,7 +10,7 @@ import pytest
 from energy_market.devices import Dropped, payload
 from energy_market.postgres import trades
 from energy_market.usecases.record_lock_response import record_lock_response
-from tests.integration.market import Market
+from tests.integration.market import Market, certificate_of
 
 
 def test_a_lock_is_published_with_a_deadline(market: Market) -> None:
@@ -286,7 +286,13 @@ def test_reports_are_forgotten_after_a_week(market: Market) -> None:
 
 
 def _presence(market: Market, device: UUID, kind: str, *, session: str, at_ms: int) -> None:
-    event = {"clientId": str(device), "timestamp": at_ms, "eventType": kind, "sessionIdentifier": session}
+    event = {
+        "clientId": str(device),
+        "timestamp": at_ms,
+        "eventType": kind,
+        "sessionIdentifier": session,
+        "principalIdentifier": certificate_of(device),
+    }
     market.report(f"$aws/events/presence/{kind}/{device}", event, client_id="n/a")
 
 

@@ -16,7 +16,7 @@ from energy_market.postgres.commands import LOCK_REPEAT_S
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.record_lock_response import TOPIC, record_lock_response
 from energy_market.usecases.record_telemetry import PRESENCE_TOPIC, record_telemetry
-from tests.integration.market import SETTINGS, Market, now_ms
+from tests.integration.market import SETTINGS, Market, certificate_of, now_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +165,13 @@ NOW_MS = now_ms()
 
 def presence(scene: Scene, kind: str, session: str, place: int) -> QueuedMessage:
     device = str(scene.device)
-    said = {"clientId": device, "timestamp": NOW_MS + place, "eventType": kind, "sessionIdentifier": session}
+    said = {
+        "clientId": device,
+        "timestamp": NOW_MS + place,
+        "eventType": kind,
+        "sessionIdentifier": session,
+        "principalIdentifier": certificate_of(device),
+    }
     return Market.say(f"{PRESENCE_TOPIC}{kind}/{device}", said, client_id="n/a")
 
 
@@ -342,6 +348,7 @@ def under_another_client(message: QueuedMessage, client: UUID) -> QueuedMessage:
     return QueuedMessage(
         topic=message.topic,
         client_id=str(client),
+        principal=message.principal,
         payload=message.payload,
         received_at_ms=message.received_at_ms,
     )
@@ -382,7 +389,12 @@ FORGERIES: dict[str, Forgery] = {
     ),
     "presence of another": lambda own, other: Market.say(
         f"{PRESENCE_TOPIC}disconnected/{own.device}",
-        {"clientId": str(other.device), "timestamp": NOW_MS + 9, "sessionIdentifier": "x"},
+        {
+            "clientId": str(other.device),
+            "timestamp": NOW_MS + 9,
+            "sessionIdentifier": "x",
+            "principalIdentifier": certificate_of(other.device),
+        },
         client_id="n/a",
     ),
 }
@@ -398,6 +410,7 @@ def test_what_somebody_else_says_changes_nothing(scenes: Scenes, *, sold: bool) 
         assert own.take(forge(own, other)) in {
             "foreign_client",
             "foreign_lock_response",
+            "unknown_certificate",
             "foreign_transfer_or_old_news",
             "ambiguous_lock_response",
             "unknown_device_or_old_news",

@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from tests.api import ENVIRONMENT, load_function
-from tests.integration.market import Market, now_ms
+from tests.integration.market import Market, certificate_of, now_ms
 
 LOCKS = "energy/donor/{}/lock/response"
 
@@ -25,6 +25,7 @@ def queued(topic: str, payload: object, *, client_id: object = None) -> dict[str
     body = {
         "topic": topic,
         "client_id": topic.split("/")[2] if client_id is None else str(client_id),
+        "principal": certificate_of(topic.split("/")[2]),
         "payload": base64.b64encode(raw).decode(),
         "received_at_ms": now_ms(),
     }

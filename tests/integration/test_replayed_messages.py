@@ -3,7 +3,7 @@
 import pytest
 
 from energy_market.devices import Dropped
-from tests.integration.market import Home, Market, now_ms
+from tests.integration.market import Home, Market, certificate_of, now_ms
 
 AN_HOUR_MS = 3_600_000
 
@@ -18,6 +18,15 @@ def seen(market: Market, home: Home) -> tuple[str, float, bool]:
     assert isinstance(status, str)
     assert isinstance(age_s, float)
     return status, age_s, bool(is_silent)
+
+
+def presence(home: Home, *, at_ms: int) -> dict[str, object]:
+    return {
+        "clientId": str(home.device),
+        "timestamp": at_ms,
+        "sessionIdentifier": "one",
+        "principalIdentifier": certificate_of(home.device),
+    }
 
 
 def aged(market: Market, home: Home) -> None:
@@ -66,7 +75,7 @@ def test_an_old_report_is_kept_and_does_not_bring_a_device_back(market: Market, 
 
 def test_an_old_report_does_not_bring_back_a_device_that_has_left_since(market: Market) -> None:
     home = market.home()
-    gone = {"clientId": str(home.device), "timestamp": now_ms(), "sessionIdentifier": "one"}
+    gone = presence(home, at_ms=now_ms())
     market.report(f"$aws/events/presence/disconnected/{home.device}", gone)
     market.report(f"energy/device/{home.device}/alert", {}, received_ms=now_ms() - 5_000)
     market.status(home.device, available_wh=1_000, received_ms=now_ms() - 5_000)
@@ -78,7 +87,7 @@ def test_an_old_report_does_not_bring_back_a_device_that_has_left_since(market: 
 def test_an_old_connection_is_not_news(market: Market) -> None:
     home = market.home()
     aged(market, home)
-    came = {"clientId": str(home.device), "timestamp": 1, "sessionIdentifier": "one"}
+    came = presence(home, at_ms=1)
     market.report(f"$aws/events/presence/connected/{home.device}", came, received_ms=now_ms() - AN_HOUR_MS)
     assert round(seen(market, home)[1] / 60) == 60
 

@@ -12,6 +12,7 @@ from typing import Final
 PACKAGE: Final = "layers/energy_market/energy_market"
 MATCHING: Final = f"{PACKAGE}/domain/matching.py"
 DEVICES: Final = f"{PACKAGE}/postgres/devices.py"
+CERTIFICATES: Final = f"{PACKAGE}/postgres/certificates.py"
 ORDERS: Final = f"{PACKAGE}/postgres/orders.py"
 TRADES: Final = f"{PACKAGE}/postgres/trades.py"
 COMMANDS: Final = f"{PACKAGE}/postgres/commands.py"
@@ -45,6 +46,7 @@ _TICKS: Final = "tests/integration/test_orders_and_ticks.py"
 _DELIVERIES: Final = "tests/integration/test_deliveries.py"
 _LOST: Final = "tests/integration/test_lost_devices.py"
 _REGISTERING: Final = "tests/integration/test_iot_api.py"
+_CERTIFICATES: Final = "tests/integration/test_certificates.py"
 _MARKET: Final = "tests/integration/test_market_api.py"
 _READS: Final = "tests/integration/test_market_reads.py"
 _AUTH: Final = "tests/integration/test_auth_api.py"
@@ -329,6 +331,37 @@ MUTANTS: Final = (
         (f"{PACKAGE}/devices.py", "if message.client_id != device_id:", "if not message.client_id:"),
     ),
     _mutant(
+        "anybody_speaks_for_a_device",
+        "a message counts under a certificate of its device only",
+        (f"{_CERTIFICATES}::test_under_no_certificate_or_a_foreign_one_nothing_that_is_said_of_a_device_counts",),
+        (f"{PACKAGE}/usecases/recognise_device.py", 'raise Dropped("unknown_certificate")', "return False"),
+    ),
+    _mutant(
+        "a_certificate_that_has_ended_speaks_on",
+        "what is revoked counts no more",
+        (f"{_CERTIFICATES}::test_under_a_revoked_certificate_nothing_counts_and_the_device_is_not_matched",),
+        (CERTIFICATES, "WHERE c.id = %s AND c.device_id = %s AND (c.valid_until IS NULL OR c.valid_until > clock_timestamp())", "WHERE c.id = %s AND c.device_id = %s AND (c.valid_until IS NULL OR true)"),
+    ),
+    _mutant(
+        "a_certificate_is_let_in_before_it_is_written_down",
+        "nothing is active that nobody knows of",
+        (f"{_REGISTERING}::test_a_certificate_opens_no_door_before_it_is_written_down",),
+        (f"{PACKAGE}/device_registry.py", "iot.create_keys_and_certificate()", "iot.create_keys_and_certificate(setAsActive=True)"),
+    ),
+    _mutant(
+        "a_device_goes_with_what_it_owes",
+        "who was paid delivers",
+        (f"{_CERTIFICATES}::test_a_device_that_owes_energy_is_not_removed_by_its_owner",),
+        (f"{PACKAGE}/usecases/remove_device.py", "if owner_id is not None and trades.owed_by_device(conn, device_id):", "if owner_id is not None and not device_id:"),
+    ),
+    _mutant(
+        "somebody_elses_device_is_removed",
+        "a device is its owner's",
+        (f"{_CERTIFICATES}::test_somebody_elses_device_is_nobodys",),
+        (DEVICES, "WHERE id = %s AND owner_id = coalesce(%s, owner_id) AND status NOT IN", "WHERE id = %s AND owner_id = coalesce(owner_id, %s) AND status NOT IN"),
+        (DEVICES, "AND id = coalesce(%s, id) FOR NO KEY UPDATE", "AND id = coalesce(id, %s) FOR NO KEY UPDATE"),
+    ),
+    _mutant(
         "a_nameless_answer_counts_for_one_of_several_trades",
         "it is not known which of them the device means",
         (f"{_LOCKS}::test_an_answer_of_two_fields_means_nothing_once_the_order_has_had_two_trades",),
@@ -541,7 +574,7 @@ MUTANTS: Final = (
         "one that is asked for again gives way",
         (f"{_REGISTERING}::test_a_registration_that_is_asked_for_again_meanwhile_gives_way",),
         (REGISTER, "            devices.give_way(conn, given_way)\n", "            pass\n"),
-        (REGISTER, "        _clear(database, registry, given_way)\n", "        pass\n"),
+        (REGISTER, "        tidy_device(database, registry, given_way)\n", "        pass\n"),
     ),
     _mutant(
         "a_private_key_under_a_key_of_the_client",

@@ -18,7 +18,7 @@ Route = tuple[str, str]  # method, path
 APIS = ["auth_api", "market_api", "iot_api", "network_api", "analytics_api"]
 RULE_SQL = (
     "SELECT encode(*, 'base64') AS payload, topic() AS topic, clientid() AS client_id, "
-    "timestamp() AS received_at_ms FROM '{filter}'"
+    "principal() AS principal, timestamp() AS received_at_ms FROM '{filter}'"
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 from energy_market.domain.dashboard import Dashboard, Totals
-from energy_market.domain.devices import Device
+from energy_market.domain.devices import Certificate, Device
 from energy_market.domain.market import Candle, Level, PriceSummary
 from energy_market.domain.network_nodes import NetworkNode
 from energy_market.domain.orders import Order
@@ -129,6 +129,11 @@ def device(found: Device, *, now: datetime, device_online_s: int) -> dict[str, A
         "battery_level": found.battery_level,
         "created_at": found.created_at,
     }
+
+
+def certificate(found: Certificate) -> dict[str, Any]:
+    """A certificate of a device, without anything that one could connect with."""
+    return {"certificate_id": found.id, "issued_at": found.issued_at, "valid_until": found.valid_until}
 
 
 def device_topics(found: Device) -> dict[str, Any]:

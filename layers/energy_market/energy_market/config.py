@@ -149,6 +149,11 @@ def device_online_s() -> int:
     return _number("DEVICE_ONLINE_S")
 
 
+def device_policy() -> str:
+    """The name of the IoT policy of every device's certificate."""
+    return _text("DEVICE_POLICY")
+
+
 def device_settings() -> DeviceSettings:
     """Settings of device registration."""
     return DeviceSettings(policy=_text("DEVICE_POLICY"), broker=_text("DEVICE_BROKER"), ca_url=_text("DEVICE_CA_URL"))

@@ -6,6 +6,7 @@ The AWS SDK is imported when a certificate is issued, not before: it costs more 
 import binascii
 import re
 from base64 import b64decode
+from collections.abc import Collection
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -46,7 +47,7 @@ def bad_csr() -> InvalidRequest:
 
 
 class DeviceRegistry:
-    """AWS IoT, as far as registering a device needs it."""
+    """AWS IoT, as far as devices and their certificates need it."""
 
     def __init__(self, policy: str) -> None:
         """`policy`: the IoT policy of every device's certificate. Nothing is connected yet."""
@@ -54,11 +55,21 @@ class DeviceRegistry:
         self._client: IoTClient | None = None
 
     def issue(self, device_id: UUID, csr: str | None) -> Credentials:
-        """Make the thing and its certificate, or nothing if any step fails. Raises `InvalidRequest` for a bad CSR."""
+        """Make the thing and a first certificate, which the broker does not let in yet.
+
+        What was made when it fails is left to `tidy`. Raises `InvalidRequest` for a bad CSR.
+        """
+        self._iot().create_thing(thingName=str(device_id))
+        return self.certify(device_id, csr)
+
+    def certify(self, device_id: UUID, csr: str | None) -> Credentials:
+        """Make a certificate for a thing, which the broker does not let in before `activate`; or none if a step fails.
+
+        It is made inactive: of a process that dies before the certificate is its thing's, or before it is written down,
+        nothing is left that opens a door. Raises `InvalidRequest` for a bad CSR.
+        """
         iot = self._iot()
         with ExitStack() as undo:
-            iot.create_thing(thingName=str(device_id))
-            undo.callback(iot.delete_thing, thingName=str(device_id))
             made = self._certificate(iot, csr)
             undo.callback(_delete_certificate, iot, made.certificate_id)
             # The thing before the policy: a certificate that may do anything is found by its thing's name.
@@ -68,27 +79,36 @@ class DeviceRegistry:
             undo.pop_all()
             return made
 
-    def withdraw(self, device_id: UUID) -> None:
-        """Take back what `issue` made, or had made of it when it died: the thing, and each certificate it has.
+    def activate(self, certificate_id: str) -> None:
+        """Have the broker let it in; again changes nothing."""
+        self._iot().update_certificate(certificateId=certificate_id, newStatus="ACTIVE")
 
-        A certificate that was made and not yet given to its thing is not found. Nobody can do anything with it: it has
-        no policy.
+    def tidy(self, device_id: UUID, *, kept: Collection[str], ended: Collection[str], is_removed: bool) -> None:
+        """Delete every certificate of a thing but those `kept`, whoever made them, and of a removed device the thing.
+
+        Each loses its rights first: the broker asks for these with every message, also on a connection that is open.
+        `ended`: certificates that may have been taken from their thing already. Raises what AWS says last; what was
+        done until then stays done, and the rest is for the next time.
         """
         iot = self._iot()
         try:
             arns = iot.list_thing_principals(thingName=str(device_id))["principals"]
         except iot.exceptions.ResourceNotFoundException:
-            return
-        with ExitStack() as each:  # every step is tried, whatever the one before did
-            each.callback(iot.delete_thing, thingName=str(device_id))
+            arns, is_removed = [], False
+        with ExitStack() as each:  # every step is tried, whatever the one before did; the last one first
+            if is_removed:
+                each.callback(iot.delete_thing, thingName=str(device_id))
+            for certificate_id in set(ended) - {arn.rpartition("/")[2] for arn in arns}:
+                each.callback(_delete_certificate, iot, certificate_id)
             for arn in arns:
-                each.callback(_delete_certificate, iot, arn.rpartition("/")[2])
-                each.callback(_detach_policy, iot, self._policy, arn)
-                each.callback(iot.detach_thing_principal, thingName=str(device_id), principal=arn)
+                if (certificate_id := arn.rpartition("/")[2]) not in kept:
+                    each.callback(_delete_certificate, iot, certificate_id)
+                    each.callback(iot.detach_thing_principal, thingName=str(device_id), principal=arn)
+                    each.callback(_detach_policy, iot, self._policy, arn)
 
     def _certificate(self, iot: "IoTClient", csr: str | None) -> Credentials:
         if csr is None:
-            made = iot.create_keys_and_certificate(setAsActive=True)
+            made = iot.create_keys_and_certificate()  # inactive, unless one asks
             return Credentials(
                 certificate_arn=made["certificateArn"],
                 certificate_id=made["certificateId"],
@@ -96,7 +116,7 @@ class DeviceRegistry:
                 private_key=made["keyPair"]["PrivateKey"],
             )
         try:
-            signed = iot.create_certificate_from_csr(certificateSigningRequest=csr, setAsActive=True)
+            signed = iot.create_certificate_from_csr(certificateSigningRequest=csr)
         except iot.exceptions.InvalidRequestException:
             raise bad_csr() from None
         return Credentials(
@@ -126,9 +146,10 @@ def _detach_policy(iot: "IoTClient", policy: str, arn: str) -> None:
 
 
 def _delete_certificate(iot: "IoTClient", certificate_id: str) -> None:
-    """A certificate must be inactive before it can be deleted."""
-    iot.update_certificate(certificateId=certificate_id, newStatus="INACTIVE")
-    iot.delete_certificate(certificateId=certificate_id, forceDelete=True)
+    """A certificate must be inactive before it can be deleted; one that is gone already is no trouble."""
+    with suppress(iot.exceptions.ResourceNotFoundException):
+        iot.update_certificate(certificateId=certificate_id, newStatus="INACTIVE")
+        iot.delete_certificate(certificateId=certificate_id, forceDelete=True)
 
 
 def _is_one_sequence(text: str) -> bool:

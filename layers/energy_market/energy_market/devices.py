@@ -1,7 +1,7 @@
 """Messages to and from devices (the specification, section 3).
 
-A device is who the topic says, and the topic must agree with the MQTT client id that the broker's rule adds;
-what a payload says of its sender is never read.
+A device is who the topic says. The topic must agree with the MQTT client id, and both with the certificate of the
+connection, which the broker's rule adds; what a payload says of its sender is never read.
 """
 
 from collections.abc import Callable, Iterable
@@ -44,6 +44,7 @@ class QueuedMessage(msgspec.Struct, frozen=True):
     client_id: str
     payload: bytes  # base64 in the queue
     received_at_ms: int
+    principal: str = ""  # the certificate of the connection; none of what the broker itself says
 
 
 class Reported:

@@ -35,7 +35,6 @@ COVERS: Final[dict[str, set[str]]] = {
         "end_deliveries",
         "report_failures",
         "report_shortfalls",
-        "abandon_registrations",
     },
 }
 

@@ -26,7 +26,7 @@ from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.register_device import Registration, register_device
 from energy_market.usecases.run_tick import run_tick
 from energy_market.usecases.settle_trades import settle_trades
-from tests.integration.market import SETTINGS, Market
+from tests.integration.market import SETTINGS, Market, certificate_of
 from tests.integration.model_device import ModelDevice
 from tests.integration.settlement.world import NANO, RULES, World
 from tests.owner import as_owner
@@ -49,9 +49,14 @@ class _Registry:
 
     def issue(self, device_id: UUID, csr: str | None) -> Credentials:
         assert csr is None
-        return Credentials(certificate_arn="arn", certificate_id=str(device_id), certificate_pem="", private_key=None)
+        return Credentials(
+            certificate_arn="arn", certificate_id=certificate_of(device_id), certificate_pem="", private_key=None
+        )
 
-    def withdraw(self, device_id: UUID) -> None:
+    def activate(self, certificate_id: str) -> None:
+        assert certificate_id
+
+    def tidy(self, device_id: UUID, **_: object) -> None:
         raise AssertionError(device_id)
 
 

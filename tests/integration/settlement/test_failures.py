@@ -17,7 +17,7 @@ from energy_market.logs import NAMESPACE
 from tests.api import ENVIRONMENT, FUNCTIONS, load_function
 from tests.chain import CHECKOUT
 from tests.integration.conftest import LoadApi
-from tests.integration.market import now_ms
+from tests.integration.market import certificate_of, now_ms
 from tests.integration.settlement.world import World
 
 KEYS = json.loads(ENVIRONMENT["JWT_KEYS"])
@@ -40,6 +40,7 @@ def hear(name: str, handler: str, topic: str, payload: object) -> None:
     message = {
         "topic": topic,
         "client_id": topic.split("/")[2],
+        "principal": certificate_of(topic.split("/")[2]),
         "payload": base64.b64encode(json.dumps(payload).encode()).decode(),
         "received_at_ms": now_ms(),
     }

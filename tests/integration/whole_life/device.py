@@ -9,7 +9,7 @@ from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.usecases.record_lock_response import TOPIC
 from energy_market.usecases.record_telemetry import PRESENCE_TOPIC
-from tests.integration.market import Market
+from tests.integration.market import Market, certificate_of
 from tests.integration.model_device import ModelDevice
 
 
@@ -111,10 +111,12 @@ class LiveDevice(ModelDevice):
             "timestamp": now_ms,
             "eventType": kind,
             "sessionIdentifier": f"session-{session}",
+            "principalIdentifier": certificate_of(self.id),
         }
         return QueuedMessage(
             topic=f"{PRESENCE_TOPIC}{kind}/{self.id}",
             client_id=str(self.id),
+            principal=certificate_of(self.id),
             payload=json.dumps(event).encode(),
             received_at_ms=now_ms,
         )

@@ -113,6 +113,7 @@ class Stage:
                 """,
                 (AVAILABLE_WH, FIRST_SEQ),
             )
+            self.conn.execute("UPDATE device_certificates SET heard_at = now()")
             self.conn.execute(
                 "INSERT INTO events (entity, entity_id, to_status) SELECT 'device', id, status FROM iot_devices"
             )
@@ -138,7 +139,7 @@ class Stage:
         return str(self.rpc.call("eth_sendTransaction", call))
 
 
-_STAYS: Final = ["users", "zones", "iot_devices", "schema_migrations"]
+_STAYS: Final = ["users", "zones", "iot_devices", "device_certificates", "schema_migrations"]
 
 
 def rows(conn: Connection[Any], statement: str, *values: object) -> list[tuple[Any, ...]]:

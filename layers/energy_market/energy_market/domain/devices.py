@@ -27,3 +27,13 @@ class Device:
     free_wh: int | None
     battery_level: Decimal | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """A certificate that speaks for a device: for good, or until a moment that is near."""
+
+    id: str
+    device_id: UUID
+    issued_at: datetime
+    valid_until: datetime | None

@@ -38,6 +38,7 @@ REASON_SENTENCES: Final[dict[str, str]] = {
     "delivery_timeout": "The donor's device did not deliver all of it in time.",
     "reservation_lost": "The donor's device no longer held the energy.",
     "cancelled_by_owner": "Cancelled by its owner.",
+    "device_removed": "Its device was removed.",
     "expired": "Its time in force has passed.",
 }
 

@@ -20,8 +20,6 @@ COUNT_FORGOTTEN_AFTER_S: Final = 600
 
 UNFINISHED_AFTER_S: Final = 600
 """A registration that is not done by then has died: no request takes that long."""
-ABANDONED_AFTER_S: Final = 86_400
-"""One that nobody came to clear by then is given up."""
 
 ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
 
@@ -49,43 +47,41 @@ _BACK: Final[LiteralString] = (
 def insert(
     conn: Connection, *, owner_id: UUID, device_type: DeviceType, side: DeviceSide, location: str, zone: str
 ) -> UUID:
-    """Take a device's id before its certificate exists; it is 'Provisioning'."""
+    """Take a device's id before its certificate exists; it is 'Provisioning', and tidied away if it stays so."""
     row = conn.execute(
         """
-        INSERT INTO iot_devices (owner_id, device_type, side, location, zone) VALUES (%s, %s, %s, %s, %s) RETURNING id
+        INSERT INTO iot_devices (owner_id, device_type, side, location, zone, tidy_at)
+        VALUES (%s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id
         """,
-        (owner_id, device_type, side, location, zone),
+        (owner_id, device_type, side, location, zone, UNFINISHED_AFTER_S),
     ).fetchone()
     assert row is not None  # an INSERT of one row returns one row
     device_id: UUID = row[0]
     return device_id
 
 
-def register(conn: Connection, device_id: UUID, *, certificate_arn: str) -> bool:
+def register(conn: Connection, device_id: UUID) -> bool:
     """The device has its certificate; False if it was not being provisioned, or gave way, or took too long."""
     return (
         conn.execute(
             """
-            UPDATE iot_devices SET status = 'Registered', certificate_arn = %s
+            UPDATE iot_devices SET status = 'Registered'
             WHERE id = %s AND status = 'Provisioning' AND created_at >= now() - make_interval(secs => %s)
             """,
-            (certificate_arn, device_id, UNFINISHED_AFTER_S),
+            (device_id, UNFINISHED_AFTER_S),
         ).rowcount
         == 1
     )
 
 
 def give_way(conn: Connection, device_id: UUID) -> None:
-    """Another registration takes the place of this one, which counts as one that died from now on.
-
-    Not as 'Removed' yet: AWS may have something of it, and whoever is to take that back may die, too.
-    """
+    """Another registration takes the place of this one, of which AWS IoT may have something."""
     conn.execute(
         """
-        UPDATE iot_devices SET created_at = now() - make_interval(secs => %s) - interval '1 second'
+        UPDATE iot_devices SET status = 'Removed', tidy_at = clock_timestamp()
         WHERE id = %s AND status = 'Provisioning'
         """,
-        (UNFINISHED_AFTER_S, device_id),
+        (device_id,),
     )
 
 
@@ -93,17 +89,52 @@ def remove(conn: Connection, device_id: UUID) -> bool:
     """The device takes part no more; False if it was removed before."""
     return (
         conn.execute(
-            "UPDATE iot_devices SET status = 'Removed' WHERE id = %s AND status <> 'Removed'", (device_id,)
+            "UPDATE iot_devices SET status = 'Removed', reported_locks = '{}' WHERE id = %s AND status <> 'Removed'",
+            (device_id,),
         ).rowcount
         == 1
     )
 
 
-def remove_unregistered(conn: Connection, device_id: UUID) -> bool:
-    """A registration came to nothing; False if it was done, or removed before."""
+def put_offline(conn: Connection, device_id: UUID) -> None:
+    """The device is not matched before it is heard again, with whatever count it has then."""
+    conn.execute(
+        """
+        UPDATE iot_devices SET status = CASE WHEN status = 'Online' THEN 'Offline' ELSE status END,
+               status_seq = NULL, status_heard_at = NULL
+        WHERE id = %s
+        """,
+        (device_id,),
+    )
+
+
+def hold_owner(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool:
+    """Let its owner place no sell order until this transaction ends; False if there is no such device.
+
+    Of this owner; None: of anybody.
+    """
     return (
         conn.execute(
-            "UPDATE iot_devices SET status = 'Removed' WHERE id = %s AND status = 'Provisioning'", (device_id,)
+            """
+            SELECT FROM users WHERE id = (SELECT owner_id FROM iot_devices WHERE id = %s)
+              AND id = coalesce(%s, id) FOR NO KEY UPDATE
+            """,
+            (device_id, owner_id),
+        ).rowcount
+        == 1
+    )
+
+
+def owned(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool:
+    """Whether there is such a device, of this owner (None: of anybody). Nobody else changes it until this one ends."""
+    return (
+        conn.execute(
+            """
+            SELECT FROM iot_devices
+            WHERE id = %s AND owner_id = coalesce(%s, owner_id) AND status NOT IN ('Provisioning', 'Removed')
+            FOR NO KEY UPDATE
+            """,
+            (device_id, owner_id),
         ).rowcount
         == 1
     )
@@ -113,35 +144,6 @@ def is_registered(conn: Connection, device_id: UUID) -> bool:
     """Whether a registration was done; waits for one whose commit is still under way."""
     row = conn.execute("SELECT status FROM iot_devices WHERE id = %s FOR NO KEY UPDATE", (device_id,)).fetchone()
     return row is not None and row[0] not in {"Provisioning", "Removed"}
-
-
-def unfinished(conn: Connection) -> UUID | None:
-    """The oldest registration that died half-way."""
-    row = conn.execute(
-        """
-        SELECT id FROM iot_devices
-        WHERE status = 'Provisioning' AND created_at < now() - make_interval(secs => %s)
-        ORDER BY created_at LIMIT 1
-        """,
-        (UNFINISHED_AFTER_S,),
-    ).fetchone()
-    return None if row is None else row[0]
-
-
-def abandon(conn: Connection, *, limit: int) -> list[UUID]:
-    """Give up registrations that died a day ago; which."""
-    rows = conn.execute(
-        """
-        UPDATE iot_devices SET status = 'Removed'
-        WHERE id IN (
-            SELECT id FROM iot_devices
-            WHERE status = 'Provisioning' AND created_at < now() - make_interval(secs => %s)
-            ORDER BY created_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
-        RETURNING id
-        """,
-        (ABANDONED_AFTER_S, limit),
-    ).fetchall()
-    return [row[0] for row in rows]
 
 
 def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
@@ -155,6 +157,16 @@ def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
             " ORDER BY d.created_at, d.id",
             (owner_id, UNFINISHED_AFTER_S),
         ).fetchall()
+
+
+def registered_today(conn: Connection, owner_id: UUID) -> int:
+    """How many devices a user has registered in the last day, or tried to."""
+    row = conn.execute(
+        "SELECT count(*) FROM iot_devices WHERE owner_id = %s AND created_at > now() - interval '1 day'", (owner_id,)
+    ).fetchone()
+    assert row is not None  # an aggregate without GROUP BY returns one row
+    number: int = row[0]
+    return number
 
 
 def donors_of(conn: Connection, owner_id: UUID) -> list[UUID]:

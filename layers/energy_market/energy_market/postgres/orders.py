@@ -113,6 +113,25 @@ def cancel(conn: Connection, order_id: UUID) -> bool:
     )
 
 
+def cancel_of_device(conn: Connection, device_id: UUID) -> int:
+    """Close what remains of a device's orders; how many there were. Trades under way go on."""
+    conn.execute(
+        """
+        SELECT FROM energy_orders WHERE id IN (SELECT order_id FROM open_orders WHERE device_id = %s)
+        ORDER BY id FOR NO KEY UPDATE
+        """,
+        (device_id,),
+    )
+    return conn.execute(
+        """
+        WITH withdrawn AS (DELETE FROM open_orders WHERE device_id = %s RETURNING order_id)
+        UPDATE energy_orders SET closed = 'Cancelled', reason = 'device_removed', closed_at = clock_timestamp()
+        WHERE id IN (SELECT order_id FROM withdrawn) AND closed IS NULL
+        """,
+        (device_id,),
+    ).rowcount
+
+
 def expire(conn: Connection, zone: str, *, limit: int) -> int:
     """Close the remainders of orders whose time in force has passed; how many."""
     return conn.execute(

@@ -237,6 +237,33 @@ def hold_reserved(conn: Connection, device_id: UUID, reported_locks: Sequence[UU
     return [trade for trade, is_lost in rows if is_lost]
 
 
+def owed_by_device(conn: Connection, device_id: UUID) -> int:
+    """How many trades a device has promised energy to that it has not delivered: locked, being paid, or paid."""
+    row = conn.execute(
+        """
+        SELECT count(*) FROM transactions
+        WHERE device_id = %s AND status IN ('Locked', 'Submitted', 'Confirmed')
+          AND delivery IS DISTINCT FROM 'Delivered' AND delivery IS DISTINCT FROM 'Short'
+        """,
+        (device_id,),
+    ).fetchone()
+    assert row is not None  # an aggregate without GROUP BY returns one row
+    number: int = row[0]
+    return number
+
+
+def hold_unsigned(conn: Connection, device_id: UUID) -> list[UUID]:
+    """Lock a device's trades that are locked and for which nothing was ever signed, so that nothing can pay them."""
+    rows = conn.execute(
+        """
+        SELECT id FROM transactions WHERE device_id = %s AND status = 'Locked' AND batch_id IS NULL
+        ORDER BY seq FOR NO KEY UPDATE
+        """,
+        (device_id,),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
 def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID]) -> int:
     """The device holds reservations of trades that are over: they are to be released (again). Returns how many."""
     return conn.execute(

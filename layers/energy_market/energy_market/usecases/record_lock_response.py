@@ -7,6 +7,7 @@ from psycopg import Connection
 
 from energy_market.devices import Dropped, LockResponse, QueuedMessage, read_payload, sender
 from energy_market.postgres import trades
+from energy_market.usecases.recognise_device import recognise
 
 TOPIC = "energy/donor/+/lock/response"
 
@@ -24,6 +25,7 @@ def record_lock_response(conn: Connection, message: QueuedMessage, *, settlement
     Raises Dropped for an answer that means no trade of that device.
     """
     device_id = sender(message, topic=TOPIC)
+    recognise(conn, device_id, message.principal)
     response = read_payload(message.payload, LockResponse)
     transaction_id = response.transaction_id or trades.only_trade_of(conn, response.order_id)
     if transaction_id is None:

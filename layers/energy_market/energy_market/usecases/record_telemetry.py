@@ -18,8 +18,9 @@ from energy_market.devices import (
     sender,
 )
 from energy_market.domain.trades import Shortfall, ShortReason
-from energy_market.postgres import devices, trades
+from energy_market.postgres import certificates, devices, trades
 from energy_market.postgres.devices import ReportKind
+from energy_market.usecases.recognise_device import recognise
 
 PRESENCE_TOPIC = "$aws/events/presence/"
 WHY_SHORT: Final[dict[str, ShortReason]] = {"delivered": "under_delivered", "refused": "reservation_lost"}
@@ -40,11 +41,15 @@ class _Presence(msgspec.Struct, frozen=True, rename="camel"):
 
     client_id: str
     timestamp: int
+    principal_identifier: str
     session_identifier: str = ""
 
 
 def record_telemetry(conn: Connection, message: QueuedMessage) -> Recorded:
-    """Keep a report and let it do what it does. Raises Dropped for what is not taken."""
+    """Keep a report and let it do what it does. Raises Dropped for what is not taken.
+
+    It counts only under a certificate that speaks for its device; the first under a new one ends those before it.
+    """
     if message.topic.startswith(PRESENCE_TOPIC):
         return _presence(conn, message)
     match message.topic.split("/"):
@@ -59,8 +64,14 @@ def record_telemetry(conn: Connection, message: QueuedMessage) -> Recorded:
     raise Dropped("unknown_topic")
 
 
+def _sender(conn: Connection, message: QueuedMessage, *, topic: str) -> tuple[UUID, bool]:
+    """Whose message it is, and whether it is the first under its certificate."""
+    device_id = sender(message, topic=topic)
+    return device_id, recognise(conn, device_id, message.principal)
+
+
 def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
-    device_id = sender(message, topic="energy/donor/+/status")
+    device_id, is_new = _sender(conn, message, topic="energy/donor/+/status")
     status = read_payload(message.payload, DonorStatus)
     text = read_text(message.payload)
     # What the device still holds of trades that are over is to be released; what it no longer lists has been, or was
@@ -82,11 +93,13 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
     if not taken:
         raise Dropped("unknown_device_or_old_news")
     devices.keep_report(conn, device_id, "donor_status", text)
+    if is_new:
+        certificates.heard(conn, message.principal, device_id)
     return Recorded(kind="donor_status", device_id=device_id, lost=tuple(failed))
 
 
 def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
-    device_id = sender(message, topic="energy/transfer/+/status")
+    device_id, _ = _sender(conn, message, topic="energy/transfer/+/status")
     transfer = read_payload(message.payload, TransferStatus)
     text = read_text(message.payload)
     delivered_wh = transfer.kwh_delivered.energy_wh
@@ -118,11 +131,13 @@ def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
 
 
 def _kept(conn: Connection, message: QueuedMessage, kind: ReportKind, *, topic: str) -> Recorded:
-    device_id = sender(message, topic=topic)
+    device_id, is_new = _sender(conn, message, topic=topic)
     text = read_text(message.payload)
     if not devices.record_sign_of_life(conn, device_id, received_ms=message.received_at_ms):
         raise Dropped("unknown_device")
     devices.keep_report(conn, device_id, kind, text)
+    if is_new:
+        certificates.heard(conn, message.principal, device_id)
     return Recorded(kind=kind, device_id=device_id)
 
 
@@ -133,6 +148,8 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     if client_id != event.client_id or kind not in {"connected", "disconnected"}:
         raise Dropped("unknown_topic")
     text = read_text(message.payload)
+    # The broker says it, but of whoever called himself so.
+    recognise(conn, device_id, event.principal_identifier)
     # Two events of a device at once: the later must see what the earlier has kept.
     if not devices.hold(conn, device_id):
         raise Dropped("unknown_device_or_old_news")

@@ -12,24 +12,26 @@ from energy_market.device_registry import Credentials, check_csr
 from energy_market.domain.devices import Device, DeviceSide, DeviceType
 from energy_market.domain.errors import Conflict
 from energy_market.logs import log
-from energy_market.postgres import devices, idempotency, orders, users
+from energy_market.postgres import certificates, devices, idempotency, orders, users
 from energy_market.usecases.answer_once import Answer
+from energy_market.usecases.tidy_device import Tidies, tidy_device
 
 MAX_DEVICES_OF_A_USER: Final = 50
+MAX_REGISTRATIONS_IN_A_DAY: Final = 200  # of a user, also of devices that are removed by now
 ROUTE: Final = "device/register"
 CREATED: Final = 201
 CONFLICT: Final = 409
 UNDER_WAY: Final = 0
 
 
-class Registry(Protocol):
+class Registry(Tidies, Protocol):
     """Who gives devices their identity."""
 
     def issue(self, device_id: UUID, csr: str | None) -> Credentials:
-        """Make a device's identity, wholly or not at all."""
+        """Make a device's identity, which opens no door yet."""
 
-    def withdraw(self, device_id: UUID) -> None:
-        """Take back what was made of it."""
+    def activate(self, certificate_id: str) -> None:
+        """Have the broker let a certificate in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,45 +60,69 @@ def register_device(
 ) -> Answer:
     """A new device, that may connect at once; `present` writes the answer's body.
 
-    The row comes first, since its id names the thing; AWS is called between two transactions, not inside one. Whatever
-    fails, what AWS made is undone and the row is marked 'Removed'. With a donor device its owner becomes a Donor, and
-    the owner's sell orders that have been waiting for a first donor device get this one.
+    The row comes first, since its id names the thing; AWS is called between transactions, not inside one; and the
+    broker lets the certificate in only when all is written down. Whatever fails, the row is marked 'Removed' and what
+    AWS made is undone, if not here then by the next sweep. With a donor device its owner becomes a Donor, and the
+    owner's sell orders that have been waiting for a first donor device get this one.
 
     Under a key that was used before, the answer is the first one's if the device brought a CSR: there is no secret in
     it. Without one, the private key is gone with the first answer: Conflict (`already_registered`) names the device. A
     registration of the same key that is not done, be it dead or slow, gives way: it cannot take its device in any more.
 
-    Raises InvalidRequest for a bad CSR, Conflict beyond 50 devices or for a key that was used for another body.
+    Raises InvalidRequest for a bad CSR, Conflict beyond 50 devices, beyond 200 registrations in a day, or for a key
+    that was used for another body.
     """
     if asked.csr is not None:
         check_csr(asked.csr)
-    _clear_unfinished(database, registry)
     with database.transaction() as conn:
         users.lock(conn, asked.owner_id)
         kept = _claim(conn, asked)
-        if kept is not None and kept.status != UNDER_WAY:
-            return Answer(status=kept.status, body=kept.answer)
-        given_way = UUID(kept.answer) if kept is not None else None
-        if given_way is not None:
-            devices.give_way(conn, given_way)
-        if len(devices.of_owner(conn, asked.owner_id)) >= MAX_DEVICES_OF_A_USER:
-            raise Conflict("too_many_devices", f"A user has at most {MAX_DEVICES_OF_A_USER} devices.")
-        device_id = devices.insert(
-            conn,
-            owner_id=asked.owner_id,
-            device_type=asked.device_type,
-            side=asked.side,
-            location=asked.location,
-            zone=users.zone_of(conn, asked.owner_id, share_lock=False),
-        )
-        _keep(conn, asked, UNDER_WAY, str(device_id))
+        if kept is None or kept.status == UNDER_WAY:
+            given_way = UUID(kept.answer) if kept is not None else None
+            if given_way is not None:
+                devices.give_way(conn, given_way)
+            device_id = _insert(conn, asked)
+            _keep(conn, asked, UNDER_WAY, str(device_id))
+    if kept is not None and kept.status != UNDER_WAY:
+        _activate_owners(database, registry, asked.owner_id)
+        return Answer(status=kept.status, body=kept.answer)
     if given_way is not None:
-        _clear(database, registry, given_way)
+        tidy_device(database, registry, given_way)
     try:
-        return _take_in(database, asked, device_id, registry.issue(device_id, asked.csr), present)
+        made = registry.issue(device_id, asked.csr)
+        answer = _take_in(database, asked, device_id, made, present)
+        registry.activate(made.certificate_id)
+        with database.transaction() as conn:
+            certificates.activated(conn, made.certificate_id, device_id)
     except BaseException:
         _give_up(database, registry, asked, device_id)
         raise
+    return answer
+
+
+def _insert(conn: Connection, asked: Registration) -> UUID:
+    if len(devices.of_owner(conn, asked.owner_id)) >= MAX_DEVICES_OF_A_USER:
+        raise Conflict("too_many_devices", f"A user has at most {MAX_DEVICES_OF_A_USER} devices.")
+    if devices.registered_today(conn, asked.owner_id) >= MAX_REGISTRATIONS_IN_A_DAY:
+        raise Conflict("too_many_devices", f"A user registers at most {MAX_REGISTRATIONS_IN_A_DAY} devices in a day.")
+    return devices.insert(
+        conn,
+        owner_id=asked.owner_id,
+        device_type=asked.device_type,
+        side=asked.side,
+        location=asked.location,
+        zone=users.zone_of(conn, asked.owner_id, share_lock=False),
+    )
+
+
+def _activate_owners(database: Database, registry: Registry, owner_id: UUID) -> None:
+    """Have the broker let in what was taken in, where whoever did that died before the last step."""
+    with database.transaction() as conn:
+        waiting = certificates.to_activate(conn, owner_id)
+    for certificate_id, device_id in waiting:
+        registry.activate(certificate_id)
+        with database.transaction() as conn:
+            certificates.activated(conn, certificate_id, device_id)
 
 
 def _claim(conn: Connection, asked: Registration) -> idempotency.KeptAnswer | None:
@@ -131,8 +157,9 @@ def _take_in(
     with database.transaction() as conn:
         users.lock(conn, asked.owner_id)
         is_first_donor = asked.side == "donor" and not devices.donors_of(conn, asked.owner_id)
-        if not devices.register(conn, device_id, certificate_arn=credentials.certificate_arn):
+        if not devices.register(conn, device_id):
             raise RuntimeError("the device was removed while it was being registered")
+        certificates.add(conn, credentials.certificate_id, device_id)
         if asked.side == "donor":
             users.gain_role(conn, asked.owner_id, "Donor")
         if is_first_donor:
@@ -154,42 +181,15 @@ def _give_up(database: Database, registry: Registry, asked: Registration, device
     next one.
     """
     try:
-        if asked.key is not None and asked.csr is not None:
-            with database.transaction() as conn:
-                if devices.is_registered(conn, device_id):
-                    return
-        if not _withdraw(registry, device_id):
-            return
         with database.transaction() as conn:
             users.lock(conn, asked.owner_id)
-            devices.remove(conn, device_id)
+            if asked.key is not None and asked.csr is not None and devices.is_registered(conn, device_id):
+                return
             orders.unbind(conn, asked.owner_id, device_id)
+            devices.remove(conn, device_id)
+            certificates.end(conn, device_id)
             if asked.key is not None:
                 idempotency.release(conn, user_id=asked.owner_id, route=ROUTE, key=asked.key, answer=str(device_id))
+        tidy_device(database, registry, device_id)
     except Exception as error:  # noqa: BLE001 - the caller is told of the failure that led here
         log("device.registration.not_undone", level="error", device_id=device_id, error=type(error).__name__)
-
-
-def _withdraw(registry: Registry, device_id: UUID) -> bool:
-    """Undo what AWS made of a device. What cannot be undone is logged with its name: the thing's."""
-    try:
-        registry.withdraw(device_id)
-    except Exception as error:  # noqa: BLE001 - of a registration that has failed or is not the caller's
-        log("device.registration.not_undone", level="error", device_id=device_id, error=type(error).__name__)
-        return False
-    return True
-
-
-def _clear_unfinished(database: Database, registry: Registry) -> None:
-    """Clear a registration that died half-way. Each may leave one, and each takes one away."""
-    with database.transaction() as conn:
-        device_id = devices.unfinished(conn)
-    if device_id is not None:
-        _clear(database, registry, device_id)
-
-
-def _clear(database: Database, registry: Registry, device_id: UUID) -> None:
-    if _withdraw(registry, device_id):
-        with database.transaction() as conn:
-            devices.remove_unregistered(conn, device_id)
-        log("device.registration.cleared", level="warning", device_id=device_id)

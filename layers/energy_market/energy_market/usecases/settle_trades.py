@@ -22,7 +22,6 @@ from energy_market.evm.ledger import Ledger, Payment, Reverts, View
 from energy_market.logs import log, metric
 from energy_market.postgres import leases, settlement, trades
 from energy_market.postgres.settlement import Settleable
-from energy_market.usecases.abandon_registrations import abandon_registrations
 from energy_market.usecases.confirm_trades import confirm_paid_elsewhere, confirm_trades
 from energy_market.usecases.end_deliveries import end_deliveries
 from energy_market.usecases.expire_trades import expire_stored, expire_unstored
@@ -73,7 +72,6 @@ def settle_trades(
     try:
         expire_unstored(database)
         end_deliveries(database)
-        abandon_registrations(database)
         ledger.start_budget(budget_s)
         view: View | None = ledger.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
         while view is not None:

@@ -1,0 +1,26 @@
+"""Every few minutes: take from AWS IoT the certificates and things that should not be there any more."""
+
+from functools import cache
+
+from energy_market import config
+from energy_market.database import Database
+from energy_market.device_registry import DeviceRegistry
+from energy_market.logs import log
+from energy_market.usecases.tidy_device import tidy_devices
+
+
+@cache
+def _database() -> Database:
+    return Database(config.database_url())
+
+
+@cache
+def _registry() -> DeviceRegistry:
+    return DeviceRegistry(config.device_policy())
+
+
+def sweep(_event: object, _context: object) -> dict[str, int]:
+    """Tidy the devices that are due. Raises what the database raises: the next sweep is the retry."""
+    tidied = tidy_devices(_database(), _registry())
+    log("devices.tidied", tidied=tidied)
+    return {"tidied": tidied}
