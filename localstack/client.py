@@ -153,6 +153,11 @@ class MarketClient:
         self._refresh()
         return self._access_token
 
+    @property
+    def tokens(self) -> tuple[str, str]:
+        """The access token and the refresh token of the session; empty before there is one."""
+        return self._access_token, self._refresh_token
+
     def another(self) -> "MarketClient":
         """One more client for this session, for another thread, as long as the session's access token is good."""
         client = MarketClient(self._api_url, self.account)

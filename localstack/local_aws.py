@@ -64,6 +64,8 @@ def _ministack_on(
     outlives_us: bool,
 ) -> MiniStack:
     home = folder / "ministack"
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o700)  # its state has the secrets, and what functions are given
     for name in ("state", "s3", "tmp"):
         (home / name).mkdir(parents=True, exist_ok=True)
     python = LOCAL / "ministack" / "bin" / "python"

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ from energy_device.agent import DeviceAgent, Network
 from energy_device.config import DeviceConfig
 from energy_device.energy_source import SimulatedBattery
 from eth_account import Account
-from market import Market, start_market
+from market import Addresses, Market, start_market
 from reconcile import Ledger, reconcile
-from services import remove_state
+from services import Stack, remove_state
 from wallet import Wallet, call_data
 
 ENOUGH_GAS_WEI = 10**18
 UNIT = 10**18  # of the test token
 PATIENCE_S = 60.0
+NODE_KEY = "the-key-of-the-node"  # part of its address, as those have it that are paid for
 
 
 @dataclass(kw_only=True)
@@ -154,6 +155,16 @@ class Neighbourhood:
         client.publish(topic=topic, qos=1, payload=json.dumps(payload).encode())
         client.close()
 
+    def tokens_and_keys(self) -> dict[str, str]:
+        """What only a client or a device holds, by a name."""
+        found = {}
+        for number, client in enumerate(self._clients):
+            found[f"access token {number}"], found[f"refresh token {number}"] = client.tokens
+        for neighbour, agent in self.agents:
+            key = "".join(agent.config.private_key.decode().splitlines()[1:-1])
+            found[f"key of {neighbour.device_id}"] = key[-60:]
+        return {name: secret for name, secret in found.items() if secret}
+
     def _log_lines(self, function: str) -> list[dict[str, Any]]:
         pages = self._logs.get_paginator("filter_log_events").paginate(logGroupName=f"/aws/lambda/{STACK}-{function}")
         lines = (entry["message"] for page in pages for entry in page["events"])
@@ -182,10 +193,15 @@ def stack_folder(state_folder: Path) -> Path:
     return state_folder / "stack"
 
 
+def _with_a_key(stack: Stack) -> Addresses:
+    addresses = Addresses.of(stack)
+    return replace(addresses, rpc_url=f"{addresses.rpc_url}/?key={NODE_KEY}")
+
+
 @pytest.fixture(scope="session")
 def running_market(stack_folder: Path) -> Iterator[Market]:
     """The system, as `make run` starts it."""
-    market = start_market(stack_folder, parameters={"RateLimitPerMinute": "100000"})
+    market = start_market(stack_folder, parameters={"RateLimitPerMinute": "100000"}, addresses_of=_with_a_key)
     try:
         yield market
     finally:

@@ -5,6 +5,7 @@ In one file, since each of them takes the checkout for itself, and tests of diff
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ import psutil
 from faults import FIRST
 
 CHECKOUT = Path(__file__).parents[2]
+# Whatever is spelt like a private key, an access token, a refresh token, or an address with its password.
+SECRET = re.compile(
+    rb"PRIVATE KEY-----|\beyJ[\w-]{10,}\.|\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\.[\w-]{43}\b|://[^\s:@/]+:[^\s@/]+@"
+)
 
 
 def _processes_of_the_run() -> list[str]:
@@ -75,4 +80,7 @@ def test_a_neighbourhood_trades_and_the_books_agree() -> None:
     }
     assert (result["homes"], result["consistent"]) == (4, True)
     assert 0 < result["trades_confirmed"] <= result["orders"]
+    logs = [path for path in (CHECKOUT / ".local" / "logs").glob("*.log") if path.stat().st_size]
+    assert {"community.log", "ministack.log", "postgres.log"} <= {path.name for path in logs}
+    assert [(path.name, found[0]) for path in logs if (found := SECRET.search(path.read_bytes()))] == []
     assert result["match_to_confirmed_ms"].keys() == result["tick_ms"].keys() == {"p50", "p99"}

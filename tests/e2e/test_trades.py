@@ -29,7 +29,9 @@ from replay import dead_letters, replay
 from wallet import read_uint
 
 from energy_market.evm.rpc import Rpc
-from tests.e2e.conftest import UNIT, Neighbour, Neighbourhood, wait_until
+from tests.contract import contract
+from tests.e2e import leftovers
+from tests.e2e.conftest import NODE_KEY, UNIT, Neighbour, Neighbourhood, wait_until
 from tests.e2e.firmware import Firmware
 
 CHECKOUT = Path(__file__).parents[2]
@@ -438,3 +440,63 @@ def _what_an_execution_of_the_last_seconds_of_a_minute_said(neighbourhood: Neigh
         elif event["type"] == "TaskFailed":
             said.append({"failed": event["taskFailedEventDetails"]["error"]})
     return said
+
+
+def test_a_method_that_no_route_has_reaches_no_function(neighbourhood: Neighbourhood) -> None:
+    """API Gateway refuses it, as an unknown path (on AWS with 404, see the gateway's responses in the template)."""
+    methods = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "TRACE", "BREW")
+    unknown = [
+        (method, path.removeprefix("/api/v1/").replace("{id}", "00000000-0000-0000-0000-000000000000"))
+        for path, operations in contract()["paths"].items()
+        for method in methods
+        if method.lower() not in operations
+    ]
+    assert len(unknown) > 150
+    for method, path in [*unknown, ("GET", "auth"), ("GET", "admin/nothing"), ("POST", "market/orders/mine/x")]:
+        status, headers, _ = _ask(neighbourhood, method, path, Authorization="Bearer anything")
+        assert (status, headers.get("X-Request-Id")) in {(403, None), (404, None), (405, None)}, (method, path)
+
+
+def test_nothing_that_is_left_holds_a_secret(neighbourhood: Neighbourhood) -> None:
+    """What all the tests above have left: files, rows, logs, command lines, and what AWS shows of the stack."""
+    neighbourhood.donor(charge_wh=1_000)
+    neighbourhood.buyer(tokens=1)
+    stack = neighbourhood.market.stack
+    wait_until(lambda: neighbourhood.logged("settle", "sweep", what="swept") != set())
+    kept = leftovers.secrets_of(neighbourhood.market)
+    secrets = neighbourhood.tokens_and_keys() | {
+        "the owner's password": str(urlsplit(stack.database.url).password),
+        "the functions' password": str(urlsplit(stack.database.functions_url).password),
+        "a key of access tokens": next(iter(json.loads(kept["energy-market/jwt-keys"]).values())),
+        "the operator's key": stack.chain.operator_key.removeprefix("0x"),
+        "the node's key": NODE_KEY,
+    }
+    assert len(secrets) >= 2 * 2 + 1 + 5
+    assert all(len(secret) > 15 for secret in secrets.values())
+    places = [
+        *leftovers.files(stack.folder),
+        *leftovers.tables(stack.database.url),
+        *leftovers.command_lines(),
+        *leftovers.shown_by_aws(stack.aws.endpoint_url),
+    ]
+    assert len(places) > 100
+    found = {(name, where) for where, text in places for name, secret in secrets.items() if secret.encode() in text}
+    # Whoever started the stack keeps what he needs to use it, for himself. Anvil prints keys that all know.
+    own = {(name, where) for name, where in found if where in {"stack.json", "postgres/password"}}
+    assert ("the owner's password", "stack.json") in own
+    assert all((stack.folder / where).stat().st_mode & 0o077 == 0 for _, where in own)
+    assert (stack.folder / "ministack").stat().st_mode & 0o077 == 0
+    assert found - own - {("the operator's key", "logs/anvil.log")} == set()
+
+
+def test_each_secret_is_in_one_variable_of_those_functions_that_need_it(neighbourhood: Neighbourhood) -> None:
+    kept = leftovers.secrets_of(neighbourhood.market).items()
+    where = {
+        (secret.partition("-url-")[0].partition("-key-")[0], variable)
+        for secret, value in kept
+        for variables in leftovers.variables(neighbourhood.market.stack.aws.endpoint_url).values()
+        for variable, held in variables.items()
+        if value in held
+    }
+    assert {variable for _, variable in where} == {"DATABASE_URL", "JWT_KEYS", "OPERATOR_PRIVATE_KEY"}
+    assert len(where) == len(kept)
