@@ -106,6 +106,20 @@ def test_the_contract_has_the_routes_that_are_served() -> None:
     assert written == set().union(*(routes_of(folder) for folder in APIS))
 
 
+def _schemas(node: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - whatever the contract holds
+    if isinstance(node, dict):
+        yield node
+    for inner in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _schemas(inner)
+
+
+def test_every_list_of_the_contract_has_an_end_and_every_route_says_whether_it_is_private() -> None:
+    contract = yaml.safe_load((ROOT / "infra" / "openapi.yaml").read_text())
+    assert [schema for schema in _schemas(contract) if schema.get("type") == "array" and "maxItems" not in schema] == []
+    operations = [operation for item in contract["paths"].values() for operation in item.values()]
+    assert [one["operationId"] for one in operations if one.get("security") not in ([], [{"BearerAuth": []}])] == []
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_function_is_built_by_a_rule_of_its_own_from_a_folder_that_has_its_handler(function: str) -> None:
     properties = FUNCTIONS[function]["Properties"]
