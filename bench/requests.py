@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -25,10 +24,10 @@ from psycopg import Connection, Cursor
 from bench.flow import order_flow
 from bench.measure import Row, Table, alternated, median, ms
 from bench.tick import place, round_trips, seconds, server
-from energy_market.domain import tokens, wallets
+from energy_market.domain import wallets
 from energy_market.postgres.market import fold_changes
 from energy_market.usecases import answer_challenge
-from tests.api import ENVIRONMENT, load_function, new_wallet, proxy_event, sign
+from tests.api import ENVIRONMENT, load_function, new_wallet, proxy_event, sign, token_of
 
 LONG_BOOK: Final = 1_000_000
 SHORT_BOOK: Final = 10_000
@@ -102,9 +101,8 @@ def new_person(conn: Connection) -> Person:
     ).fetchone()
     assert row is not None  # one row was inserted
     user_id, device_id = row
-    keys = json.loads(ENVIRONMENT["JWT_KEYS"])
-    token = tokens.issue(user_id=user_id, token_id=tokens.new_id(), keys=keys, now=datetime.now(UTC))
-    return Person(user_id=user_id, device_id=device_id, headers=PUBLIC | {"Authorization": f"Bearer {token}"})
+    headers = PUBLIC | {"Authorization": f"Bearer {token_of(conn, user_id)}"}
+    return Person(user_id=user_id, device_id=device_id, headers=headers)
 
 
 def asking(

@@ -30,7 +30,7 @@ from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from figures import percentile
 from homes import community
-from launch import DEFAULT_SPEED, RATE_LIMIT_PER_MINUTE, stop_what_is_ours
+from launch import DEFAULT_SPEED, RATE_LIMITS, stop_what_is_ours
 from market import Market, start_market
 from reconcile import TOKEN_DECIMALS, Ledger, reconcile
 from services import AWS_ENVIRONMENT, LOCAL, remove_state, start_anvil
@@ -84,7 +84,7 @@ def stack() -> Iterator[Market]:
     try:
         market = start_market(
             folder,
-            parameters={"RateLimitPerMinute": str(RATE_LIMIT_PER_MINUTE), "LockTimeoutS": str(LOCK_TIMEOUT_S)},
+            parameters=RATE_LIMITS | {"LockTimeoutS": str(LOCK_TIMEOUT_S)},
         )
         try:
             yield market

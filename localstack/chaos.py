@@ -30,7 +30,7 @@ from display import say
 from faults import DEPLOY_TIMEOUT_S, World
 from figures import FUNCTIONS, Figures, read_figures, under_way
 from homes import community
-from launch import FOLDER, RATE_LIMIT_PER_MINUTE, Interrupts, RunError, Settings, only_one, state, stop_what_is_ours
+from launch import FOLDER, RATE_LIMITS, Interrupts, RunError, Settings, only_one, state, stop_what_is_ours
 from market import Addresses, Market, start_market
 from proxy import Link, Links
 from reconcile import TOKEN_DECIMALS, Ledger, reconcile
@@ -275,7 +275,7 @@ def run(settings: Settings, interrupts: Interrupts) -> int:
         say("Building and starting: PostgreSQL, Anvil, MiniStack, contracts, functions ...")
         market = start_market(
             FOLDER,
-            parameters={"RateLimitPerMinute": str(RATE_LIMIT_PER_MINUTE)},
+            parameters=RATE_LIMITS,
             addresses_of=three.addresses_of,
         )
         chaos = Chaos(settings, market, interrupts, three)

@@ -168,7 +168,11 @@ class MarketClient:
         """The wallet's signature (EIP-191) of a fresh challenge (EIP-4361)."""
         challenge = self.post("/api/v1/auth/challenge", {"wallet_address": self.account.address}, signed_in=False)
         signature = self.account.sign_message(encode_defunct(text=challenge["message"])).signature
-        return {"wallet_address": self.account.address, "signature": "0x" + bytes(signature).hex()}
+        return {
+            "wallet_address": self.account.address,
+            "signature": "0x" + bytes(signature).hex(),
+            "nonce": challenge["nonce"],
+        }
 
     def _refresh(self) -> None:
         try:

@@ -20,7 +20,11 @@ FOLDER: Final = LOCAL / "run"
 LOGS: Final = LOCAL / "logs"
 DEFAULT_SPEED: Final = 320.0  # simulated seconds in a second: noon to evening in 90 seconds
 MOST_HOMES: Final = 100
-RATE_LIMIT_PER_MINUTE: Final = 1_000_000  # all homes ask from one address
+RATE_LIMITS: Final = {  # parameters of the template: all homes ask from one address, and as fast as they can
+    "RateLimitPerMinute": "1000000",
+    "SignInLimitPerMinute": "1000000",
+    "UserLimitPerMinute": "1000000",
+}
 
 
 class RunError(Exception):

@@ -22,7 +22,7 @@ from homes import community
 from launch import (
     FOLDER,
     LOGS,
-    RATE_LIMIT_PER_MINUTE,
+    RATE_LIMITS,
     Interrupts,
     RunError,
     Settings,
@@ -198,7 +198,7 @@ def run(settings: Settings, interrupts: Interrupts) -> int:
     session: Run | None = None
     try:
         say("Building and starting: PostgreSQL, Anvil, MiniStack, contracts, functions ...")
-        market = start_market(FOLDER, parameters={"RateLimitPerMinute": str(RATE_LIMIT_PER_MINUTE)})
+        market = start_market(FOLDER, parameters=RATE_LIMITS)
         with Display() as display:
             session = Run(settings, market, interrupts, display)
             session.prepare()

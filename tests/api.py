@@ -6,21 +6,28 @@ import sys
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from uuid import UUID
 
+import psycopg
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
 
+from energy_market.domain import sessions, tokens
+from energy_market.postgres import refresh_tokens
 from tests.contract import check_answer
 
 FUNCTIONS = Path(__file__).parent.parent / "functions"
 
 ENVIRONMENT = {
     "RATE_LIMIT_PER_MINUTE": "100000",
+    "USER_LIMIT_PER_MINUTE": "100000",
+    "SIGN_IN_LIMIT_PER_MINUTE": "100000",
     "ALLOWED_ORIGINS": "*",
     "JWT_KEYS": json.dumps({"k2": "a secret that is long enough, second", "k1": "a secret that is long enough, first"}),
     "SIGN_IN_DOMAIN": "energy.example",
@@ -208,6 +215,10 @@ class SignedIn:
     token: str
     refresh_token: str
 
+    @property
+    def session_id(self) -> UUID:
+        return UUID(self.refresh_token.partition(".")[0])
+
 
 def signed_in(auth: Client) -> SignedIn:
     """A new wallet that signed up and logged in."""
@@ -221,4 +232,18 @@ def signed_in(auth: Client) -> SignedIn:
         user_id=user.json["id"],
         token=session.json["access_token"],
         refresh_token=session.json["refresh_token"],
+    )
+
+
+def token_of(conn: psycopg.Connection, user_id: UUID) -> str:
+    """An access token of a new session of somebody who has not come through the API."""
+    session_id = refresh_tokens.open_session(
+        conn, user_id=user_id, token_hash=b"", life_s=sessions.LIFE_S, most=sessions.MAX_SESSIONS_OF_A_USER
+    )
+    return tokens.issue(
+        user_id=user_id,
+        session_id=session_id,
+        token_id=tokens.new_id(),
+        keys=json.loads(ENVIRONMENT["JWT_KEYS"]),
+        now=datetime.now(UTC),
     )

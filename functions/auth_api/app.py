@@ -10,6 +10,7 @@ from energy_market.database import Database
 from energy_market.domain.tokens import ACCESS_TOKEN_LIFE
 from energy_market.domain.wallets import parse_address, parse_signature
 from energy_market.http import Api
+from energy_market.usecases.answer_challenge import Proof
 from energy_market.usecases.log_in import Session, log_in
 from energy_market.usecases.log_out import log_out
 from energy_market.usecases.open_challenge import open_challenge
@@ -73,39 +74,33 @@ class ProfileRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     location: Location | None
 
 
-@app.route("/api/v1/auth/challenge", methods=["POST"])
+@app.route("/api/v1/auth/challenge", methods=["POST"], sign_in_limit=sign_in.limit_per_minute)
 def challenge() -> Response:
     """A message to sign."""
     request = app.read(ChallengeRequest)
     with database.transaction() as conn:
-        opened = open_challenge(conn, wallet_address=request.wallet_address, settings=sign_in)
+        opened = open_challenge(conn, wallet_address=request.wallet_address, source=app.source(), settings=sign_in)
     return app.present(
         {"message": opened.message, "nonce": opened.nonce, "expires_at": opened.expires_at},
     )
 
 
-@app.route("/api/v1/auth/signup", methods=["POST"])
+@app.route("/api/v1/auth/signup", methods=["POST"], sign_in_limit=sign_in.limit_per_minute)
 def signup() -> Response:
     """Register with a signed challenge."""
-    request = app.read(SignInRequest)
+    proof = _proof()
     with database.transaction() as conn:
-        user = sign_up(conn, wallet_address=request.wallet_address, signature=request.signature, nonce=request.nonce)
+        user = sign_up(conn, proof, settings=sign_in)
     app.note_user(user.id)
     return app.present(user, status=201)
 
 
-@app.route("/api/v1/auth/login", methods=["POST"])
+@app.route("/api/v1/auth/login", methods=["POST"], sign_in_limit=sign_in.limit_per_minute)
 def login() -> Response:
     """Begin a session with a signed challenge."""
-    request = app.read(SignInRequest)
+    proof = _proof()
     with database.transaction() as conn:
-        session = log_in(
-            conn,
-            wallet_address=request.wallet_address,
-            signature=request.signature,
-            nonce=request.nonce,
-            keys=settings.jwt_keys,
-        )
+        session = log_in(conn, proof, settings=sign_in, keys=settings.jwt_keys)
     return _present(session)
 
 
@@ -140,6 +135,16 @@ def change_me() -> Response:
     request = app.read(ProfileRequest)
     with database.transaction() as conn:
         return app.present(update_profile(conn, user_id=caller.user_id, location=request.location))
+
+
+def _proof() -> Proof:
+    request = app.read(SignInRequest)
+    return Proof(
+        wallet_address=request.wallet_address,
+        signature=request.signature,
+        nonce=request.nonce,
+        source=app.source(),
+    )
 
 
 def _present(session: Session) -> Response:

@@ -17,6 +17,7 @@ from energy_device.agent import DeviceAgent, Network
 from energy_device.config import DeviceConfig
 from energy_device.energy_source import SimulatedBattery
 from eth_account import Account
+from launch import RATE_LIMITS
 from market import Addresses, Market, start_market
 from reconcile import Ledger, reconcile
 from services import Stack, remove_state
@@ -201,7 +202,7 @@ def _with_a_key(stack: Stack) -> Addresses:
 @pytest.fixture(scope="session")
 def running_market(stack_folder: Path) -> Iterator[Market]:
     """The system, as `make run` starts it."""
-    market = start_market(stack_folder, parameters={"RateLimitPerMinute": "100000"}, addresses_of=_with_a_key)
+    market = start_market(stack_folder, parameters=RATE_LIMITS, addresses_of=_with_a_key)
     try:
         yield market
     finally:

@@ -1,5 +1,6 @@
 """Sign-in, sessions and the profile, over the API's edge and on a real database."""
 
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from energy_market.config import ConfigurationError
 from energy_market.domain import tokens
 from tests.api import ENVIRONMENT, Answer, Client, challenged, new_wallet, sign, signed_in
 
@@ -274,15 +276,82 @@ def test_without_a_good_token_nothing_private_is_told(auth: Client) -> None:
 def test_an_expired_access_token_says_so(auth: Client) -> None:
     signed = signed_in(auth)
     old = tokens.issue(
-        user_id=UUID(signed.user_id), token_id="t", keys=KEYS, now=datetime.now(UTC) - timedelta(minutes=16)
+        user_id=UUID(signed.user_id),
+        session_id=signed.session_id,
+        token_id="t",
+        keys=KEYS,
+        now=datetime.now(UTC) - timedelta(minutes=16),
     )
     assert auth.get("/api/v1/auth/me", token=old).refusal == (401, "token_expired")
 
 
 def test_a_token_of_the_former_key_is_still_good(auth: Client) -> None:
     signed = signed_in(auth)
-    former = tokens.issue(user_id=UUID(signed.user_id), token_id="t", keys={"k1": KEYS["k1"]}, now=datetime.now(UTC))
+    former = tokens.issue(
+        user_id=UUID(signed.user_id),
+        session_id=signed.session_id,
+        token_id="t",
+        keys={"k1": KEYS["k1"]},
+        now=datetime.now(UTC),
+    )
     assert auth.get("/api/v1/auth/me", token=former).status == 200
+
+
+OLD, NEW = {"2026-01": "the key that has signed until today, 32+"}, {"2026-02": "the key that will sign from now on"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "everybody_stays"),
+    [
+        ([OLD, OLD | NEW, NEW | OLD, NEW], True),  # as docs/operations.md has it
+        ([OLD, NEW | OLD, NEW], False),  # functions that are not deployed yet do not know the new key
+        ([OLD, OLD | NEW, NEW], False),  # what was signed a moment ago is of a key that is gone
+    ],
+)
+def test_a_new_key_logs_nobody_out_if_it_comes_second_then_first_then_alone(
+    load_api: Callable[[str], Client],
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[dict[str, str]],
+    everybody_stays: bool,  # noqa: FBT001
+) -> None:
+    """Within a deploy each function may be of the version before or of the new one, whichever has issued a token."""
+    functions: list[Client] = []
+    for keys in steps:
+        monkeypatch.setenv("JWT_KEYS", json.dumps(keys))
+        functions.append(load_api("auth_api"))
+    person = signed_in(functions[0])
+    body = challenged(functions[0], person.wallet)
+    refused = []
+    token, refresh = person.token, {"refresh_token": person.refresh_token}
+    for before, after in itertools.pairwise(functions):
+        for issuer in (before, after):
+            # A quarter of an hour lies between two deploys, so every token is of one of these two.
+            answer = issuer.post("/api/v1/auth/refresh", refresh)
+            assert answer.status == 200  # sessions do not hang on the key
+            token, refresh = answer.json["access_token"], {"refresh_token": answer.json["refresh_token"]}
+            refused += [one for one in (before, after) if one.get("/api/v1/auth/me", token=token).status != 200]
+    assert (not refused) == everybody_stays
+    assert functions[-1].post("/api/v1/auth/login", body).status == 200
+
+
+SECRET = "a secret that is long enough for a key"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        *("{}", "[]", "{", "1", f'[["k", "{SECRET}"]]'),
+        *('{"k": ""}', '{"k": "short"}', '{"k": null}', f'{{"k": ["{SECRET}"]}}', f'{{"": "{SECRET}"}}'),
+        f'{{"k": "{SECRET}", "k": "{SECRET}, too"}}',
+    ],
+)
+def test_keys_that_could_be_guessed_or_confused_are_no_configuration(
+    load_api: Callable[[str], Client], monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    load_api("auth_api")  # with good ones it starts
+    monkeypatch.setenv("JWT_KEYS", keys)
+    with pytest.raises(ConfigurationError, match="JWT_KEYS"):
+        load_api("auth_api")
 
 
 GOOD = {"wallet_address": "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed", "signature": "0x" + "11" * 64 + "1b"}

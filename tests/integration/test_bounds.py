@@ -1,12 +1,16 @@
 """Nothing grows without a limit: what one person or one device can make of it, and what time makes of it."""
 
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
+from functools import partial
 from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 
+from energy_market.database import Database
+from energy_market.device_registry import Credentials
 from energy_market.domain.errors import Conflict
 from energy_market.domain.orders import MAX_OPEN_ORDERS_OF_A_USER
 from energy_market.domain.sessions import MAX_SESSIONS_OF_A_USER
@@ -14,6 +18,9 @@ from energy_market.domain.sign_in import Challenge
 from energy_market.postgres import challenges, idempotency, rate_limits, refresh_tokens
 from energy_market.postgres.devices import MAX_KEPT_CHARACTERS, MAX_REPORTS_IN_TEN_MINUTES
 from energy_market.usecases import run_tick
+from energy_market.usecases.register_device import Registration, register_device
+from energy_market.usecases.register_node import register_node
+from tests.integration.alongside import all_at_once
 from tests.integration.market import Market
 
 # What each table is bounded by; one that is in neither list is one that nobody has thought about.
@@ -93,6 +100,72 @@ def test_a_user_has_so_many_sessions_and_one_more_ends_the_oldest(market: Market
     sessions = [sign_in(ann) for _ in range(MAX_SESSIONS_OF_A_USER + 2)]
     kept = {row[0] for row in market.sql("SELECT id FROM refresh_tokens")}
     assert kept == {bens, *sessions[2:]}
+
+
+def test_orders_of_one_moment_pass_the_limit_by_as_many_as_they_are_and_no_more(
+    market: Market, database_url: str
+) -> None:
+    ann = market.user()
+    fill_book(market, ann, MAX_OPEN_ORDERS_OF_A_USER - 1)
+    at_once = [Market(database_url) for _ in range(8)]
+    refused: list[Conflict] = []
+
+    def place(one: Market) -> None:
+        for _ in range(3):
+            try:
+                one.order(ann, "buy", 500, 100_000)
+            except Conflict as refusal:
+                refused.append(refusal)
+        one.close()
+
+    all_at_once([partial(place, one) for one in at_once])
+    assert {refusal.code for refusal in refused} == {"too_many_open_orders"}
+    ((placed,),) = market.sql("SELECT count(*) FROM open_orders WHERE user_id = %s", ann)
+    assert MAX_OPEN_ORDERS_OF_A_USER <= int(str(placed)) <= MAX_OPEN_ORDERS_OF_A_USER - 1 + len(at_once)
+    with pytest.raises(Conflict):
+        market.order(ann, "buy", 500, 100_000)
+
+
+def test_nodes_and_devices_of_one_moment_do_not_pass_their_limit(market: Market, database_url: str) -> None:
+    ann = market.user()
+    market.sql("INSERT INTO network_nodes (operator_id, location) SELECT %s, 'x' FROM generate_series(1, 47)", ann)
+    for _ in range(47):
+        market.device(ann)
+    refused: list[str] = []
+
+    class Nobody:
+        """AWS IoT, where nothing is asked of it."""
+
+        def issue(self, device_id: UUID, csr: str | None) -> Credentials:
+            assert csr is None
+            identity = 2 * device_id.hex
+            return Credentials(
+                certificate_arn=f"arn:{identity}", certificate_id=identity, certificate_pem="", private_key=""
+            )
+
+        def activate(self, certificate_id: str) -> None:
+            assert len(certificate_id) == 64
+
+        def tidy(self, device_id: UUID, *, kept: Collection[str], ended: Collection[str], is_removed: bool) -> None:
+            raise AssertionError(device_id, kept, ended, is_removed)
+
+    def register(one: Database) -> None:
+        asked = Registration(owner_id=ann, device_type="esp32", side="donor", location="roof")
+        for _ in range(2):
+            try:
+                with one.transaction() as conn:
+                    register_node(conn, operator_id=ann, location="mast")
+            except Conflict as refusal:
+                refused.append(refusal.code)
+            try:
+                register_device(one, Nobody(), asked, present=lambda _: "")
+            except Conflict as refusal:
+                refused.append(refusal.code)
+        one.close()
+
+    all_at_once([partial(register, Database(database_url)) for _ in range(6)])
+    assert Counter(refused) == {"too_many_nodes": 9, "too_many_devices": 9}
+    assert market.sql("SELECT (SELECT count(*) FROM network_nodes), (SELECT count(*) FROM iot_devices)") == [(50, 50)]
 
 
 # ------------------------------------------------------------------------------------------------ a device
@@ -212,9 +285,9 @@ def test_what_has_had_its_time_is_swept_away_faster_than_it_comes(market: Market
     tables = ("challenges", "idempotency_keys", "rate_limits", "refresh_tokens", "device_reports")
     before = {table: left(market, table) for table in tables}
     with market.database.transaction() as conn:
-        challenges.add(conn, _challenge(conn))
+        challenges.add(conn, _challenge(conn), source="203.0.113.7")
         assert idempotency.claim(conn, user_id=user, route="r", key="new", body_hash=b"") is None
-        rate_limits.count(conn, "203.0.113.7")
+        rate_limits.count(conn, ["203.0.113.7"])
         refresh_tokens.open_session(conn, user_id=others[1], token_hash=b"x", life_s=60, most=50)
     market.report(f"energy/device/{home.device}/alert", {})
     gone = {table: before[table] - left(market, table) for table in tables}

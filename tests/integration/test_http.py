@@ -6,13 +6,16 @@ import os
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -25,7 +28,8 @@ from energy_market.database import Database
 from energy_market.domain import errors
 from energy_market.http import MAX_BODY_BYTES, STATUS_OF, Api
 from energy_market.wire import Cursor, EnergyWh, PageLimit, PriceMicro, PriceParameter
-from tests.api import FUNCTIONS, Client
+from tests.api import ENVIRONMENT, FUNCTIONS, Client, token_of
+from tests.integration.alongside import all_at_once
 
 KEYS = {"k": "a secret that is long enough for everyone"}
 
@@ -59,9 +63,21 @@ MakeEdge = Callable[..., Edge]
 def make_edge(database_url: str, capsys: pytest.CaptureFixture[str]) -> Iterator[MakeEdge]:
     made: list[Edge] = []
 
-    def make(*, limit: int = 1000, origins: tuple[str, ...] = ("*",), url: str = database_url) -> Edge:
+    def make(
+        *,
+        limit: int = 1000,
+        user_limit: int = 1000,
+        keys: dict[str, str] = KEYS,
+        origins: tuple[str, ...] = ("*",),
+        url: str = database_url,
+    ) -> Edge:
         database = Database(url)
-        settings = HttpSettings(rate_limit_per_minute=limit, allowed_origins=origins, jwt_keys=KEYS)
+        settings = HttpSettings(
+            rate_limit_per_minute=limit,
+            user_limit_per_minute=user_limit,
+            allowed_origins=origins,
+            jwt_keys=keys,
+        )
         api = Api("edge", settings=settings, database=database)
         add_routes(api)
 
@@ -122,6 +138,8 @@ def add_routes(api: Api) -> None:
     api.route("/broken", methods=["GET"])(broken)
     api.route("/refused/{error}", methods=["GET"])(refused)
     api.route("/things/{thing_id}", methods=["GET", "DELETE"])(thing)
+    api.route("/sign", methods=["POST"], sign_in_limit=3)(lambda: api.present({}, status=201))
+    api.route("/in", methods=["POST"], sign_in_limit=3)(lambda: api.present({}, status=201))
     api.route("/health", methods=["GET"], needs_database=False)(numbers)
 
 
@@ -363,10 +381,109 @@ def test_the_limit_of_the_specification_is_a_hundred(make_edge: MakeEdge, steady
     assert [edge.client.get("/numbers").status for _ in range(101)] == [200] * 100 + [429]
 
 
+SAYS_WHO = [
+    "X-Forwarded-For", "X-Real-IP", "X-Client-IP", "X-Cluster-Client-IP", "True-Client-IP", "CF-Connecting-IP",
+    "X-Original-Forwarded-For", "X-Envoy-External-Address", "Forwarded", "Via",
+]  # fmt: skip
+
+
 def test_a_header_does_not_name_the_source(make_edge: MakeEdge, steady_minute: None) -> None:  # noqa: ARG001
-    edge = make_edge(limit=2)
-    statuses = [edge.client.get("/numbers", headers={"X-Forwarded-For": f"192.0.2.{n}"}).status for n in range(3)]
-    assert statuses == [200, 200, 429]
+    edge = make_edge(limit=len(SAYS_WHO))
+    for number, name in enumerate(SAYS_WHO):
+        address = f"for=192.0.2.{number}" if name == "Forwarded" else f"192.0.2.{number}"
+        assert edge.client.get("/numbers", headers={name: address}).status == 200
+    everything = dict.fromkeys(SAYS_WHO, "192.0.2.99, 192.0.2.98")
+    assert edge.client.get("/numbers", headers=everything).refusal == (429, "too_many_requests")
+    assert edge.client.get("/numbers", ip="203.0.113.8").status == 200
+    assert {line["ip"] for line in edge.printed()} == {"203.0.113.7", "203.0.113.8"}
+
+
+def test_a_source_of_ipv6_is_the_network_that_one_subscriber_has(make_edge: MakeEdge, steady_minute: None) -> None:  # noqa: ARG001
+    edge = make_edge(limit=3)
+    network = [f"2001:db8:1:2::{number:x}" for number in range(2)] + [
+        "2001:0DB8:1:2:ffff:ffff:ffff:ffff",
+        "2001:db8:1:2::9",
+    ]
+    assert [edge.client.get("/numbers", ip=ip).status for ip in network] == [200, 200, 200, 429]
+    assert edge.client.get("/numbers", ip="2001:db8:1:3::1").status == 200
+    assert [edge.client.get("/numbers", ip="192.0.2.1").status for _ in range(3)] == [200] * 3
+    assert edge.client.get("/numbers", ip="::ffff:192.0.2.1").status == 429  # the same, spelt otherwise
+    assert edge.client.get("/numbers", ip="::ffff:192.0.2.2").status == 200
+
+
+def test_requests_at_the_same_moment_are_counted_one_by_one(make_edge: MakeEdge, steady_minute: None) -> None:  # noqa: ARG001
+    edges = [make_edge(limit=50) for _ in range(8)]
+    statuses: list[int] = []
+
+    def ask(edge: Edge) -> None:
+        statuses.extend(edge.client.get("/numbers").status for _ in range(10))
+
+    all_at_once([partial(ask, edge) for edge in edges])
+    assert Counter(statuses) == {200: 50, 429: 30}
+
+
+@pytest.fixture
+def people(connection: psycopg.Connection) -> list[tuple[UUID, str]]:
+    """Two users, each with a token."""
+    rows = connection.execute(
+        "INSERT INTO users (wallet_address) SELECT '0x' || lpad(n::text, 40, '0') FROM generate_series(1, 2) n"
+        " RETURNING id"
+    ).fetchall()
+    return [(row[0], token_of(connection, row[0])) for row in rows]
+
+
+People = list[tuple[UUID, str]]
+
+
+def test_a_user_may_ask_so_often_from_wherever(
+    make_edge: MakeEdge,
+    people: People,
+    steady_minute: None,  # noqa: ARG001
+) -> None:
+    edge = make_edge(user_limit=3, keys=json.loads(ENVIRONMENT["JWT_KEYS"]))
+    (ann, anns), (_, bens) = people
+    assert [edge.client.get("/private", token=anns, ip=f"198.51.100.{n}").status for n in range(3)] == [200] * 3
+    refused = edge.client.get("/private", token=anns, ip="198.51.100.9")
+    assert refused.refusal == (429, "too_many_requests")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert edge.printed()[-1]["user_id"] == str(ann)
+    assert edge.client.get("/private", token=bens, ip="198.51.100.9").status == 200  # nobody else is held up
+    assert edge.client.get("/numbers", ip="198.51.100.9").status == 200
+
+
+def test_nobody_uses_up_what_another_user_may_ask(
+    make_edge: MakeEdge,
+    people: People,
+    steady_minute: None,  # noqa: ARG001
+) -> None:
+    """A token counts for whom it names only if it is one of ours."""
+    edge = make_edge(user_limit=2, keys=json.loads(ENVIRONMENT["JWT_KEYS"]))
+    _, good = people[0]
+    header, claims, _ = good.split(".")
+    for forged in (f"{header}.{claims}.{'A' * 43}", f"{header}.{claims}."):
+        for _ in range(5):
+            assert edge.client.get("/private", token=forged, ip="192.0.2.66").status == 401
+    assert [edge.client.get("/private", token=good).status for _ in range(3)] == [200, 200, 429]
+
+
+def test_who_is_refused_is_told_so_before_anything_else(
+    make_edge: MakeEdge,
+    people: People,
+    steady_minute: None,  # noqa: ARG001
+) -> None:
+    edge = make_edge(limit=1, keys=json.loads(ENVIRONMENT["JWT_KEYS"]))
+    assert edge.client.get("/private", token=people[0][1]).status == 200
+    for token in (people[0][1], people[1][1], "made up", None):
+        assert edge.client.get("/private", token=token).refusal == (429, "too_many_requests")
+
+
+def test_signing_in_has_a_limit_of_its_own_which_all_its_routes_share(make_edge: MakeEdge, steady_minute: None) -> None:  # noqa: ARG001
+    edge = make_edge(limit=6)
+    assert [edge.client.post(path, {}).status for path in ("/sign", "/in", "/sign", "/in")] == [201, 201, 201, 429]
+    assert edge.client.post("/sign", {}, ip="203.0.113.8").status == 201
+    assert edge.client.get("/numbers").status == 200  # the others go on
+    # What was refused counts as well, here as there: now it is the source's own limit.
+    assert [edge.client.get("/numbers").status for _ in range(2)] == [200, 429]
 
 
 def test_counts_of_minutes_gone_by_are_forgotten(edge: Edge, database_url: str) -> None:

@@ -119,9 +119,12 @@ def test_no_error_names_the_operators_key(key: str, monkeypatch: pytest.MonkeyPa
     assert "c0ffee" not in said.lower()
 
 
+LIMITS = {"RATE_LIMIT_PER_MINUTE": "100", "USER_LIMIT_PER_MINUTE": "200"}
+
+
 @pytest.mark.parametrize("keys", JWT_KEYS)
 def test_no_error_names_a_key_of_access_tokens(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"JWT_KEYS": keys, "RATE_LIMIT_PER_MINUTE": "100", "ALLOWED_ORIGINS": "*"}.items():
+    for name, value in {"JWT_KEYS": keys, **LIMITS, "ALLOWED_ORIGINS": "*"}.items():
         monkeypatch.setenv(name, value)
     said = words_of(config.http_settings)
     assert "ConfigurationError" in said
@@ -132,7 +135,7 @@ def test_what_holds_a_secret_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -
     key = "0x" + "ab" * 32
     environment = {
         "JWT_KEYS": json.dumps({"k1": f"{SECRET} and thirty-two characters or more"}),
-        "RATE_LIMIT_PER_MINUTE": "100",
+        **LIMITS,
         "ALLOWED_ORIGINS": "*",
         "OPERATOR_PRIVATE_KEY": key,
         "MAX_BATCH": "50",

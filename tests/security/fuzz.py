@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from deploy import STACK
 from eth_account import Account
 from eth_account.messages import encode_defunct
+from launch import RATE_LIMITS
 from market import Market, market
 from reconcile import TOKEN_DECIMALS, Ledger, reconcile
 from services import AWS_ENVIRONMENT, remove_state
@@ -47,7 +48,7 @@ def fuzz(*, examples: int, seed: int, workers: int) -> Fuzzed:
     """Start a stack of its own, send each operation up to so many examples a phase and an actor, stop it."""
     remove_state(FOLDER)
     try:
-        with market(FOLDER, parameters={"RateLimitPerMinute": "1000000"}) as running:
+        with market(FOLDER, parameters=RATE_LIMITS) as running:
             samples = FOLDER / "samples.json"
             samples.write_text(json.dumps(_samples()))
             reports = {

@@ -148,7 +148,9 @@ def test_a_partial_order_says_so(script: Script, market: MarketClient) -> None:
 
 def sign_in(script: Script, market: MarketClient) -> None:
     """Register and log in, over five requests."""
-    script.then(200, {"message": "sign this"}).then(201, {}).then(200, {"message": "and this"})
+    script.then(200, {"message": "sign this", "nonce": "n"}).then(201, {}).then(
+        200, {"message": "and this", "nonce": "n"}
+    )
     script.then(200, {"access_token": "a1", "refresh_token": "r1"}).then(200, {"id": "me"})
     market.sign_up()
 
@@ -162,20 +164,29 @@ def test_a_wallet_proves_itself_by_signing_the_challenge(script: Script, market:
     for asked, text in ((script.asked[1], "sign this"), (script.asked[3], "and this")):
         signer = Account.recover_message(encode_defunct(text=text), signature=asked.body["signature"])
         assert signer == market.account.address == asked.body["wallet_address"]
+        assert asked.body["nonce"] == "n"
     assert script.asked[4].headers["Authorization"] == "Bearer a1"
 
 
 def test_a_registered_wallet_just_logs_in(script: Script, market: MarketClient) -> None:
-    script.then(200, {"message": "m"}).then(409, refusal("wallet_already_registered")).then(200, {"message": "m"})
+    script.then(200, {"message": "m", "nonce": "n"}).then(409, refusal("wallet_already_registered")).then(
+        200, {"message": "m", "nonce": "n"}
+    )
     script.then(200, {"access_token": "a", "refresh_token": "r"}).then(200, {"id": "me"})
     market.sign_up()
     assert market.user_id == "me"
 
 
 def test_a_challenge_that_a_lost_answer_used_up_is_replaced(script: Script, market: MarketClient) -> None:
-    script.then(200, {"message": "m"}).then(0).then(401, refusal("invalid_signature"))  # registered, and not heard
-    script.then(200, {"message": "m"}).then(0).then(401, refusal("invalid_signature"))  # logged in, and not heard
-    script.then(200, {"message": "m"}).then(200, {"access_token": "a", "refresh_token": "r"}).then(200, {"id": "me"})
+    script.then(200, {"message": "m", "nonce": "n"}).then(0).then(
+        401, refusal("invalid_signature")
+    )  # registered, and not heard
+    script.then(200, {"message": "m", "nonce": "n"}).then(0).then(
+        401, refusal("invalid_signature")
+    )  # logged in, and not heard
+    script.then(200, {"message": "m", "nonce": "n"}).then(200, {"access_token": "a", "refresh_token": "r"}).then(
+        200, {"id": "me"}
+    )
     market.sign_up()
     assert market.user_id == "me"
 
@@ -201,7 +212,9 @@ def test_an_expired_token_is_refreshed_and_the_request_repeated(script: Script, 
 
 def test_a_session_that_cannot_be_refreshed_begins_anew(script: Script, market: MarketClient) -> None:
     sign_in(script, market)
-    script.then(401, refusal("token_expired")).then(401, refusal("session_ended")).then(200, {"message": "m"})
+    script.then(401, refusal("token_expired")).then(401, refusal("session_ended")).then(
+        200, {"message": "m", "nonce": "n"}
+    )
     script.then(200, {"access_token": "a3", "refresh_token": "r3"}).then(200, {"id": "me"}).then(200, [])
     assert market.my_orders() == []
     assert script.asked[-1].headers["Authorization"] == "Bearer a3"

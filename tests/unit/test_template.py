@@ -1,6 +1,7 @@
 """The template: what is deployed agrees with what is written in the functions, the contract and the build rules."""
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -320,6 +321,39 @@ def test_what_only_aws_has_is_left_out_elsewhere() -> None:
     for name, resource in RESOURCES.items():
         if resource["Type"].startswith(only_aws):
             assert resource.get("Condition") in {"IsAws", "MailsAlarms"}, name
+
+
+def test_the_waf_limits_what_the_functions_limit_and_has_the_common_rules() -> None:
+    (acl,) = of_type("AWS::WAFv2::WebACL").values()
+    rules = {rule["Name"]: rule for rule in acl["Properties"]["Rules"]}
+    assert [rule["Priority"] for rule in rules.values()] == list(range(len(rules)))
+    rates = {name: rules[name]["Statement"]["RateBasedStatement"] for name in ("rate", "sign-in-rate")}
+    # By the address that AWS sees, not by a header; the functions' own limits; no more than the WAF can do.
+    assert {rate["AggregateKeyType"] for rate in rates.values()} == {"IP"}
+    assert {name: rate["Limit"] for name, rate in rates.items()} == {
+        "rate": {"Ref": "RateLimitPerMinute"},
+        "sign-in-rate": {"Ref": "SignInLimitPerMinute"},
+    }
+    assert {TEMPLATE["Parameters"][rate["Limit"]["Ref"]]["MinValue"] for rate in rates.values()} == {10}
+    for name in rates:
+        refusal = rules[name]["Action"]["Block"]["CustomResponse"]
+        assert refusal["ResponseCode"] == 429
+        assert json.loads(
+            acl["Properties"]["CustomResponseBodies"][refusal["CustomResponseBodyKey"]]["Content"]
+        ).keys() == {
+            "error",
+            "code",
+        }
+    narrowed = rates["sign-in-rate"]["ScopeDownStatement"]["RegexMatchStatement"]["RegexString"]
+    limited = {path for _, path in events_of("AuthApiFunction") if re.search(narrowed, f"/live{path}")}
+    source = (ROOT / "functions" / "auth_api" / "app.py").read_text()
+    assert limited == set(re.findall(r'@app\.route\("([^"]+)"[^)]*sign_in_limit', source))
+    common = rules["common"]["Statement"]["ManagedRuleGroupStatement"]
+    assert (common["VendorName"], common["Name"]) == ("AWS", "AWSManagedRulesCommonRuleSet")
+    explained = (ROOT / "docs" / "security.md").read_text()
+    for override in common["RuleActionOverrides"]:
+        assert override["ActionToUse"] == {"Count": {}}
+        assert f"`{override['Name']}`" in explained
 
 
 def test_the_default_runtime_is_one_that_the_build_knows() -> None:

@@ -6,9 +6,13 @@ No error says what a variable holds, and what holds a secret does not show it: b
 import json
 import os
 from dataclasses import dataclass, field
+from typing import Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+
+MIN_KEY_CHARACTERS: Final = 32
+"""Of a key of access tokens: as many bits as the hash has (RFC 7518, 3.2), if they are random."""
 
 
 class ConfigurationError(Exception):
@@ -34,7 +38,8 @@ def settle_function() -> str:
 class HttpSettings:
     """What every API function needs."""
 
-    rate_limit_per_minute: int
+    rate_limit_per_minute: int  # of one source
+    user_limit_per_minute: int  # of one user, from wherever
     allowed_origins: tuple[str, ...]
     jwt_keys: dict[str, str] = field(repr=False)  # kid -> secret; the first signs, all verify
 
@@ -46,6 +51,7 @@ class SignInSettings:
     domain: str
     uri: str
     chain_id: int
+    limit_per_minute: int  # of one source, of all routes that sign in together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,22 +96,22 @@ class DeviceSettings:
 
 def http_settings() -> HttpSettings:
     """Settings of the HTTP edge."""
-    try:
-        keys = json.loads(_text("JWT_KEYS"))
-    except ValueError:
-        keys = None
-    if not isinstance(keys, dict) or not keys or not all(isinstance(v, str) and len(v) >= 32 for v in keys.values()):  # noqa: PLR2004
-        raise ConfigurationError("JWT_KEYS must be a JSON object of key ids and secrets of at least 32 characters.")
     return HttpSettings(
         rate_limit_per_minute=_number("RATE_LIMIT_PER_MINUTE"),
+        user_limit_per_minute=_number("USER_LIMIT_PER_MINUTE"),
         allowed_origins=tuple(filter(None, _text("ALLOWED_ORIGINS").split(","))),
-        jwt_keys=keys,
+        jwt_keys=_jwt_keys(),
     )
 
 
 def sign_in_settings() -> SignInSettings:
     """Settings of the sign-in message."""
-    return SignInSettings(domain=_text("SIGN_IN_DOMAIN"), uri=_text("SIGN_IN_URI"), chain_id=_number("CHAIN_ID"))
+    return SignInSettings(
+        domain=_text("SIGN_IN_DOMAIN"),
+        uri=_text("SIGN_IN_URI"),
+        chain_id=_number("CHAIN_ID"),
+        limit_per_minute=_number("SIGN_IN_LIMIT_PER_MINUTE"),
+    )
 
 
 def chain_settings() -> ChainSettings:
@@ -169,6 +175,23 @@ def _is_connection_string(url: str) -> bool:
     return all(port.isdecimal() for port in ports) and not any(
         "@" in str(parts.get(name, "")) for name in ("host", "dbname")
     )
+
+
+def _jwt_keys() -> dict[str, str]:
+    """Each key by its id, in their order. Nothing that is said of them says what they are."""
+    try:
+        pairs = json.loads(_text("JWT_KEYS"), object_pairs_hook=list)
+    except ValueError:
+        pairs = None
+    if not (
+        isinstance(pairs, list)
+        and pairs
+        and all(isinstance(pair, tuple) and pair[0] and isinstance(pair[1], str) for pair in pairs)
+        and all(len(secret) >= MIN_KEY_CHARACTERS for _, secret in pairs)
+        and len(dict(pairs)) == len(pairs)
+    ):
+        raise ConfigurationError("JWT_KEYS must be a JSON object of key ids, each once, and secrets of 32 characters.")
+    return dict(pairs)
 
 
 def _text(name: str) -> str:

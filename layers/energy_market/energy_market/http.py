@@ -1,8 +1,8 @@
 """The API edge: how a request of API Gateway becomes a call of a view, and what the view answers, or raises, an answer.
 
 `Api` is a Chalice app whose own JSON, CORS, and error handling are not used: Chalice reads JSON numbers as floats, and
-turns a view's exception into an anonymous 500 before a middleware could see it. So views are wrapped here, bodies are
-read raw, and every answer is built in one place. For each request: one audit line on standard output.
+turns a view's exception into an anonymous 500 before a middleware could see it. So views are wrapped and called here,
+bodies are read raw, and every answer is built in one place. For each request: one audit line on standard output.
 """
 
 import hashlib
@@ -66,6 +66,7 @@ class Exchange:
     request_id: str
     event: Mapping[str, Any]
     user_id: UUID | None = None
+    caller: tokens.Caller | Unauthorized | None = None  # or why who asks is not known; None before it was looked at
     headers: dict[str, str] = field(default_factory=dict)  # lower-case names
 
     @classmethod
@@ -96,18 +97,25 @@ class Api(Chalice):
     # ---- what a view uses
 
     def route(  # type: ignore[override] # views of this API know nothing of Chalice's other options
-        self, path: str, *, methods: Sequence[str], takes_query: bool = False, needs_database: bool = True
+        self,
+        path: str,
+        *,
+        methods: Sequence[str],
+        takes_query: bool = False,
+        needs_database: bool = True,
+        sign_in_limit: int | None = None,
     ) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
         """Serve a path. Query parameters are refused unless the view takes them, which must read them with `query`.
 
-        A route that `needs_database` counts requests in it, and is refused while it is away; the others are served.
+        A route that `needs_database` counts requests in it, and is refused while it is away; the others are served, and
+        have no `caller`. Of routes with a `sign_in_limit` a source has so many requests a minute together.
         """
         register = super().route(path, methods=list(methods), content_types=[], cors=False)
 
         def decorate(view: Callable[..., Response]) -> Callable[..., Response]:
             def answered(**path_parameters: str) -> Response:
                 try:
-                    self._count(needs_database=needs_database)
+                    self._admit(needs_database=needs_database, sign_in_limit=sign_in_limit)
                     if not takes_query:
                         self._refuse_parameters()
                     return view(**path_parameters)
@@ -151,20 +159,19 @@ class Api(Chalice):
             raise errors.NotFound("not_found", "There is nothing with this id.") from None
 
     def caller(self) -> tokens.Caller:
-        """Who is asking. Raises `Unauthorized` without a valid access token."""
-        header = self._current.headers.get("authorization", "")
-        scheme, _, token = header.partition(" ")
-        if not header:
-            raise Unauthorized("missing_token", "An access token is needed: Authorization: Bearer <token>.")
-        if scheme.lower() != "bearer" or not token:
-            raise Unauthorized("invalid_token", "The Authorization header must be: Bearer <token>.")
-        caller = tokens.verify(token.strip(), keys=self._settings.jwt_keys, now=datetime.now(UTC))
-        self.note_user(caller.user_id)
+        """Who is asking. Raises `Unauthorized` without a valid access token of a session that goes on."""
+        caller = self._current.caller
+        if not isinstance(caller, tokens.Caller):
+            raise caller or RuntimeError("This route does not look at who is asking.")
         return caller
 
     def caller_if_any(self) -> tokens.Caller | None:
         """Who is asking on a public route; a token that is sent must still be valid."""
         return self.caller() if "authorization" in self._current.headers else None
+
+    def source(self) -> str:
+        """The network that is asking, as API Gateway saw it."""
+        return network_of(self._current.source_ip)
 
     def note_user(self, user_id: UUID) -> None:
         """Name the user in the audit line."""
@@ -206,7 +213,7 @@ class Api(Chalice):
 
     # ---- the edge
 
-    def __call__(self, event: Any, context: Any) -> dict[str, Any]:  # noqa: ANN401 - as Chalice has it
+    def __call__(self, event: Any, context: Any) -> dict[str, Any]:  # noqa: ANN401, ARG002 - as Chalice has it
         """Serve one request of API Gateway's Lambda proxy integration (payload format 1.0)."""
         started = time.perf_counter()
         exchange = self._exchange = Exchange.of(event)
@@ -221,7 +228,9 @@ class Api(Chalice):
                 refusal.headers["Allow"] = ", ".join(sorted({*methods, "OPTIONS"}))
                 answer = refusal.to_dict()
             else:
-                answer = super().__call__(event, context)
+                # By its own hand rather than Chalice's, which reads the request anew for what is not used here.
+                view = methods[exchange.method].view_function
+                answer = view(**(event.get("pathParameters") or {})).to_dict()
             answer["headers"].update(self._cross_origin_headers(methods or {}))
             answer["headers"]["X-Content-Type-Options"] = "nosniff"
             answer["headers"]["X-Request-Id"] = exchange.request_id
@@ -244,21 +253,52 @@ class Api(Chalice):
             raise RuntimeError("There is no request to be served now.")
         return self._exchange
 
-    def _count(self, *, needs_database: bool) -> None:
-        """Refuse a source that has asked too often. Where the database is not needed, nor is its count."""
+    def _admit(self, *, needs_database: bool, sign_in_limit: int | None) -> None:
+        """Find out who asks, and refuse a source, or a user, that has asked too often.
+
+        One statement counts both and looks after the session. Where the database is not needed, nor is its count.
+        """
+        exchange = self._current
+        source = self.source()
+        limits = {source: self._settings.rate_limit_per_minute}
+        if sign_in_limit is not None:
+            limits[f"sign-in {source}"] = sign_in_limit
+        asking = self._token() if needs_database else None
+        session_id = None
+        if isinstance(asking, tokens.Caller):
+            self.note_user(asking.user_id)
+            limits[f"user {asking.user_id}"] = self._settings.user_limit_per_minute
+            session_id = asking.session_id
         try:
             # If it must be said twice it counts twice, which is no harm.
-            rate = self._database.statement(lambda conn: rate_limits.count(conn, self._current.source_ip))
+            rate = self._database.statement(lambda conn: rate_limits.count(conn, list(limits), session_id=session_id))
         except UNAVAILABLE:
             if needs_database:
                 raise
             return
-        if rate.requests > self._settings.rate_limit_per_minute:
-            raise errors.TooManyRequests(
-                "too_many_requests",
-                f"More than {self._settings.rate_limit_per_minute} requests in a minute.",
-                retry_after_s=rate.rest_of_minute_s,
-            )
+        for requests, limit in zip(rate.requests, limits.values(), strict=True):
+            if requests > limit:
+                raise errors.TooManyRequests(
+                    "too_many_requests",
+                    f"More than {limit} requests in a minute.",
+                    retry_after_s=rate.rest_of_minute_s,
+                )
+        if session_id is not None and not rate.session_goes_on:
+            asking = Unauthorized("session_ended", "The session of this access token is ended: log in again.")
+        exchange.caller = asking
+
+    def _token(self) -> tokens.Caller | Unauthorized:
+        """Whom the access token speaks for, or what is wrong with it."""
+        header = self._current.headers.get("authorization", "")
+        scheme, _, token = header.partition(" ")
+        if not header:
+            return Unauthorized("missing_token", "An access token is needed: Authorization: Bearer <token>.")
+        if scheme.lower() != "bearer" or not token:
+            return Unauthorized("invalid_token", "The Authorization header must be: Bearer <token>.")
+        try:
+            return tokens.verify(token.strip(), keys=self._settings.jwt_keys, now=datetime.now(UTC))
+        except Unauthorized as refusal:
+            return refusal
 
     def _body(self) -> bytes:
         """The body's bytes, whose length is known to be within the limit before anything is decoded."""
@@ -329,6 +369,18 @@ class Api(Chalice):
             headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, Idempotency-Key"
             headers["Access-Control-Max-Age"] = str(PREFLIGHT_LIFE_S)
         return headers
+
+
+def network_of(source_ip: str) -> str:
+    """Who a source is: an IPv4 address, or the 64 bits of an IPv6 address that one subscriber has all the others of."""
+    if ":" not in source_ip:
+        return source_ip
+    from ipaddress import IPv6Address  # noqa: PLC0415 - few requests need it
+
+    address = IPv6Address(source_ip.partition("%")[0])
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
 
 
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")

@@ -4,23 +4,19 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import pytest
 import yaml
 
-from energy_market.domain import tokens
 from energy_market.domain.trades import MAX_TRIES_OF_A_PAIR, REASON_SENTENCES, FailReason
 from energy_market.logs import NAMESPACE
-from tests.api import ENVIRONMENT, FUNCTIONS, load_function
+from tests.api import FUNCTIONS, load_function, token_of
 from tests.chain import CHECKOUT
 from tests.integration.conftest import LoadApi
 from tests.integration.market import certificate_of, now_ms
 from tests.integration.settlement.world import World
-
-KEYS = json.loads(ENVIRONMENT["JWT_KEYS"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,12 +131,14 @@ def test_a_failed_trade_says_why(
     assert (metric["TradesFailed"], metric["Reason"], shape["Namespace"]) == (1, reason, NAMESPACE)
     assert shape["Dimensions"] == [[], ["Reason"]]
 
+    with world.market.database.transaction() as conn:
+        token = {user: token_of(conn, user) for user in (failed.donor, failed.recipient)}
     for user, side in ((failed.donor, "donor"), (failed.recipient, "recipient")):
-        (trade,) = analytics.get("/api/v1/analytics/transactions", token=token_of(user)).json
+        (trade,) = analytics.get("/api/v1/analytics/transactions", token=token[user]).json
         assert (trade["side"], trade["status"]) == (side, "Failed")
         assert (trade["reason"], trade["reason_text"]) == (reason, sentence)
-    for order, side in ((failed.ask, "ask"), (failed.bid, "bid")):
-        found = market.get(f"/api/v1/market/order/{order}", token=token_of(failed.donor)).json
+    for order, owner, side in ((failed.ask, failed.donor, "ask"), (failed.bid, failed.recipient, "bid")):
+        found = market.get(f"/api/v1/market/order/{order}", token=token[owner]).json
         expected: tuple[Any, ...] = ("Created", None, None)
         if side == failed.rejected:
             expected = ("Rejected", reason, sentence)
@@ -180,10 +178,6 @@ def test_a_bid_whose_counterparties_change_stays_in_the_book(world: World) -> No
         assert len(world.market.tick().trade_ids) == 1
         world.market.publish()
         trade = world.market.trades(buyer)[0]
-
-
-def token_of(user: UUID) -> str:
-    return tokens.issue(user_id=user, token_id=tokens.new_id(), keys=KEYS, now=datetime.now(UTC))
 
 
 @pytest.mark.parametrize("reason", REASONS)

@@ -18,6 +18,7 @@ class OpenChallenge:
 
     nonce: str
     message: str
+    issued_at: datetime
 
 
 def database_time(conn: Connection) -> datetime:
@@ -26,8 +27,11 @@ def database_time(conn: Connection) -> datetime:
     return moment  # type: ignore[no-any-return]
 
 
-def add(conn: Connection, challenge: Challenge) -> None:
-    """Keep a challenge. Each one added sweeps away up to 20 expired ones, so that a flood of them cannot pile up."""
+def add(conn: Connection, challenge: Challenge, *, source: str) -> None:
+    """Keep a challenge, and the source address that asked for it.
+
+    Each one added sweeps away up to 20 expired ones, so that a flood of them cannot pile up.
+    """
     conn.execute(
         """
         WITH expired AS (
@@ -36,22 +40,34 @@ def add(conn: Connection, challenge: Challenge) -> None:
         ), pruned AS (
             DELETE FROM challenges WHERE nonce IN (SELECT nonce FROM expired)
         )
-        INSERT INTO challenges (nonce, wallet_address, message, expires_at) VALUES (%s, %s, %s, %s)
+        INSERT INTO challenges (nonce, wallet_address, message, source, created_at, expires_at)
+        VALUES (%s, %s, %s, %s, %s, %s)
         """,
-        (PRUNED_AT_ONCE, challenge.nonce, challenge.wallet_address, challenge.message, challenge.expires_at),
+        (
+            PRUNED_AT_ONCE,
+            challenge.nonce,
+            challenge.wallet_address,
+            challenge.message,
+            source,
+            challenge.issued_at,
+            challenge.expires_at,
+        ),
     )
 
 
-def candidates(conn: Connection, wallet_address: str, nonce: str | None) -> list[OpenChallenge]:
-    """The challenges that a signature of this wallet may answer: the named one, or the newest five."""
+def candidates(conn: Connection, wallet_address: str, nonce: str | None, *, source: str) -> list[OpenChallenge]:
+    """The challenges that a signature of this wallet may answer: the named one, or five.
+
+    Those that the same source asked for come before others', the newest first, so that nobody else's can push them out.
+    """
     with conn.cursor(row_factory=class_row(OpenChallenge)) as cursor:
         return cursor.execute(
             """
-            SELECT nonce, message FROM challenges
+            SELECT nonce, message, created_at AS issued_at FROM challenges
             WHERE wallet_address = %s AND expires_at > now() AND (%s::text IS NULL OR nonce = %s)
-            ORDER BY created_at DESC LIMIT %s
+            ORDER BY (source = %s) DESC, created_at DESC LIMIT %s
             """,
-            (wallet_address, nonce, nonce, CANDIDATES),
+            (wallet_address, nonce, nonce, source, CANDIDATES),
         ).fetchall()
 
 

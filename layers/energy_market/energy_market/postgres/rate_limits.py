@@ -1,31 +1,46 @@
-"""How often each source has asked in the present minute."""
+"""How often each source of requests, and each user, has asked in the present minute; and whether a session goes on."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final, LiteralString
+from uuid import UUID
 
 from psycopg import Connection
 
 PRUNED_AT_ONCE = 50
 
+# By how many are counted: one statement for each, which the server plans once.
+_COUNT: Final[Mapping[int, LiteralString]] = {
+    names: "INSERT INTO rate_limits (source, minute, requests) VALUES "
+    + ", ".join(["(%s, date_trunc('minute', now()), 1)"] * names)
+    + """
+    ON CONFLICT (source, minute) DO UPDATE SET requests = rate_limits.requests + 1
+    RETURNING requests, ceil(60 - extract(second FROM now()))::integer,
+              (SELECT revoked_at IS NULL AND expires_at > now() FROM refresh_tokens WHERE id = %s)"""
+    for names in (1, 2, 3)
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """Requests of one source in this minute, this one included, and how long the minute still lasts."""
+    """Requests of each of those counted in this minute, this one included, and how long the minute still lasts."""
 
-    requests: int
+    requests: list[int]
     rest_of_minute_s: int
+    session_goes_on: bool
 
 
-def count(conn: Connection, source: str) -> Rate:
-    """Count one more request of a source. Its first one in a minute forgets up to 50 counts of minutes gone by."""
-    requests, rest = conn.execute(
-        """
-        INSERT INTO rate_limits (source, minute, requests) VALUES (%s, date_trunc('minute', now()), 1)
-        ON CONFLICT (source, minute) DO UPDATE SET requests = rate_limits.requests + 1
-        RETURNING requests, ceil(60 - extract(second FROM now()))::integer
-        """,
-        (source,),
-    ).fetchone()  # type: ignore[misc]
-    if requests == 1:
+def count(conn: Connection, who: Sequence[str], *, session_id: UUID | None = None) -> Rate:
+    """Count one more request of each of `who`, three at most.
+
+    The first of a minute forgets up to 50 counts of minutes gone by.
+
+    Whoever counts for the same names gives them in the same order, or two of them could wait for each other. On the
+    same way to the database it is found out whether a session goes on: it was neither ended nor has it run out.
+    """
+    rows = conn.execute(_COUNT[len(who)], (*who, session_id)).fetchall()
+    requests = [row[0] for row in rows]
+    if 1 in requests:
         conn.execute(
             """
             WITH gone AS (
@@ -36,4 +51,5 @@ def count(conn: Connection, source: str) -> Rate:
             """,
             (PRUNED_AT_ONCE,),
         )
-    return Rate(requests=requests, rest_of_minute_s=max(1, rest))
+    _, rest, goes_on = rows[0]
+    return Rate(requests=requests, rest_of_minute_s=max(1, rest), session_goes_on=bool(goes_on))

@@ -1,17 +1,45 @@
 """Check a signature against the open challenges of its wallet."""
 
+from dataclasses import dataclass
+
 from psycopg import Connection
 
+from energy_market.config import SignInSettings
 from energy_market.domain.errors import Unauthorized
 from energy_market.domain.wallets import signer_of
 from energy_market.postgres import challenges
+from energy_market.usecases.open_challenge import challenge_of
 
 
-def answer_challenge(conn: Connection, *, wallet_address: str, signature: bytes, nonce: str | None) -> None:
-    """Use up the challenge that this wallet signed; raises `Unauthorized` if it signed none that is open."""
-    wallet = bytes.fromhex(wallet_address.removeprefix("0x"))
-    for challenge in challenges.candidates(conn, wallet_address, nonce):
-        if signer_of(challenge.message, signature) == wallet and challenges.use(conn, challenge.nonce):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """A signature that is said to be a wallet's. `nonce` says of which challenge, `source` where it came from."""
+
+    wallet_address: str  # EIP-55 spelling
+    signature: bytes
+    nonce: str | None
+    source: str
+
+
+def answer_challenge(conn: Connection, proof: Proof, *, settings: SignInSettings) -> None:
+    """Use up the challenge that this wallet signed; raises `Unauthorized` if it signed none that is open.
+
+    Domain, URI, chain id, nonce, time and expiry (EIP-4361) are those of a text that we wrote, and that we would still
+    write: one of another service on this database, or of a configuration that is no more, is not open here.
+    """
+    wallet = bytes.fromhex(proof.wallet_address.removeprefix("0x"))
+    for challenge in challenges.candidates(conn, proof.wallet_address, proof.nonce, source=proof.source):
+        asked = challenge_of(
+            settings,
+            wallet_address=proof.wallet_address,
+            nonce=challenge.nonce,
+            issued_at=challenge.issued_at,
+        )
+        if (
+            challenge.message == asked.message
+            and signer_of(challenge.message, proof.signature) == wallet
+            and challenges.use(conn, challenge.nonce)
+        ):
             return
     raise not_signed_in()
 

@@ -6,9 +6,10 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from energy_market.config import SignInSettings
 from energy_market.domain import sessions, tokens
 from energy_market.postgres import challenges, refresh_tokens, users
-from energy_market.usecases.answer_challenge import answer_challenge, not_signed_in
+from energy_market.usecases.answer_challenge import Proof, answer_challenge, not_signed_in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,15 +21,13 @@ class Session:
     refresh_token: str = field(repr=False)
 
 
-def log_in(
-    conn: Connection, *, wallet_address: str, signature: bytes, nonce: str | None, keys: Mapping[str, str]
-) -> Session:
+def log_in(conn: Connection, proof: Proof, *, settings: SignInSettings, keys: Mapping[str, str]) -> Session:
     """A session for a registered wallet that signed an open challenge.
 
     Raises `Unauthorized`, in the same words for an unknown wallet as for a wrong signature.
     """
-    answer_challenge(conn, wallet_address=wallet_address, signature=signature, nonce=nonce)
-    user = users.by_wallet(conn, wallet_address)
+    answer_challenge(conn, proof, settings=settings)
+    user = users.by_wallet(conn, proof.wallet_address)
     if user is None:
         raise not_signed_in()
     secret = sessions.new_secret()
@@ -42,7 +41,11 @@ def log_in(
     return Session(
         user_id=user.id,
         access_token=tokens.issue(
-            user_id=user.id, token_id=tokens.new_id(), keys=keys, now=challenges.database_time(conn)
+            user_id=user.id,
+            session_id=session_id,
+            token_id=tokens.new_id(),
+            keys=keys,
+            now=challenges.database_time(conn),
         ),
         refresh_token=sessions.spell(session_id, secret),
     )

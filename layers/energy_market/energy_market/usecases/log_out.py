@@ -7,9 +7,9 @@ from energy_market.postgres import refresh_tokens
 
 
 def log_out(conn: Connection, *, refresh_token: str) -> None:
-    """Revoke the session of this token. To end an ended session is no error; a token of another shape is.
+    """Revoke the session of this token, and with it the access tokens that were given out in it.
 
-    Access tokens already given out live on for their 15 minutes at most.
+    To end an ended session is no error; a token of another shape is.
     """
     given = sessions.parse(refresh_token)
     refresh_tokens.revoke_with_token(conn, session_id=given.session_id, token_hash=given.token_hash)

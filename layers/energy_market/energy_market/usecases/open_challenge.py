@@ -1,6 +1,7 @@
 """Ask a wallet's owner to prove it."""
 
 import secrets
+from datetime import datetime
 
 from psycopg import Connection
 
@@ -9,15 +10,28 @@ from energy_market.domain.sign_in import Challenge
 from energy_market.postgres import challenges
 
 
-def open_challenge(conn: Connection, *, wallet_address: str, settings: SignInSettings) -> Challenge:
-    """A new message for this wallet to sign. Anyone may ask for anyone's, so it leaves the earlier ones open."""
-    challenge = Challenge(
+def open_challenge(conn: Connection, *, wallet_address: str, source: str, settings: SignInSettings) -> Challenge:
+    """A new message for this wallet to sign. Anyone may ask for anyone's, so it leaves the earlier ones open.
+
+    Whether the wallet is registered is not looked at. `source`: the address that asks.
+    """
+    challenge = challenge_of(
+        settings,
+        wallet_address=wallet_address,
+        nonce=secrets.token_hex(16),
+        issued_at=challenges.database_time(conn),
+    )
+    challenges.add(conn, challenge, source=source)
+    return challenge
+
+
+def challenge_of(settings: SignInSettings, *, wallet_address: str, nonce: str, issued_at: datetime) -> Challenge:
+    """What this service, as it is configured now, asks a wallet's owner to sign."""
+    return Challenge(
         wallet_address=wallet_address,
         domain=settings.domain,
         uri=settings.uri,
         chain_id=settings.chain_id,
-        nonce=secrets.token_hex(16),
-        issued_at=challenges.database_time(conn),
+        nonce=nonce,
+        issued_at=issued_at,
     )
-    challenges.add(conn, challenge)
-    return challenge

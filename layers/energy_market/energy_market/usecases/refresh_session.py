@@ -30,7 +30,11 @@ def refresh_session(database: Database, *, refresh_token: str, keys: Mapping[str
             return Session(
                 user_id=user_id,
                 access_token=tokens.issue(
-                    user_id=user_id, token_id=tokens.new_id(), keys=keys, now=challenges.database_time(conn)
+                    user_id=user_id,
+                    session_id=given.session_id,
+                    token_id=tokens.new_id(),
+                    keys=keys,
+                    now=challenges.database_time(conn),
                 ),
                 refresh_token=sessions.spell(given.session_id, secret),
             )
