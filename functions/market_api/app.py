@@ -131,11 +131,11 @@ def cancel() -> Response:
 
 @app.route("/api/v1/market/order/{id}", methods=["GET"])
 def order(id: str) -> Response:  # noqa: A002 -- the path's name for it
-    """One order."""
+    """One order: one's own, or one that is in the book."""
     caller = app.caller()
     order_id = app.path_id(id)
     with database.transaction() as conn:
-        found = orders.get(conn, order_id, device_online_s=settings.device_online_s)
+        found = orders.seen_by(conn, caller.user_id, order_id, device_online_s=settings.device_online_s)
     if found is None:
         raise NotFound("unknown_order", "There is no order with this id.")
     return app.present(answers.order(found, viewer=caller.user_id))

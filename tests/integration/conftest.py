@@ -1,6 +1,9 @@
 """Fixtures of the tests that need the real database: a market, and the API's functions, on a database a test."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
@@ -9,7 +12,7 @@ import psycopg
 import pytest
 from moto import mock_aws
 
-from tests.api import ENVIRONMENT, Client, load_function
+from tests.api import ENVIRONMENT, FUNCTIONS, Client, load_function
 from tests.integration.loop import Loop
 from tests.integration.market import Market
 from tests.integration.neighbours import Api
@@ -35,6 +38,15 @@ def load_api(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loa
     yield load
     for loaded in clients:
         loaded.module.database.close()
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the build puts beside the function that serves the API's contract."""
+    folder: Path = tmp_path_factory.mktemp("packed") / "analytics_api"
+    pack = FUNCTIONS.parent / "infra" / "pack.py"
+    subprocess.run([sys.executable, str(pack), "function", "analytics_api", str(folder)], check=True)
+    return folder
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Figures, the chain, health and the contract, over the API's edge and on a real database."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
@@ -13,22 +11,13 @@ from uuid import UUID
 
 import pytest
 
-from tests.api import FUNCTIONS, Client, SignedIn, signed_in
+from tests.api import Client, SignedIn, signed_in
 from tests.contract import contract
 from tests.integration.conftest import LoadApi
 from tests.integration.market import Market
 
 DASHBOARD = "/api/v1/analytics/dashboard"
 TRANSACTIONS = "/api/v1/analytics/transactions"
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the build puts beside the function."""
-    folder: Path = tmp_path_factory.mktemp("packed") / "analytics_api"
-    pack = FUNCTIONS.parent / "infra" / "pack.py"
-    subprocess.run([sys.executable, str(pack), "function", "analytics_api", str(folder)], check=True)
-    return folder
 
 
 @pytest.fixture

@@ -297,7 +297,7 @@ MUTANTS: Final = (
         "anybody_cancels",
         "an order is its owner's",
         (f"{_MARKET}::test_an_order_is_cancelled_by_its_owner_once",),
-        (f"{PACKAGE}/usecases/cancel_order.py", "if owner != user_id:", "if owner is None:"),
+        (f"{PACKAGE}/usecases/cancel_order.py", "if orders.owner(conn, order_id) != user_id:", "if orders.owner(conn, order_id) is None:"),
     ),
     # ------------------------------------------------------------------------------------------- locks and failures
     _mutant(

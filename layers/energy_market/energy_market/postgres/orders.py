@@ -187,6 +187,33 @@ def get(conn: Connection, order_id: UUID, *, device_online_s: int) -> Order | No
         ).fetchone()
 
 
+# What everybody in a zone can look at.
+_IN_BOOK_OF_VIEWER: Final[LiteralString] = """EXISTS (
+    SELECT FROM open_orders b JOIN users u ON u.zone = b.zone
+    WHERE b.order_id = %(id)s AND u.id = %(viewer)s AND (b.expires_at IS NULL OR b.expires_at > now()))"""
+
+
+def seen_by(conn: Connection, viewer: UUID, order_id: UUID, *, device_online_s: int) -> Order | None:
+    """One order as it stands, if it is the viewer's, or in the book of his zone."""
+    with conn.cursor(row_factory=class_row(Order)) as cursor:
+        return cursor.execute(
+            "SELECT "
+            + _COLUMNS
+            + _UNMATCHABLE
+            + _FROM
+            + " WHERE s.id = %(id)s AND (s.user_id = %(viewer)s OR "
+            + _IN_BOOK_OF_VIEWER
+            + ")",
+            {"id": order_id, "viewer": viewer, "online_s": device_online_s},
+        ).fetchone()
+
+
+def is_in_book_of(conn: Connection, viewer: UUID, order_id: UUID) -> bool:
+    """Whether an order is in the book of a user's zone."""
+    row = conn.execute("SELECT " + _IN_BOOK_OF_VIEWER, {"id": order_id, "viewer": viewer}).fetchone()
+    return row == (True,)
+
+
 def open_page(
     conn: Connection,
     viewer: UUID,

@@ -12,14 +12,13 @@ from energy_market.postgres import orders
 def cancel_order(conn: Connection, order_id: UUID, *, user_id: UUID, device_online_s: int) -> Order:
     """Close what remains of an order; trades under way go on.
 
-    Raises NotFound for an order that does not exist, Forbidden for somebody else's, Conflict (`order_not_open`) when
-    nothing of it is open any more.
+    Raises NotFound for an order that does not exist, or that is somebody else's and not in the book, where everybody
+    sees it; Forbidden for one that is; Conflict (`order_not_open`) when nothing of it is open any more.
     """
-    owner = orders.owner(conn, order_id)
-    if owner is None:
+    if orders.owner(conn, order_id) != user_id:
+        if orders.is_in_book_of(conn, user_id, order_id):
+            raise Forbidden("not_your_order", "This order belongs to somebody else.")
         raise NotFound("unknown_order", "There is no order with this id.")
-    if owner != user_id:
-        raise Forbidden("not_your_order", "This order belongs to somebody else.")
     cancelled = orders.cancel(conn, order_id)
     order = orders.get(conn, order_id, device_online_s=device_online_s)
     assert order is not None  # orders are never deleted
