@@ -97,7 +97,10 @@ def failed(tests: list[str]) -> int:
     report.unlink(missing_ok=True)
     began = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", f"--junitxml={report}", *tests],
+        [
+            *(sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", f"--junitxml={report}"),
+            *("--numprocesses", "2", "--dist", "loadfile", "--no-loadscope-reorder", *tests),
+        ],
         cwd=CHECKOUT,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr.fileno(),
