@@ -73,6 +73,7 @@ deploy: set-up
 	@SAM_CLI_TELEMETRY=0 $(LOCAL)/bin/sam deploy --guided \
 		--parameter-overrides PythonRuntime=python$(RUNTIME) DeployedAt=$$(date -u +%Y-%m-%dT%H:%M:%SZ)
 
+test: SET_UP = localstack lambda
 test: set-up
 	@$(VENV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
@@ -101,8 +102,9 @@ format: set-up
 	@$(VENV)/ruff format .
 
 # Without an index's or a find-links address: each machine resolves from its own.
-COMPILE = $(LOCAL)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --group
+RESOLVE = $(LOCAL)/bin/uv pip compile --quiet --generate-hashes --no-annotate \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+COMPILE = $(RESOLVE) --universal --python-version 3.11 --group
 lock:
 	@$(PYTHON) -B localstack/set_up.py uv
 	$(COMPILE) dev -o requirements.txt
@@ -115,6 +117,8 @@ lock:
 	$(COMPILE) bench -c requirements.txt -o localstack/locks/bench.txt
 	$(COMPILE) security -o localstack/locks/security.txt
 	$(COMPILE) slither -o localstack/locks/slither.txt
+	$(COMPILE) lambda -o localstack/locks/lambda.txt
+	$(RESOLVE) --python-version 3.13 --group localstack -o localstack/locks/localstack.txt # it has no other
 	npm install --package-lock-only --ignore-scripts
 
 clean:

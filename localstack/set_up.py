@@ -3,7 +3,8 @@
 Runs before anything is installed, under the interpreter that everything is to run under: standard library only, and
 the version is checked before anything that an old interpreter would not understand.
 
-Usage: set_up.py [uv|bench|security|slither ...]   ("uv": only the installer, for `make lock`; others: these, too)
+Usage: set_up.py [uv|bench|security|slither|localstack|lambda ...]
+("uv": only the installer, for `make lock`; others: these, too)
 """
 
 import sys
@@ -42,10 +43,18 @@ ENVIRONMENTS = {
     "bench": LOCKS / "bench.txt",
     "security": LOCKS / "security.txt",
     "slither": LOCKS / "slither.txt",
+    "localstack": LOCKS / "localstack.txt",
+    "lambda": LOCKS / "lambda.txt",
 }
 """Folder under .local -> the lock that it is made from."""
 
 ALWAYS = ["venv", "ministack", "sam"]  # the others only when they are asked for
+
+LOCALSTACK_PYTHON = (3, 13)
+NO_PYTHON_FOR_LOCALSTACK = (
+    "What runs on LocalStack's core is left out: it needs Python 3.13, and there is none here"
+    " (LOCALSTACK_PYTHON may name one)."
+)
 
 LAYOUT = "1"  # to be raised when what is made of the same locks changes
 
@@ -97,10 +106,10 @@ def run(arguments: list[str], *, doing: str) -> None:
         raise SetUpError(message)
 
 
-def stamp_of(*inputs: Path) -> str:
+def stamp_of(*inputs: Path, interpreter: str = INTERPRETER) -> str:
     """Name a result by what it was made from: the interpreter and the place (scripts name it), the inputs' bytes."""
     base = hashlib.sha256()
-    for part in (LAYOUT, sys.version, INTERPRETER, platform.machine(), str(CHECKOUT)):
+    for part in (LAYOUT, sys.version, interpreter, platform.machine(), str(CHECKOUT)):
         base.update(part.encode() + b"\0")
     content = hashlib.sha256(b"\0".join(path.read_bytes() for path in inputs))
     return f"{base.hexdigest()}\n{content.hexdigest()}\n"
@@ -191,13 +200,21 @@ def set_up_uv() -> Path:
 def set_up_environment(uv: Path, name: str) -> None:
     """Make one environment, holding exactly what its lock lists."""
     folder, lock = LOCAL / name, ENVIRONMENTS[name]
-    stamp = stamp_of(lock)
+    interpreter = INTERPRETER
+    if name == "localstack":
+        found = python_of_localstack(uv)
+        if found is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            say(NO_PYTHON_FOR_LOCALSTACK)
+            return
+        interpreter = found
+    stamp = stamp_of(lock, interpreter=interpreter)
     if is_done(folder, stamp):
         return
     say(f"Making .local/{name} from {lock.relative_to(CHECKOUT)} ...")
     if name == "bench" or not is_same_base(folder, stamp):
         shutil.rmtree(folder, ignore_errors=True)
-        run([str(uv), "venv", "--quiet", "--python", INTERPRETER, str(folder)], doing=f"Making .local/{name}")
+        run([str(uv), "venv", "--quiet", "--python", interpreter, str(folder)], doing=f"Making .local/{name}")
     (folder / STAMP).unlink(missing_ok=True)
     python = str(folder / "bin" / "python")
     if name == "bench":
@@ -213,6 +230,36 @@ def set_up_environment(uv: Path, name: str) -> None:
         if name in {"venv", "bench"}:
             (packages / "energy_market.pth").write_text("\n".join(seen) + "\n")
     (folder / STAMP).write_text(stamp)
+
+
+def python_of_localstack(uv: Path) -> str | None:
+    """Find an interpreter that LocalStack's core runs under: named by us, on the PATH, pyenv's or uv's own."""
+    version = f"{LOCALSTACK_PYTHON[0]}.{LOCALSTACK_PYTHON[1]}"
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    ask_uv = [str(uv), "python", "find", "--no-python-downloads", "--no-project", version]
+    for look in (
+        lambda: [os.environ.get("LOCALSTACK_PYTHON"), INTERPRETER, on_path(f"python{version}")],
+        lambda: sorted(map(str, pyenv.glob(f"*/bin/python{version}")), reverse=True),
+        lambda: [subprocess.run(ask_uv, capture_output=True, text=True, check=False).stdout.strip()],
+    ):
+        for candidate in look():
+            found = interpreter_behind(candidate) if candidate else None
+            if found is not None and found[0] == LOCALSTACK_PYTHON:
+                return found[1]
+    return None
+
+
+def interpreter_behind(program: str) -> tuple[tuple[int, ...], str] | None:
+    """Ask a Python for its version and where it is itself, not an environment or a script; None if it does not run."""
+    question = "import os, sys; print(*sys.version_info[:2], os.path.realpath(sys._base_executable))"
+    try:
+        asked = subprocess.run([program, "-c", question], capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    if asked.returncode != 0:  # pyenv's script for a version that is not active, for one
+        return None
+    major, minor, path = asked.stdout.strip().split(" ", 2)
+    return (int(major), int(minor)), path
 
 
 def install_one_by_one(install: list[str], lock: Path) -> None:
