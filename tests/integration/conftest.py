@@ -10,6 +10,7 @@ import boto3
 import client
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 from moto import mock_aws
 
 from tests.api import ENVIRONMENT, FUNCTIONS, Client, load_function
@@ -54,9 +55,16 @@ def auth(load_api: LoadApi) -> Client:
     return load_api("auth_api")
 
 
+@pytest.fixture(scope="session")
+def rsa_key() -> rsa.RSAPrivateKey:
+    """One for all: to make one takes longer than most of what is tried with it."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 @pytest.fixture
-def iot() -> Iterator["IoTClient"]:
-    """AWS IoT, as moto plays it, with the policy of devices."""
+def iot(rsa_key: rsa.RSAPrivateKey, monkeypatch: pytest.MonkeyPatch) -> Iterator["IoTClient"]:
+    """AWS IoT, as moto plays it, with the policy of devices. All keys are one, the certificates differ."""
+    monkeypatch.setattr(rsa, "generate_private_key", lambda **_: rsa_key)
     with mock_aws():
         client = boto3.client("iot")
         client.create_policy(policyName="energy-market-device", policyDocument="{}")

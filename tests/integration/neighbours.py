@@ -38,9 +38,9 @@ class Api:
         self.before_the_next_process: Callable[[], object] = lambda: None
 
     @contextmanager
-    def process(self, fuse: Fuse) -> Iterator[None]:
+    def process(self, fuse: Fuse, *, statements: bool = True) -> Iterator[None]:
         """Within the block requests are served by a process with this fuse, until it burns."""
-        with self.on(FusedDatabase(self._url, fuse), fuse):
+        with self.on(FusedDatabase(self._url, fuse, statements=statements), fuse):
             yield
 
     @contextmanager

@@ -1,14 +1,11 @@
 """Whatever is sent to whichever route: an answer that the contract knows, and never a 500."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto import mock_aws
 
 from tests.api import Client, SignedIn, signed_in
 from tests.contract import contract
@@ -77,10 +74,8 @@ def requests(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @pytest.fixture
-def apis(load_api: LoadApi) -> Iterator[dict[str, Client]]:
-    with mock_aws():
-        boto3.client("iot").create_policy(policyName="energy-market-device", policyDocument="{}")
-        yield {function: load_api(function) for function in FUNCTIONS.values()}
+def apis(iot: object, load_api: LoadApi) -> dict[str, Client]:  # noqa: ARG001 - AWS must be the pretended one
+    return {function: load_api(function) for function in FUNCTIONS.values()}
 
 
 @pytest.fixture

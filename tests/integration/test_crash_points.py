@@ -8,6 +8,7 @@ code. What clients do after a lost answer is done by the reference client (local
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -95,10 +96,6 @@ WITHOUT_EFFECT: Final = {"matching.marks", "reconcile", "reconciliation.reconcil
         (Cancelling, 6),
         (Registering, 18),
         (RegisteringAgain, 18),
-        (Rotating, 14),
-        (Revoking, 12),
-        (Removing, 14),
-        (Tidying, 8),
     ],
 )
 def test_what_a_client_asks_for_is_done_once_whenever_the_process_dies(
@@ -106,6 +103,20 @@ def test_what_a_client_asks_for_is_done_once_whenever_the_process_dies(
 ) -> None:
     every_crash(
         stage.__name__, api.process, lambda: stage(api, market), covers=COVERS[stage.__name__], at_least=at_least
+    )
+
+
+@pytest.mark.parametrize(("stage", "at_least"), [(Rotating, 8), (Revoking, 7), (Removing, 8), (Tidying, 6)])
+def test_no_certificate_opens_a_door_that_should_be_closed_whenever_the_process_dies(
+    api: Api, market: Market, stage: type[AtApi], at_least: int
+) -> None:
+    """After each commit and each call of AWS."""
+    every_crash(
+        stage.__name__,
+        partial(api.process, statements=False),
+        lambda: stage(api, market),
+        covers=COVERS[stage.__name__],
+        at_least=at_least,
     )
 
 

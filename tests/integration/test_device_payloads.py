@@ -95,7 +95,7 @@ TOPICS = [
 ]
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_a_device_says_no_function_fails_and_nothing_of_another_moves(
     neighbours: Neighbours, functions: dict[str, ModuleType], data: st.DataObject
@@ -133,7 +133,7 @@ def test_whatever_a_device_says_no_function_fails_and_nothing_of_another_moves(
     assert neighbours.stand(neighbours.victim) == before
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(raw=payloads({}), kind=st.sampled_from([LockResponse, DonorStatus, TransferStatus, dict[str, Any]]))
 def test_a_parser_gives_what_it_promises_or_drops_the_message(raw: bytes, kind: Any) -> None:  # noqa: ANN401 -- a type
     try:
@@ -154,7 +154,7 @@ def test_a_parser_gives_what_it_promises_or_drops_the_message(raw: bytes, kind: 
             assert isinstance(read, dict)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(raw=payloads({}))
 def test_what_is_kept_of_a_report_is_what_the_database_can_hold(raw: bytes) -> None:
     try:
