@@ -1,8 +1,11 @@
 """A device's certificates, and what counts under which: the database is real, AWS IoT is moto's."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from energy_market.database import Database
@@ -11,7 +14,7 @@ from energy_market.devices import Dropped, QueuedMessage
 from energy_market.domain.errors import NotFound
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
-from energy_market.usecases.remove_device import expel_device
+from energy_market.usecases.remove_device import expel_device, remove_device
 from energy_market.usecases.rotate_certificate import Rotation, rotate_certificate
 from energy_market.usecases.tidy_device import tidy_devices
 from tests.api import Client, SignedIn, signed_in
@@ -295,6 +298,35 @@ def test_of_a_device_that_is_removed_while_a_lock_is_under_way_the_buyer_gets_hi
         market.answer(home.device, ask, "locked", trade=trade.id)
     market.sql("UPDATE transactions SET expires_at = clock_timestamp()")
     assert market.tick().locks_expired == 1
+    assert (market.status_of(ask), market.status_of(bid)) == ("Rejected", "Created")
+
+
+def test_what_a_device_locks_at_the_moment_of_its_removal_is_not_paid(
+    iot: "IoTClient", market: Market, database_url: str
+) -> None:
+    home, buyer, ask, bid, trade = market.matched()
+    iot.create_thing(thingName=str(home.device))
+
+    class Meanwhile(Database):
+        transactions = 0
+
+        @contextmanager
+        def transaction(self) -> Iterator[psycopg.Connection]:
+            self.transactions += 1
+            if self.transactions == 2:  # whose answer was looked at before the device was removed
+                market.sql(
+                    "UPDATE transactions SET status = 'Locked', locked_at = now(),"
+                    " valid_until = now() + interval '600 s' WHERE id = %s",
+                    trade.id,
+                )
+            with super().transaction() as conn:
+                yield conn
+
+    database = Meanwhile(database_url)
+    remove_device(database, DeviceRegistry(POLICY), home.device, owner_id=home.user)
+    database.close()
+    (failed,) = market.trades(buyer)
+    assert (failed.status, failed.reason) == ("Failed", "reservation_lost")
     assert (market.status_of(ask), market.status_of(bid)) == ("Rejected", "Created")
 
 

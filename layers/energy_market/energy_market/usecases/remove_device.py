@@ -20,6 +20,7 @@ def remove_device(database: Database, registry: Tidies, device_id: UUID, *, owne
     Raises NotFound for a device that is not this owner's, Conflict (`device_owes_energy`).
     """
     _remove(database, device_id, owner_id=owner_id)
+    _fail_unsigned(database, device_id)  # what it has locked at that moment
     tidy_device(database, registry, device_id)
 
 
@@ -31,7 +32,7 @@ def expel_device(database: Database, registry: Tidies, device_id: UUID) -> None:
     """
     _fail_unsigned(database, device_id)
     _remove(database, device_id, owner_id=None)
-    _fail_unsigned(database, device_id)  # what it has locked meanwhile
+    _fail_unsigned(database, device_id)  # what it has locked at that moment
     tidy_device(database, registry, device_id)
 
 
