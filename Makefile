@@ -25,7 +25,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up run chaos up down reconcile replay deploy test bench mutants security check format lock clean
+.PHONY: help set-up run chaos up down reconcile replay deploy test localstack localstack-test bench mutants security check format lock clean
 
 help: ## Say what there is
 	@echo "make run     the whole system on this machine, with a simulated community (HOMES=10 DURATION=seconds)"
@@ -35,6 +35,8 @@ help: ## Say what there is
 	@echo "make reconcile  compare database and chain of what runs here, and list each difference"
 	@echo "make replay  move messages that failed for good back to their queues"
 	@echo "make test    all tests (TESTS=... for some)"
+	@echo "make localstack  the same market on LocalStack's image (needs Docker and LOCALSTACK_AUTH_TOKEN)"
+	@echo "make localstack-test  the end-to-end tests on LocalStack's open-source core, without either"
 	@echo "make bench   measure speed beside its floors and other engines (QUICK=1 for under two minutes, SECTIONS=... for some)"
 	@echo "make mutants plant bugs, one at a time, and see that each is found (JOBS=2)"
 	@echo "make security  scan, attack and fuzz the product (ATTACKS=... for some of it, FUZZ_EXAMPLES=50)"
@@ -76,6 +78,13 @@ deploy: set-up
 test: SET_UP = localstack lambda
 test: set-up
 	@$(VENV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+localstack: set-up
+	@$(VENV)/python localstack/compose.py
+
+localstack-test: SET_UP = localstack lambda
+localstack-test: set-up
+	@$(VENV)/python localstack/localstack_test.py $(TESTS)
 
 bench: SET_UP = bench
 bench: set-up

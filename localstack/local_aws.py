@@ -1,8 +1,9 @@
-"""MiniStack, the local AWS."""
+"""The local AWS: MiniStack, unless another is asked for."""
 
 import json
 import signal
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from chain_node import open_here
@@ -14,18 +15,26 @@ AWS_ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MiniStack:
-    """The local AWS: its API at endpoint_url, its IoT broker at iot_host:iot_port with ca_file's authority."""
+class LocalAws:
+    """The local AWS: its API at endpoint_url, its IoT broker at iot_host:iot_port with ca_file's authority.
+
+    The API of IoT is at iot_endpoint_url: MiniStack's is its own. beside: processes that belong to it. adapted: makes
+    a built template one that it can read, beside it if need be.
+    """
 
     endpoint_url: str
+    iot_endpoint_url: str
     iot_host: str
     iot_port: int
     ca_file: Path
     process: Started
+    beside: tuple[Started, ...] = ()
+    adapted: Callable[[Path], Path] = field(default=lambda template: template)
 
     def stop(self) -> None:
         """Stop it with all Lambda workers; it writes its state first, if it keeps one."""
-        stop(self.process)
+        for process in (self.process, *self.beside):
+            stop(process)
 
 
 def start_ministack(
@@ -36,7 +45,7 @@ def start_ministack(
     authorize: bool = True,
     keep_state: bool = False,
     outlives_us: bool = False,
-) -> MiniStack:
+) -> LocalAws:
     """Start MiniStack with everything that it writes in the folder.
 
     authorize: IAM and IoT policies are enforced. keep_state: what was deployed is there again at the next start.
@@ -62,7 +71,7 @@ def _ministack_on(
     authorize: bool,
     keep_state: bool,
     outlives_us: bool,
-) -> MiniStack:
+) -> LocalAws:
     home = folder / "ministack"
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)  # its state has the secrets, and what functions are given
@@ -120,6 +129,11 @@ def _ministack_on(
         authority = answer.read()
     ca_file = folder / "iot-ca.pem"
     ca_file.write_bytes(authority)
-    return MiniStack(
-        endpoint_url=endpoint_url, iot_host="localhost", iot_port=iot_port, ca_file=ca_file, process=process
+    return LocalAws(
+        endpoint_url=endpoint_url,
+        iot_endpoint_url=endpoint_url,
+        iot_host="localhost",
+        iot_port=iot_port,
+        ca_file=ca_file,
+        process=process,
     )

@@ -11,7 +11,7 @@ from deploy import Deployment, build, deploy
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
 from processes import CHECKOUT
-from services import Chain, Stack, read_stack, start_stack, update_stack
+from services import Chain, LocalAws, Stack, read_stack, start_ministack, start_stack, update_stack
 
 from energy_market.evm.contract import Artifact, Contract
 from energy_market.evm.contract import deploy as deploy_contract
@@ -69,15 +69,17 @@ def start_market(
     addresses_of: Callable[[Stack], Addresses] = Addresses.of,
     keep_state: bool = False,
     outlives_us: bool = False,
+    start_aws: Callable[..., LocalAws] = start_ministack,
 ) -> Market:
     """Start all parts with their state in the folder, deploy contracts and template; all or nothing.
 
     parameters are the template's, over those that follow from the parts. addresses_of: other ways to the parts than
-    their own addresses. Contracts that stand already on a kept chain are used again. Raises `ServiceError`.
+    their own addresses. start_aws: starts another local AWS. Contracts that stand already on a kept chain are used
+    again. Raises `ServiceError`.
     """
     with contextlib.ExitStack() as undo, ThreadPoolExecutor(1) as builder:
         built = builder.submit(build, folder)
-        stack = start_stack(folder, keep_state=keep_state, outlives_us=outlives_us)
+        stack = start_stack(folder, keep_state=keep_state, outlives_us=outlives_us, start_aws=start_aws)
         undo.callback(stack.stop)
         token, settlement_contract = deploy_contracts(stack.chain, known=read_stack(folder))
         update_stack(folder, token=token, settlement_contract=settlement_contract)
@@ -85,7 +87,7 @@ def start_market(
 
         def deploy_with(changed: Mapping[str, str]) -> Deployment:
             return deploy(
-                built.result(),
+                stack.aws.adapted(built.result()),
                 endpoint_url=stack.aws.endpoint_url,
                 database_url=addresses.database_url,
                 migrations_database_url=addresses.migrations_database_url,
@@ -99,7 +101,7 @@ def start_market(
                     "SettlementContract": settlement_contract,
                     "TokenContract": token,
                     "DeviceBroker": addresses.broker,
-                    "DeviceCaUrl": f"{stack.aws.endpoint_url}/_ministack/iot/ca.pem",
+                    "DeviceCaUrl": f"{stack.aws.iot_endpoint_url}/_ministack/iot/ca.pem",
                     **(parameters or {}),
                     **changed,
                 },

@@ -1,4 +1,4 @@
-"""The parts of the local stack together: PostgreSQL, Anvil and MiniStack.
+"""The parts of the local stack together: PostgreSQL, Anvil and the local AWS, MiniStack.
 
 Everything listens on this machine only. Ports are free ones unless given; DATABASE_URL, RPC_URL and ANVIL_BIN name
 existing parts to use in place of the embedded ones.
@@ -8,12 +8,13 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from chain_node import Chain, existing_chain, start_anvil
-from local_aws import AWS_ENVIRONMENT, MiniStack, start_ministack
+from local_aws import AWS_ENVIRONMENT, LocalAws, start_ministack
 from ports import is_free, port_from
 from postgres_server import Database, existing_database, home_of_postgres, start_postgres
 from processes import CHECKOUT, LOCAL, ServiceError, locked, stop_orphans
@@ -24,7 +25,7 @@ __all__ = [
     "LOCAL",
     "Chain",
     "Database",
-    "MiniStack",
+    "LocalAws",
     "ServiceError",
     "Stack",
     "existing_chain",
@@ -47,7 +48,7 @@ class Stack:
     folder: Path
     database: Database
     chain: Chain
-    aws: MiniStack
+    aws: LocalAws
 
     def stop(self) -> None:
         """Stop all that is ours, those that use others first."""
@@ -56,8 +57,14 @@ class Stack:
         self.database.stop()
 
 
-def start_stack(folder: Path, *, keep_state: bool = False, outlives_us: bool = False) -> Stack:
-    """Start PostgreSQL, Anvil and MiniStack, or use those that the environment names; all or none.
+def start_stack(
+    folder: Path,
+    *,
+    keep_state: bool = False,
+    outlives_us: bool = False,
+    start_aws: Callable[..., LocalAws] = start_ministack,
+) -> Stack:
+    """Start PostgreSQL, Anvil and the local AWS, or use those that the environment names; all or none.
 
     A stack that does not outlive us is a temporary one: killed before it could stop, its folder is removed with it by
     whoever next calls `stop_orphans`.
@@ -85,7 +92,7 @@ def start_stack(folder: Path, *, keep_state: bool = False, outlives_us: bool = F
         else:
             chain = start_anvil(folder, port=anvil_port, outlives_us=outlives_us)
             undo.callback(chain.stop)
-        aws = start_ministack(
+        aws = start_aws(
             folder,
             port=api_port,
             iot_port=iot_port,

@@ -1,6 +1,10 @@
-"""The whole system on this machine, once for all end-to-end tests: deployed by SAM, with real devices."""
+"""The whole system on this machine, once for all end-to-end tests: deployed by SAM, with real devices.
+
+On MiniStack, or with LOCAL_AWS=localstack on LocalStack's core (`make localstack-test`), which borrows MiniStack's IoT.
+"""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,15 +22,19 @@ from energy_device.config import DeviceConfig
 from energy_device.energy_source import SimulatedBattery
 from eth_account import Account
 from launch import RATE_LIMITS
+from localstack_core import start_localstack
 from market import Addresses, Market, start_market
 from reconcile import Ledger, reconcile
-from services import Stack, remove_state
+from services import Stack, remove_state, start_ministack
 from wallet import Wallet, call_data
 
 ENOUGH_GAS_WEI = 10**18
 UNIT = 10**18  # of the test token
 PATIENCE_S = 60.0
 NODE_KEY = "the-key-of-the-node"  # part of its address, as those have it that are paid for
+ON_LOCALSTACK = os.environ.get("LOCAL_AWS") == "localstack"
+_with_iot = pytest.StashKey[list[str]]()
+_without_iot = pytest.StashKey[list[str]]()
 
 
 @dataclass(kw_only=True)
@@ -152,7 +160,7 @@ class Neighbourhood:
 
     def publish_over_https(self, topic: str, payload: object) -> None:
         """As somebody with AWS credentials and no device would."""
-        client = boto3.client("iot-data", endpoint_url=self.market.stack.aws.endpoint_url)
+        client = boto3.client("iot-data", endpoint_url=self.market.stack.aws.iot_endpoint_url)
         client.publish(topic=topic, qos=1, payload=json.dumps(payload).encode())
         client.close()
 
@@ -202,7 +210,12 @@ def _with_a_key(stack: Stack) -> Addresses:
 @pytest.fixture(scope="session")
 def running_market(stack_folder: Path) -> Iterator[Market]:
     """The system, as `make run` starts it."""
-    market = start_market(stack_folder, parameters=RATE_LIMITS, addresses_of=_with_a_key)
+    market = start_market(
+        stack_folder,
+        parameters=RATE_LIMITS,
+        addresses_of=_with_a_key,
+        start_aws=start_localstack if ON_LOCALSTACK else start_ministack,
+    )
     try:
         yield market
     finally:
@@ -215,3 +228,29 @@ def neighbourhood(running_market: Market, stack_folder: Path) -> Iterator[Neighb
     neighbourhood = Neighbourhood(running_market, stack_folder)
     yield neighbourhood
     neighbourhood.close()
+
+
+@pytest.fixture(autouse=True)
+def _what_it_runs_on(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Remember whether a test on LocalStack made a device, and so had to do with the IoT that MiniStack lends."""
+    if not ON_LOCALSTACK or "neighbourhood" not in request.fixturenames:
+        yield
+        return
+    url = request.getfixturevalue("neighbourhood").market.stack.database.url
+    with psycopg.connect(url, autocommit=True) as conn:
+        count = "SELECT count(*) FROM iot_devices"
+        before = conn.execute(count).fetchone()
+        yield
+        made = conn.execute(count).fetchone() != before
+    request.config.stash.setdefault(_with_iot if made else _without_iot, []).append(request.node.name)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what ran on what."""
+    for key, where in (
+        (_without_iot, "on LocalStack's core alone"),
+        (_with_iot, "on LocalStack's core, with devices on MiniStack's IoT"),
+    ):
+        if names := config.stash.get(key, []):
+            terminalreporter.section(f"{len(names)} {where}")
+            terminalreporter.write_line("\n".join(names))

@@ -10,7 +10,7 @@ import msgspec
 from awscrt import mqtt5
 from awsiot import mqtt5_client_builder
 from client import RegisteredDevice
-from local_aws import MiniStack
+from local_aws import LocalAws
 
 TIMEOUT_S = 20.0
 
@@ -18,7 +18,7 @@ TIMEOUT_S = 20.0
 class Firmware:
     """A connection under a device's own certificate and name."""
 
-    def __init__(self, device: RegisteredDevice, aws: MiniStack) -> None:
+    def __init__(self, device: RegisteredDevice, aws: LocalAws) -> None:
         self.device, self.device_id = device, device.device_id
         self.heard: queue.Queue[tuple[str, dict[str, Any]]] = queue.Queue()
         self._connected: Future[None] = Future()

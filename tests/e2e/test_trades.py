@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
@@ -31,7 +32,7 @@ from wallet import read_uint
 from energy_market.evm.rpc import Rpc
 from tests.contract import contract
 from tests.e2e import leftovers
-from tests.e2e.conftest import NODE_KEY, UNIT, Neighbour, Neighbourhood, wait_until
+from tests.e2e.conftest import NODE_KEY, ON_LOCALSTACK, UNIT, Neighbour, Neighbourhood, wait_until
 from tests.e2e.firmware import Firmware
 
 CHECKOUT = Path(__file__).parents[2]
@@ -236,8 +237,8 @@ def test_a_device_goes_on_with_another_certificate_until_it_is_removed(
         neighbourhood.tidy_devices()
         (certificate,) = neighbourhood.devices_of(ann)[0]["certificates"]
         assert certificate["certificate_id"] == rotated.answer["certificate_id"]
-        aws_url = neighbourhood.market.stack.aws.endpoint_url
-        with contextlib.closing(boto3.client("iot", endpoint_url=aws_url)) as things:
+        iot_url = neighbourhood.market.stack.aws.iot_endpoint_url
+        with contextlib.closing(boto3.client("iot", endpoint_url=iot_url)) as things:
             found = things.list_thing_principals(thingName=renewed.device_id)["principals"]
             assert [arn.rpartition("/")[2] for arn in found] == [certificate["certificate_id"]]
             ann.client.revoke_certificates(renewed.device_id)
@@ -258,7 +259,7 @@ def test_a_registration_that_died_is_tidied_away_by_the_sweep_with_the_rights_th
                tidy_at = now() - interval '50 minutes' WHERE id = %s""",
             (died.device_id,),
         )
-    things = boto3.client("iot", endpoint_url=neighbourhood.market.stack.aws.endpoint_url)
+    things = boto3.client("iot", endpoint_url=neighbourhood.market.stack.aws.iot_endpoint_url)
     (arn,) = things.list_thing_principals(thingName=died.device_id)["principals"]
     neighbourhood.tidy_devices()
     with pytest.raises(things.exceptions.ResourceNotFoundException):
@@ -423,11 +424,19 @@ def test_a_zone_that_fails_or_hangs_holds_up_neither_another_nor_the_commands_no
 
 def _what_an_execution_of_the_last_seconds_of_a_minute_said(neighbourhood: Neighbourhood) -> list[dict[str, Any]]:
     """Of the loop, beside the one that runs: what each call of a function answered, in order, but for the sweeps."""
-    arn = neighbourhood.market.deployment.state_machine_arn
+    deployed = neighbourhood.market.deployment.state_machine_arn
     minute = {"time": (datetime.now(UTC) - timedelta(seconds=54)).isoformat()}
     with contextlib.closing(
         boto3.client("stepfunctions", endpoint_url=neighbourhood.market.stack.aws.endpoint_url)
     ) as loop:
+        # AWS tells the history of a standard state machine's executions only; the deployed one is express.
+        machine = loop.describe_state_machine(stateMachineArn=deployed)
+        arn = loop.create_state_machine(
+            name=f"watched-{uuid.uuid4()}",
+            definition=machine["definition"],
+            roleArn=machine["roleArn"],
+            type="STANDARD",
+        )["stateMachineArn"]
         execution = loop.start_execution(stateMachineArn=arn, input=json.dumps(minute))["executionArn"]
         wait_until(lambda: loop.describe_execution(executionArn=execution)["status"] != "RUNNING")
         assert loop.describe_execution(executionArn=execution)["status"] == "SUCCEEDED"
@@ -439,7 +448,18 @@ def _what_an_execution_of_the_last_seconds_of_a_minute_said(neighbourhood: Neigh
             said.append(json.loads(event["taskSucceededEventDetails"]["output"])["Payload"])
         elif event["type"] == "TaskFailed":
             said.append({"failed": event["taskFailedEventDetails"]["error"]})
+        elif event["type"] == "TaskTimedOut":  # so AWS says it; MiniStack counts it among the failures
+            said.append({"failed": event["taskTimedOutEventDetails"]["error"]})
     return said
+
+
+def _another_route_takes(method: str, path: str) -> bool:
+    """Whether LocalStack gives it to a route with a parameter, as GET order/create to order/{id}; AWS does not."""
+    return any(
+        method.lower() in operations and re.fullmatch(re.sub(r"{\w+}", "[^/]+", other), path)
+        for other, operations in contract()["paths"].items()
+        if other != path
+    )
 
 
 def test_a_method_that_no_route_has_reaches_no_function(neighbourhood: Neighbourhood) -> None:
@@ -449,7 +469,7 @@ def test_a_method_that_no_route_has_reaches_no_function(neighbourhood: Neighbour
         (method, path.removeprefix("/api/v1/").replace("{id}", "00000000-0000-0000-0000-000000000000"))
         for path, operations in contract()["paths"].items()
         for method in methods
-        if method.lower() not in operations
+        if method.lower() not in operations and not (ON_LOCALSTACK and _another_route_takes(method, path))
     ]
     assert len(unknown) > 150
     for method, path in [*unknown, ("GET", "auth"), ("GET", "admin/nothing"), ("POST", "market/orders/mine/x")]:

@@ -12,7 +12,7 @@ from typing import Any
 import boto3
 import yaml
 from energy_device.config import DeviceConfig
-from local_aws import AWS_ENVIRONMENT, MiniStack
+from local_aws import AWS_ENVIRONMENT, LocalAws
 
 ORDER = "0a000000-0000-4000-8000-000000000001"
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def device_policy() -> str:
 class Broker:
     """The local AWS as devices and the backend see it: things, commands, and a queue that rules fill."""
 
-    def __init__(self, aws: MiniStack) -> None:
+    def __init__(self, aws: LocalAws) -> None:
         self.aws = aws
         self.ca = aws.ca_file.read_bytes()
         session = boto3.Session(
