@@ -5,8 +5,9 @@
 # POSTGRES_PORT, ANVIL_PORT, API_PORT, IOT_PORT          ports (default: free ones)
 # AUTH=true                                              IAM and IoT policies are enforced (default; false: not)
 # DATABASE_URL, RPC_URL, ANVIL_BIN                       existing parts to use in place of the embedded ones
+# LOCALSTACK_PYTHON, LOCALSTACK_AUTH_TOKEN               a Python 3.13 for LocalStack's core; the token of LocalStack's image
 # RUNTIME    the version of Python that `make deploy` deploys for, 3.11 to 3.14 (default: 3.13)
-# TESTS      what `make test` gives to pytest (default: all tests)
+# TESTS      what `make test` and `make localstack-test` give to pytest (default: all tests)
 # WORKERS    how many processes `make test` shares the files among (default: 2; 0: none but its own)
 # QUICK, SECTIONS   whether `make bench` is to be short, and what it measures (default: all, in about half an hour)
 # JOBS, MUTANTS, LIVES   how many mutants are tried at once, which, and how hard the state machine looks for each

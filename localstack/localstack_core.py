@@ -63,7 +63,7 @@ def _localstack_on(port: int, iot: LocalAws, *, folder: Path, outlives_us: bool)
         log=log,
         environment={
             **plain_environment(),
-            "XDG_CACHE_HOME": str(LOCAL / "localstack" / "cache"),
+            "XDG_CACHE_HOME": str(home / "cache"),
             "PYTHONPATH": str(CHECKOUT / "localstack" / "core_plugins"),
             "OVERRIDE_IN_DOCKER": "0",
             "FILESYSTEM_ROOT": str(home),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from faults import FIRST
 
 CHECKOUT = Path(__file__).parents[2]
@@ -84,3 +85,33 @@ def test_a_neighbourhood_trades_and_the_books_agree() -> None:
     assert {"community.log", "ministack.log", "postgres.log"} <= {path.name for path in logs}
     assert [(path.name, found[0]) for path in logs if (found := SECRET.search(path.read_bytes()))] == []
     assert result["match_to_confirmed_ms"].keys() == result["tick_ms"].keys() == {"p50", "p99"}
+
+
+ON_LOCALSTACK = [  # of the whole suite, which takes minutes
+    "test_a_trade_is_locked_paid_and_delivered",
+    "test_a_browser_may_ask",
+    "test_a_method_that_no_route_has_reaches_no_function",
+    "test_the_system_says_that_it_is_well",
+    "test_the_loop_ticks_every_five_seconds",
+    "test_each_secret_is_in_one_variable_of_those_functions_that_need_it",
+    "test_who_looks_into_it_finds_it_by_localstacks_client_and_by_the_sdks_variable",
+]
+
+
+def test_the_same_template_trades_on_localstacks_core() -> None:
+    done = subprocess.run(
+        ["make", "--silent", "localstack-test", f"TESTS=-k '{' or '.join(ON_LOCALSTACK)}'"],
+        cwd=CHECKOUT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    first = done.stdout.splitlines()[0]
+    if first.startswith("SKIPPED"):
+        pytest.skip(first)
+    assert re.match(r"On LocalStack's open-source core [\d.]+ in host mode, IoT borrowed from MiniStack [\d.]+ ", first)
+    assert f" {len(ON_LOCALSTACK)} passed" in done.stdout.splitlines()[-1]
+    assert "on LocalStack's core alone" in done.stdout

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import localstack_client.session
 import psycopg
 import pytest
 from awscrt import mqtt5
@@ -350,6 +351,26 @@ def test_a_browser_may_ask(neighbourhood: Neighbourhood) -> None:
     assert status in {200, 204}
     assert headers["Access-Control-Allow-Origin"] == "*"
     assert "POST" in headers["Access-Control-Allow-Methods"]
+
+
+def test_who_looks_into_it_finds_it_by_localstacks_client_and_by_the_sdks_variable(
+    neighbourhood: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = neighbourhood.market.stack.aws.endpoint_url
+    # MiniStack knows no other keys; the defaults of LocalStack's client are its own.
+    test_keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "aws_session_token": None}
+
+    def queues(client: Any) -> list[str]:  # noqa: ANN401 - the one client has types, the other none
+        with contextlib.closing(client):
+            return sorted(client.list_queues()["QueueUrls"])
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    found = queues(boto3.client("sqs"))
+    assert {"TelemetryQueue", "LockResponsesQueue"} <= {url.rpartition("/")[2].split("-")[2] for url in found}
+    assert queues(localstack_client.session.Session(**test_keys).client("sqs")) == found
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("LOCALSTACK_HOST", urlsplit(endpoint).netloc)
+    assert queues(localstack_client.session.Session(**test_keys).client("sqs")) == found
 
 
 def test_a_stranger_gets_a_clear_refusal(neighbourhood: Neighbourhood) -> None:

@@ -2,10 +2,14 @@
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
+import deploy
 import pytest
+from botocore.stub import Stubber
 from deploy import build, put_secrets
 from moto import mock_aws
 from services import ServiceError
@@ -89,3 +93,16 @@ def test_sam_calls_nobody_and_hears_nothing_of_the_persons_account_or_make(
     settings = json.loads((Path(environment["__SAM_CLI_APP_DIR"]) / "metadata.json").read_text())
     assert settings["telemetryEnabled"] is False
     assert settings["lastVersionCheck"] > 1_700_000_000
+
+
+def test_the_loop_is_started_where_nobody_may_ask_whether_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AWS refuses to list an express state machine's executions, as LocalStack does; MiniStack lists them."""
+    arn = "arn:aws:states:us-east-1:000000000000:stateMachine:loop"
+    client = boto3.client("stepfunctions", region_name="us-east-1")
+    monkeypatch.setattr(deploy, "_session", lambda: SimpleNamespace(client=lambda *_, **__: client))
+    with Stubber(client) as aws:
+        aws.add_client_error("list_executions", "StateMachineTypeNotSupported")
+        started = {"executionArn": f"{arn}:1", "startDate": datetime.now(UTC)}
+        aws.add_response("start_execution", started, {"stateMachineArn": arn, "input": "{}"})
+        deploy.start_loop("http://localhost", arn)
+        aws.assert_no_pending_responses()
