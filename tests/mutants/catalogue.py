@@ -50,6 +50,9 @@ _CERTIFICATES: Final = "tests/integration/test_certificates.py"
 _MARKET: Final = "tests/integration/test_market_api.py"
 _READS: Final = "tests/integration/test_market_reads.py"
 _AUTH: Final = "tests/integration/test_auth_api.py"
+_SIGN_IN: Final = "tests/integration/test_sign_in.py"
+_AUTHORISATION: Final = "tests/integration/test_authorisation.py"
+_HTTP: Final = "tests/integration/test_http.py"
 _CONTRACT: Final = "tests/contracts/test_settlement_contract.py"
 
 
@@ -856,5 +859,71 @@ MUTANTS: Final = (
         "a challenge is used once",
         (f"{_AUTH}::test_a_signature_signs_in_once",),
         (f"{PACKAGE}/postgres/challenges.py", '"DELETE FROM challenges WHERE nonce = %s AND expires_at > now() RETURNING nonce"', '"SELECT nonce FROM challenges WHERE nonce = %s AND expires_at > now()"'),
+    ),
+    _mutant(
+        "a_challenge_of_another_service_counts",
+        "a text counts that this service would write",
+        (f"{_SIGN_IN}::test_a_challenge_of_another_service_is_none_here",),
+        (f"{PACKAGE}/usecases/answer_challenge.py", "challenge.message == asked.message\n            and ", ""),
+    ),
+    _mutant(
+        "strangers_challenges_come_first",
+        "nobody's challenges push another's out",
+        (f"{_SIGN_IN}::test_challenges_that_strangers_ask_for_lock_nobody_out",),
+        (f"{PACKAGE}/postgres/challenges.py", "ORDER BY (source = %s) DESC,", "ORDER BY (source <> %s) DESC,"),
+    ),
+    _mutant(
+        "who_logged_out_is_still_in",
+        "an access token ends with its session",
+        (f"{_SIGN_IN}::test_an_access_token_ends_with_its_session_in_every_function",),
+        (f"{PACKAGE}/postgres/rate_limits.py", "(SELECT revoked_at IS NULL AND expires_at > now() FROM", "(SELECT expires_at > now() FROM"),
+    ),
+    _mutant(
+        "a_token_has_many_spellings",
+        "a token is what we have written",
+        ("tests/unit/test_tokens.py::test_a_token_has_one_spelling",),
+        (f"{PACKAGE}/domain/tokens.py", " or not _SPELLING.fullmatch(token)", ""),
+    ),
+    _mutant(
+        "a_token_names_its_algorithm",
+        "the algorithm is pinned",
+        ("tests/unit/test_tokens.py::test_another_algorithm_is_refused_though_the_key_is_right",),
+        (f"{PACKAGE}/domain/tokens.py", "algorithms=[ALGORITHM],", 'algorithms=["HS256", "HS384", "HS512", "none"],'),
+    ),
+    _mutant(
+        "a_user_may_ask_for_ever",
+        "each user is counted, whatever address he asks from",
+        (f"{_HTTP}::test_a_user_may_ask_so_often_from_wherever",),
+        (f"{PACKAGE}/http.py", 'limits[f"user {asking.user_id}"] = self._settings.user_limit_per_minute', 'limits[f"user {asking.user_id}"] = 10**9'),
+    ),
+    _mutant(
+        "a_forged_token_uses_up_anothers_share",
+        "a user is counted by a token of ours",
+        (f"{_HTTP}::test_nobody_uses_up_what_another_user_may_ask",),
+        (f"{PACKAGE}/domain/tokens.py", '"strict_aud": True,\n        },\n    )\n    session_id', '"strict_aud": True,\n            "verify_signature": False,\n        },\n    )\n    session_id'),
+    ),
+    _mutant(
+        "a_network_of_ipv6_is_many_sources",
+        "who has one of its addresses has them all",
+        (f"{_HTTP}::test_a_source_of_ipv6_is_the_network_that_one_subscriber_has",),
+        (f"{PACKAGE}/http.py", "int(address) >> 64 << 64", "int(address)"),
+    ),
+    _mutant(
+        "signatures_may_be_guessed_as_fast_as_prices_are_read",
+        "what signs in has a stricter limit",
+        (f"{_HTTP}::test_signing_in_has_a_limit_of_its_own_which_all_its_routes_share",),
+        (f"{PACKAGE}/http.py", 'limits[f"sign-in {source}"] = sign_in_limit', 'limits[f"sign-in {source}"] = 10**9'),
+    ),
+    _mutant(
+        "everybody_reads_closed_orders",
+        "an order is its owner's once it has left the book",
+        (f"{_AUTHORISATION}::test_what_is_hers_alone_is_to_others_as_if_it_were_not",),
+        (ORDERS, "AND (s.user_id = %(viewer)s OR ", "AND (true OR "),
+    ),
+    _mutant(
+        "a_neighbour_learns_of_closed_orders_by_cancelling",
+        "to others an order that is closed is as if it were not",
+        (f"{_AUTHORISATION}::test_what_is_hers_alone_is_to_others_as_if_it_were_not",),
+        (f"{PACKAGE}/usecases/cancel_order.py", "if orders.is_in_book_of(conn, user_id, order_id):", "if orders.owner(conn, order_id):"),
     ),
 )  # fmt: skip

@@ -1,10 +1,11 @@
 """The sign-in message, against the text format of EIP-4361."""
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from energy_market.domain.sign_in import Challenge
+from energy_market.domain.sign_in import CHALLENGE_LIFE, STATEMENT, Challenge
 
 NOON = datetime(2026, 6, 21, 12, 0, 0, 123456, tzinfo=UTC)
 
@@ -38,6 +39,41 @@ def test_the_message_is_laid_out_as_eip_4361_says() -> None:
     )
 
 
+# The grammar of EIP-4361 (its ABNF), as far as it goes without optional fields that we do not write.
+URI = r"[A-Za-z][A-Za-z0-9+.-]*:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+"
+AUTHORITY = r"(?:[A-Za-z0-9._~!$&'()*+,;=:%-]+@)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::[0-9]*)?"
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)"
+GRAMMAR = re.compile(
+    rf"(?P<domain>{AUTHORITY}) wants you to sign in with your Ethereum account:\n"
+    r"(?P<address>0x[0-9A-Fa-f]{40})\n"
+    r"\n"
+    r"(?:(?P<statement>[A-Za-z0-9 ._~:/?#\[\]@!$&'()*+,;=-]+)\n)?"
+    r"\n"
+    rf"URI: (?P<uri>{URI})\n"
+    r"Version: 1\n"
+    r"Chain ID: (?P<chain_id>[0-9]+)\n"
+    r"Nonce: (?P<nonce>[A-Za-z0-9]{8,})\n"
+    rf"Issued At: (?P<issued>{TIME})\n"
+    rf"Expiration Time: (?P<expires>{TIME})"
+)
+
+
+@pytest.mark.parametrize(
+    ("domain", "uri"),
+    [
+        ("energy.example", "https://energy.example/"),
+        ("localhost:3000", "http://localhost:3000/sign-in?from=app#here"),
+        ("[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+    ],
+)
+def test_the_message_is_of_the_grammar_of_eip_4361(domain: str, uri: str) -> None:
+    found = GRAMMAR.fullmatch(challenge(domain=domain, uri=uri).message)
+    assert found is not None
+    assert (found["domain"], found["uri"], found["statement"]) == (domain, uri, STATEMENT)
+    issued, expires = (datetime.fromisoformat(found[name]) for name in ("issued", "expires"))
+    assert expires - issued == CHALLENGE_LIFE
+
+
 def test_a_challenge_lives_five_minutes() -> None:
     assert challenge().expires_at - NOON == timedelta(minutes=5)
 
@@ -48,7 +84,7 @@ def test_times_are_in_utc_whatever_the_zone_they_were_taken_in() -> None:
 
 
 @pytest.mark.parametrize("field", ["domain", "uri", "wallet_address"])
-@pytest.mark.parametrize("text", ["a\nNonce: 1", "a b", "a\r"])
+@pytest.mark.parametrize("text", ["a\nNonce: 1", "a b", "a\r", "a\x7f", "b\u00fccher.example", "a\u2028b"])
 def test_no_field_can_forge_another(field: str, text: str) -> None:
     with pytest.raises(ValueError, match="control character"):
         challenge(**{field: text})  # type: ignore[arg-type]

@@ -20,9 +20,13 @@ class Challenge:
     issued_at: datetime
 
     def __post_init__(self) -> None:
-        """A line break in a field would let it forge other fields; a short nonce could be guessed."""
-        if any(ord(letter) < 0x21 for field in (self.domain, self.uri, self.wallet_address) for letter in field):  # noqa: PLR2004
-            raise ValueError("A field of a sign-in message holds a blank or a control character.")
+        """A line break in a field would let it forge other fields; a short nonce could be guessed.
+
+        Letters beyond ASCII are not of the grammar: a domain that has some is spelt in Punycode, a URI in percents.
+        """
+        fields = self.domain + self.uri + self.wallet_address
+        if not (fields.isascii() and fields.isprintable()) or " " in fields:
+            raise ValueError("A field of a sign-in message holds a blank, a control character or one beyond ASCII.")
         if len(self.nonce) < 16 or not (self.nonce.isascii() and self.nonce.isalnum()):  # noqa: PLR2004
             raise ValueError("A nonce must have at least 16 letters and digits.")
         if self.issued_at.tzinfo is None:
