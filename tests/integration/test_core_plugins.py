@@ -183,24 +183,80 @@ def test_stopping_ends_the_process(sandbox_of: Maker) -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_localstack_finds_the_plug_in(tmp_path: Path) -> None:
+def _under_localstack(script: str, folder: Path) -> str:
+    """What a script prints under the core's own interpreter, with our plug-ins."""
     localstack = LOCAL / "localstack" / "bin" / "python"
     if not localstack.exists():
         pytest.skip("needs LocalStack's core, which needs Python 3.13")
-    ask = "from localstack.services.lambda_.invocation.runtime_executor import get_runtime_executor as g; print(g())"
-    found = subprocess.run(
-        [localstack, "-P", "-c", ask],
-        cwd=tmp_path,
+    done = subprocess.run(
+        [localstack, "-P", "-c", textwrap.dedent(script)],
+        cwd=folder,
         env={
             "PATH": os.defpath,
-            "HOME": str(tmp_path),
-            "FILESYSTEM_ROOT": str(tmp_path),
+            "HOME": str(folder),
+            "FILESYSTEM_ROOT": str(folder),
             "OVERRIDE_IN_DOCKER": "0",
             "PYTHONPATH": str(CHECKOUT / "localstack" / "core_plugins"),
             "LAMBDA_RUNTIME_EXECUTOR": "processes",
         },
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    assert found.stdout.strip() == "<class 'core_plugins.executor.ProcessExecutor'>", found.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_localstack_finds_the_plug_ins(tmp_path: Path) -> None:
+    found = _under_localstack(
+        """
+        from localstack.services.cloudformation.resource_provider import ResourceProviderExecutor
+        from localstack.services.lambda_.invocation.runtime_executor import get_runtime_executor
+        print(get_runtime_executor(), ResourceProviderExecutor.try_load_resource_provider("Custom::Anything"))
+        """,
+        tmp_path,
+    )
+    assert found.startswith("<class 'core_plugins.executor.ProcessExecutor'>")
+    assert "core_plugins.custom_resource.CustomResource" in found
+
+
+def test_a_custom_resource_is_what_the_function_answers(tmp_path: Path) -> None:
+    said = _under_localstack(
+        """
+        import json
+        from types import SimpleNamespace
+        from urllib.request import Request, urlopen
+        from core_plugins.custom_resource import CustomResource
+
+        def ask(kind, answer, before=None):
+            def invoke(FunctionName, InvocationType, Payload):
+                event = json.loads(Payload)
+                asked.append([FunctionName, InvocationType, event["RequestType"], event.get("PhysicalResourceId")])
+                if answer is not None:
+                    urlopen(Request(event["ResponseURL"], json.dumps(answer).encode(), method="PUT"))
+            request = SimpleNamespace(
+                desired_state={"ServiceToken": "arn", "ServiceTimeout": "1"},
+                previous_state=before,
+                stack_id="stack",
+                logical_resource_id="Schema",
+                aws_client_factory=SimpleNamespace(lambda_=SimpleNamespace(invoke=invoke)),
+            )
+            event = getattr(CustomResource(), kind)(request)
+            print(json.dumps([event.status.name, event.resource_model, event.message]))
+
+        asked = []
+        good = {"Status": "SUCCESS", "PhysicalResourceId": "p", "Data": {"Version": 7, "Name": "n"}}
+        ask("create", good)
+        ask("update", good, before={"Id": "p"})
+        ask("create", {"Status": "FAILED", "Reason": "because", "PhysicalResourceId": "p"})
+        ask("create", None)
+        print(json.dumps(asked))
+        """,
+        tmp_path,
+    )
+    created, updated, failed, unanswered, asked = map(json.loads, said.splitlines())
+    given = {"ServiceToken": "arn", "ServiceTimeout": "1"}
+    assert created == updated == ["SUCCESS", {**given, "Version": "7", "Name": "n", "Id": "p"}, ""]
+    assert failed == ["FAILED", given, "because"]
+    assert unanswered == ["FAILED", given, "The function did not answer in time."]
+    assert asked[:2] == [["arn", "Event", "Create", None], ["arn", "Event", "Update", "p"]]
