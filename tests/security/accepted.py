@@ -51,15 +51,6 @@ ACCEPTED: Final = (
         reason="They start programs: that is what they are for. No function does.",
     ),
     Accepted(
-        tool="bandit",
-        rule="B506",
-        where="localstack/iot_bridge.py",
-        reason="Its loader is a SafeLoader that knows CloudFormation's tags.",
-    ),
-    Accepted(
-        tool="bandit", rule="B606", where="localstack/localstack_test.py", reason="It becomes pytest, without a shell."
-    ),
-    Accepted(
         tool="bandit", rule="B603", where=PROGRAMS, reason="Arguments are lists, never a shell's line, and our own."
     ),
     Accepted(
