@@ -9,18 +9,17 @@ Harmless at any time: every function that reads a queue tells old news from new 
 import json
 import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 from deploy import STACK
 from services import AWS_ENVIRONMENT, LOCAL, read_stack
 
+from energy_market.dead_letters import move_back
+
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
-
-MOST_AT_ONCE: Final = 10  # what SQS gives out
-HIDDEN_S: Final = 30  # a message that was received and not deleted is there again after that
 
 
 def dead_letters(sqs: "SQSClient", *, prefix: str) -> dict[str, str]:
@@ -34,28 +33,6 @@ def dead_letters(sqs: "SQSClient", *, prefix: str) -> dict[str, str]:
             if attributes.get("RedrivePolicy"):
                 sources[json.loads(attributes["RedrivePolicy"])["deadLetterTargetArn"]] = url
     return {by_arn[letters]: source for letters, source in sources.items()}
-
-
-def move_back(sqs: "SQSClient", letters: str, source: str) -> int:
-    """Move what lies in a queue of dead letters now; how many messages. One that fails again is not moved again.
-
-    A message is deleted only after it was sent, so a crash between the two leaves it in both queues.
-    """
-    attributes = sqs.get_queue_attributes(QueueUrl=letters, AttributeNames=["ApproximateNumberOfMessages"])
-    waiting = int(attributes["Attributes"]["ApproximateNumberOfMessages"])
-    moved = 0
-    while moved < waiting:
-        received = sqs.receive_message(
-            QueueUrl=letters, MaxNumberOfMessages=min(MOST_AT_ONCE, waiting - moved), VisibilityTimeout=HIDDEN_S
-        )
-        messages = received.get("Messages", [])
-        if not messages:
-            break
-        for message in messages:
-            sqs.send_message(QueueUrl=source, MessageBody=message["Body"])
-            sqs.delete_message(QueueUrl=letters, ReceiptHandle=message["ReceiptHandle"])
-        moved += len(messages)
-    return moved
 
 
 def replay(endpoint_url: str, *, prefix: str = STACK) -> dict[str, int]:

@@ -48,6 +48,10 @@ def _forged(things: Things) -> object:
     return {"wallet_address": things["wallet"], "signature": things["foreign_signature"]}
 
 
+def _why(_: Things) -> dict[str, object]:
+    return {"reason": "because"}
+
+
 ACCESS: Mapping[Route, Access] = {
     ("POST", "/api/v1/auth/challenge"): Access(rule=Rule.ANYBODY, body=_wallet),
     ("POST", "/api/v1/auth/signup"): Access(rule=Rule.WALLET, body=_forged),
@@ -90,6 +94,22 @@ ACCESS: Mapping[Route, Access] = {
     ),
     ("GET", "/api/v1/analytics/dashboard"): Access(rule=Rule.OWN),
     ("GET", "/api/v1/analytics/transactions"): Access(rule=Rule.OWN, shows=("trade", "device")),
+    ("GET", "/api/v1/admin/market"): Access(rule=Rule.OPERATOR),
+    ("POST", "/api/v1/admin/market/pause"): Access(rule=Rule.OPERATOR, body=_why),
+    ("POST", "/api/v1/admin/market/resume"): Access(rule=Rule.OPERATOR, body=_why),
+    ("GET", "/api/v1/admin/users"): Access(rule=Rule.OPERATOR),
+    ("POST", "/api/v1/admin/user/{id}/kyc"): Access(
+        rule=Rule.OPERATOR, named="user", body=lambda _: {"kyc_status": "Verified", **_why(_)}
+    ),
+    ("POST", "/api/v1/admin/device/{id}/revoke"): Access(rule=Rule.OPERATOR, named="device", body=_why, status=204),
+    ("GET", "/api/v1/admin/trades/failed"): Access(rule=Rule.OPERATOR),
+    ("GET", "/api/v1/admin/trades/short"): Access(rule=Rule.OPERATOR),
+    ("GET", "/api/v1/admin/batches/stuck"): Access(rule=Rule.OPERATOR),
+    ("GET", "/api/v1/admin/dead-letters"): Access(rule=Rule.OPERATOR),
+    ("POST", "/api/v1/admin/dead-letters/replay"): Access(
+        rule=Rule.OPERATOR, body=lambda _: {"queue": "telemetry", **_why(_)}
+    ),
+    ("GET", "/api/v1/admin/acts"): Access(rule=Rule.OPERATOR),
     ("GET", "/api/v1/chain"): Access(rule=Rule.ANYBODY),
     ("GET", "/api/v1/health"): Access(rule=Rule.ANYBODY, status=503),  # there is no chain in this test
     ("GET", "/api/v1/openapi.json"): Access(rule=Rule.ANYBODY),

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 from energy_market import config
 from energy_market.database import Database
 from energy_market.domain.tokens import ACCESS_TOKEN_LIFE
-from energy_market.domain.wallets import parse_address, parse_signature
+from energy_market.domain.wallets import parse_signature
 from energy_market.http import Api
 from energy_market.usecases.answer_challenge import Proof
 from energy_market.usecases.log_in import Session, log_in
@@ -18,23 +18,12 @@ from energy_market.usecases.read_profile import read_profile
 from energy_market.usecases.refresh_session import refresh_session
 from energy_market.usecases.sign_up import sign_up
 from energy_market.usecases.update_profile import update_profile
-from energy_market.wire import Location
+from energy_market.wire import Location, WalletAddress
 
 settings = config.http_settings()
 sign_in = config.sign_in_settings()
 database = Database(config.database_url())
 app = Api("auth_api", settings=settings, database=database)
-
-
-class WalletAddress(str):
-    """An address in its EIP-55 spelling."""
-
-    __slots__ = ()
-
-    @classmethod
-    def parse(cls, value: object) -> Self:
-        """Any accepted spelling."""
-        return cls(parse_address(value))
 
 
 class Signature(bytes):

@@ -29,6 +29,7 @@ INTERVALS: Final = {
 }
 
 settings = config.market_settings()
+verified_only = config.verified_only()
 database = Database(config.database_url())
 app = Api("market_api", settings=config.http_settings(), database=database)
 
@@ -104,6 +105,7 @@ def create_order() -> Response:
                 user_id=caller.user_id,
                 now=datetime.now(UTC),
                 device_online_s=settings.device_online_s,
+                verified_only=verified_only,
             )
             answer = app.present(answers.order(order, viewer=caller.user_id), status=201)
             return Answer(status=answer.status_code, body=answer.body)

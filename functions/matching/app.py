@@ -57,10 +57,10 @@ def _spelt(at: datetime) -> str:
 def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     """Match one zone's book once. Raises what the database raises: the zone's next tick is the retry."""
     mark, zone = event["mark"], event["zone"]
-    settings = config.market_settings()
+    settings, verified_only = config.market_settings(), config.verified_only()
     began = time.perf_counter()
     try:
-        done = run_tick(_database(), zone=zone, settings=settings)
+        done = run_tick(_database(), zone=zone, settings=settings, verified_only=verified_only)
     except psycopg.Error as error:
         log("tick.failed", level="error", mark=mark, zone=zone, error=type(error).__name__)
         raise

@@ -21,6 +21,7 @@ from energy_device.agent import DeviceAgent, Network
 from energy_device.config import DeviceConfig
 from energy_device.energy_source import SimulatedBattery
 from eth_account import Account
+from eth_account.signers.local import LocalAccount
 from launch import RATE_LIMITS
 from localstack_core import start_localstack
 from market import Addresses, Market, start_market
@@ -35,6 +36,7 @@ NODE_KEY = "the-key-of-the-node"  # part of its address, as those have it that a
 ON_LOCALSTACK = os.environ.get("LOCAL_AWS") == "localstack"
 _with_iot = pytest.StashKey[list[str]]()
 _without_iot = pytest.StashKey[list[str]]()
+OPERATOR: LocalAccount = Account.create()  # of the market: its configuration names this wallet
 
 
 @dataclass(kw_only=True)
@@ -76,9 +78,13 @@ class Neighbourhood:
             wallet.close()
         return neighbour
 
-    def stranger(self) -> Neighbour:
-        """Somebody who has just signed up."""
-        neighbour = Neighbour(client=MarketClient(self.market.api_url))
+    def operator(self) -> Neighbour:
+        """Whoever signs in with the wallet that the configuration names."""
+        return self.stranger(OPERATOR)
+
+    def stranger(self, account: LocalAccount | None = None) -> Neighbour:
+        """Somebody who has just signed up, or logged in."""
+        neighbour = Neighbour(client=MarketClient(self.market.api_url, account))
         self._clients.append(neighbour.client)
         neighbour.client.sign_up()
         return neighbour
@@ -212,7 +218,7 @@ def running_market(stack_folder: Path) -> Iterator[Market]:
     """The system, as `make run` starts it."""
     market = start_market(
         stack_folder,
-        parameters=RATE_LIMITS,
+        parameters={**RATE_LIMITS, "OperatorWallets": OPERATOR.address},
         addresses_of=_with_a_key,
         start_aws=start_localstack if ON_LOCALSTACK else start_ministack,
     )

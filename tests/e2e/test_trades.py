@@ -328,6 +328,44 @@ def test_dead_letters_that_are_moved_back_are_processed(neighbourhood: Neighbour
         wait_until(lambda: conn.execute(kept).fetchone() == (1,))
 
 
+def test_an_operator_pauses_the_market_and_replays_with_the_rights_that_the_function_has(
+    neighbourhood: Neighbourhood,
+) -> None:
+    ann, olga = neighbourhood.donor(charge_wh=1_000), neighbourhood.operator()
+    with pytest.raises(ApiError) as refused:
+        ann.client.get("/api/v1/admin/market")
+    assert (refused.value.status, refused.value.code) == (403, "not_an_operator")
+
+    olga.client.post("/api/v1/admin/market/pause", {"reason": "a rehearsal"})
+    with pytest.raises(ApiError) as refused:
+        ann.client.place(side="sell", size_wh=500, price_micro=200_000, all_or_none=True)
+    assert (refused.value.status, refused.value.code) == (409, "market_paused")
+    olga.client.post("/api/v1/admin/market/resume", {"reason": "it is over"})
+    ask = ann.client.place(side="sell", size_wh=500, price_micro=200_000, all_or_none=True)
+    assert ann.client.cancel(str(ask["id"]))
+
+    alert = {
+        "topic": f"energy/device/{ann.device_id}/alert",
+        "client_id": ann.device_id,
+        "payload": base64.b64encode(b'{"code": "replayed by an operator"}').decode(),
+        "received_at_ms": 1,
+    }
+    with contextlib.closing(boto3.client("sqs", endpoint_url=neighbourhood.market.stack.aws.endpoint_url)) as sqs:
+        (letters,) = (url for url in dead_letters(sqs, prefix=STACK) if "TelemetryDeadLetters" in url)
+        sqs.send_message(QueueUrl=letters, MessageBody=json.dumps(alert))
+    assert olga.client.get("/api/v1/admin/dead-letters") == [
+        {"queue": "lock-responses", "messages": 0},
+        {"queue": "telemetry", "messages": 1},
+    ]
+    replayed = olga.client.post("/api/v1/admin/dead-letters/replay", {"queue": "telemetry", "reason": "it works again"})
+    assert replayed == {"queue": "telemetry", "replayed": 1, "left": 0}
+    with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
+        kept = "SELECT count(*) FROM device_reports WHERE payload ->> 'code' = 'replayed by an operator'"
+        wait_until(lambda: conn.execute(kept).fetchone() == (1,))
+    acts = olga.client.get("/api/v1/admin/acts")
+    assert [act["act"] for act in acts] == ["dead_letters.replay", "market.resume", "market.pause"]
+
+
 def test_the_contract_is_served_and_readable(neighbourhood: Neighbourhood) -> None:
     status, _, contract = _ask(neighbourhood, "GET", "openapi.json")
     assert (status, json.loads(contract)["openapi"][:3]) == (200, "3.0")

@@ -84,7 +84,7 @@ def api(database_url: str, load_api: LoadApi, iot: "IoTClient", monkeypatch: pyt
     """The functions behind the API, whose clients ask again at once; AWS IoT is moto's."""
     monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.0)
     monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.0)
-    names = ("auth", "market", "iot", "network")
+    names = ("auth", "market", "iot", "network", "admin")
     api = Api(database_url, {name: load_api(f"{name}_api") for name in names}, load_function("device_tidying"), iot)
     yield api
     api.close()

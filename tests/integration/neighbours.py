@@ -4,6 +4,7 @@ Each is a scenario of `crashes`: however often the line broke or a process died,
 """
 
 import http.client
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,10 +12,14 @@ from types import ModuleType
 from typing import Any
 from uuid import UUID
 
+import boto3
 import client
 from client import MarketClient, RegisteredDevice
+from eth_account import Account
 
+from energy_market.config import DeadLetterQueue
 from energy_market.database import Database
+from energy_market.dead_letters import DeadLetters
 from energy_market.device_registry import DeviceRegistry
 from energy_market.usecases.tidy_device import tidy_devices
 from tests.api import Answer, Client
@@ -204,6 +209,53 @@ class BuildingANode(SignedUp):
     def check(self) -> None:
         assert self.rows("SELECT location FROM network_nodes WHERE operator_id = %s") == [("the mast",)]
         assert self.rows("SELECT roles FROM users WHERE id = %s") == [(["Recipient", "NetworkNodeOperator"],)]
+
+
+class Governing(SignedUp):
+    """An operator's acts: what is done is written down, and nothing that is not."""
+
+    def __init__(self, api: Api, market: Market) -> None:
+        super().__init__(api, market)
+        admin: Any = api.functions["admin"].module
+        admin.wallets = frozenset({self.neighbour.account.address})
+        self.somebody = market.user()
+        market.sql("UPDATE users SET wallet_address = %s WHERE id = %s", Account.create().address, self.somebody)
+        self.device = market.device(self.somebody)
+        self.sqs = boto3.client("sqs")
+        self.queue = DeadLetterQueue(
+            url=self.sqs.create_queue(QueueName=f"letters-{self.somebody}")["QueueUrl"],
+            source_url=self.sqs.create_queue(QueueName=f"messages-{self.somebody}")["QueueUrl"],
+        )
+        self.sqs.send_message(QueueUrl=self.queue.url, MessageBody="failed five times")
+        admin.letters = DeadLetters({"telemetry": self.queue})
+
+    def go(self) -> None:
+        self.neighbour.post("/api/v1/admin/market/pause", {"reason": "a rehearsal"})
+        kyc = {"kyc_status": "Verified", "reason": "papers"}
+        self.neighbour.post(f"/api/v1/admin/user/{self.somebody}/kyc", kyc)
+        self.neighbour.post("/api/v1/admin/dead-letters/replay", {"queue": "telemetry", "reason": "again"})
+        self.neighbour.post(f"/api/v1/admin/device/{self.device}/revoke", {"reason": "it lies"})
+        self.neighbour.post("/api/v1/admin/market/resume", {"reason": "it is over"})
+
+    def check(self) -> None:
+        acts = self.rows("SELECT act, before, after FROM operator_acts WHERE operator_id = %s ORDER BY id")
+        done = [act for act, _ in itertools.groupby(acts, key=lambda row: row[0])]
+        assert done == ["market.pause", "user.kyc_status", "dead_letters.replay", "device.revoke", "market.resume"]
+        # One that was done before the process died is asked for again, and changes nothing then.
+        assert [(act, before, after) for act, before, after in acts if before != after] == [
+            ("market.pause", "open", "paused"),
+            ("user.kyc_status", "Unverified", "Verified"),
+            ("market.resume", "paused", "open"),
+        ]
+        assert self.market.sql("SELECT paused FROM market_state") == [(False,)]
+        assert self.market.sql("SELECT status FROM iot_devices WHERE id = %s", self.device) == [("Removed",)]
+        assert self.market.sql("SELECT kyc_status FROM users WHERE id = %s", self.somebody) == [("Verified",)]
+        assert sum(map(self._lying, (self.queue.url, self.queue.source_url))) == 1
+
+    def _lying(self, queue: str) -> int:
+        """How many messages a queue holds, those included that somebody has taken and not deleted."""
+        counts = self.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+        return int(counts["ApproximateNumberOfMessages"]) + int(counts["ApproximateNumberOfMessagesNotVisible"])
 
 
 # ------------------------------------------------------------------------------------------------ orders

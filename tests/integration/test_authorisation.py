@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from types_boto3_iot import IoTClient
 
 KEYS: dict[str, str] = json.loads(ENVIRONMENT["JWT_KEYS"])
-APIS = ("auth_api", "market_api", "iot_api", "network_api", "analytics_api")
+APIS = ("auth_api", "market_api", "iot_api", "network_api", "analytics_api", "admin_api")
 
 
 @dataclass(frozen=True, kw_only=True)

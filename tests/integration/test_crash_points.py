@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import boto3
 import pytest
 
 from tests.integration.conftest import LoadApi
@@ -31,6 +32,7 @@ from tests.integration.neighbours import (
     AtApi,
     BuildingANode,
     Cancelling,
+    Governing,
     LoggingOut,
     MovingHouse,
     Neighbour,
@@ -60,6 +62,8 @@ COVERS: Final[dict[str, set[str]]] = {
     "Ordering": {"place_order", "answer_once", "market_api.create_order"},
     "Selling": {"place_order", "answer_once", "market_api.create_order"},
     "Cancelling": {"cancel_order", "market_api.cancel"},
+    "Governing": {"name_operator", "pause_market", "set_kyc_status", "replay_dead_letters", "revoke_device"}
+    | {f"admin_api.{view}" for view in ("pause", "resume", "kyc", "replay", "revoke")},
     "Registering": {"register_device", "iot_api.register"},
     "Rotating": {"rotate_certificate", "iot_api.rotate"},
     "Revoking": {"revoke_certificates", "tidy_device", "iot_api.revoke"},
@@ -94,6 +98,7 @@ WITHOUT_EFFECT: Final = {"matching.marks", "reconcile", "reconciliation.reconcil
         (Ordering, 5),
         (Selling, 6),
         (Cancelling, 6),
+        (Governing, 16),
         (Registering, 18),
         (RegisteringAgain, 18),
     ],
@@ -181,10 +186,13 @@ def test_every_use_case_and_every_handler_has_its_crash_points_or_none() -> None
 
 
 def test_what_only_reads_leaves_nothing_but_a_count(
-    api: Api, load_api: LoadApi, database_url: str, tmp_path: Path
+    api: Api, load_api: LoadApi, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     neighbour = Neighbour(api)
     neighbour.sign_up()
+    monkeypatch.setenv("OPERATOR_WALLETS", neighbour.account.address)
+    for queue in ("LOCK_RESPONSES_DEAD_LETTERS", "TELEMETRY_DEAD_LETTERS"):
+        monkeypatch.setenv(queue, boto3.client("sqs").create_queue(QueueName=queue)["QueueUrl"])
     placed = neighbour.place(side="buy", size_wh=400, price_micro=150_000, all_or_none=True)["id"]
     for name in ("schema_version", "openapi.json", "docs.html"):
         (tmp_path / name).write_text("{}" if name == "openapi.json" else "3")

@@ -281,6 +281,7 @@ def test_book_and_price_show_the_depth(api: Client, ann: SignedIn, ben: SignedIn
         "volume_24h_kwh": 0,
         "supply_kwh": Decimal("1.5"),
         "demand_kwh": 3,
+        "paused": False,
     }
 
 

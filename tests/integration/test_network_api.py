@@ -68,5 +68,6 @@ def test_a_user_has_at_most_fifty_nodes(api: Client, ann: SignedIn, market: Mark
 
 
 def test_a_token_of_a_user_who_is_not_in_this_database_is_refused(api: Client, ann: SignedIn, market: Market) -> None:
-    market.sql("TRUNCATE users CASCADE")
+    market.sql("DELETE FROM refresh_tokens")
+    market.sql("DELETE FROM users")
     assert api.post(REGISTER, {"location": "x"}, token=ann.token).refusal == (401, "session_ended")

@@ -113,8 +113,8 @@ def sandboxes(database_url: str, layer: Path, runtime: Path, tmp_path: Path) -> 
 
 
 def test_no_request_imports_what_is_slow_to_import(sandboxes: dict[str, Sandbox]) -> None:
-    auth, market, iot, network, analytics = (
-        sandboxes[f"{name}_api"].client for name in ("auth", "market", "iot", "network", "analytics")
+    auth, market, iot, network, analytics, admin = (
+        sandboxes[f"{name}_api"].client for name in ("auth", "market", "iot", "network", "analytics", "admin")
     )
     user = signed_in(auth)
     session = auth.post("/api/v1/auth/refresh", {"refresh_token": user.refresh_token})
@@ -125,6 +125,7 @@ def test_no_request_imports_what_is_slow_to_import(sandboxes: dict[str, Sandbox]
         token=token,
         headers={"Idempotency-Key": "once"},
     )
+    assert admin.get("/api/v1/admin/market", token=token).status == 403  # it asked who that is
     answers = [
         session,
         order,

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import boto3
 import pytest
-from replay import dead_letters, move_back, replay
+from replay import dead_letters, replay
 from services import remove_state, start_ministack
+
+from energy_market.dead_letters import move_back
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ FUNCTIONS_WITHOUT_ALARM = {
     "IotApiFunction": "ApiErrorsAlarm",
     "NetworkApiFunction": "ApiErrorsAlarm",
     "AnalyticsApiFunction": "ApiErrorsAlarm",
+    "AdminApiFunction": "ApiErrorsAlarm",
     "ReconcileFunction": "ReconciliationMissingAlarm",
     "MigrationsFunction": "the deploy, which fails",
 }

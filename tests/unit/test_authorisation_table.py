@@ -43,7 +43,7 @@ def test_the_contract_knows_the_refusals_of_each_rule() -> None:
 
 
 def test_the_page_shows_the_table() -> None:
-    rows = re.findall(r"^\| `(\w+) (/api/v1/[\w/{}.]+)` \| ([^|]+) \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+) (/api/v1/[\w/{}.-]+)` \| ([^|]+) \|$", PAGE, re.MULTILINE)
     assert {(method, path): rule for method, path, rule in rows} == {
         route: access.rule.value for route, access in ACCESS.items()
     }

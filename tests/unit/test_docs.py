@@ -37,7 +37,7 @@ def test_links_between_the_pages_lead_somewhere() -> None:
 def test_the_api_page_lists_the_contracts_routes() -> None:
     contract = yaml.safe_load((ROOT / "infra" / "openapi.yaml").read_text())
     page = (ROOT / "docs" / "api.md").read_text()
-    listed = set(re.findall(r"`(/api/v1/[\w/{}.]+)`", page))
+    listed = set(re.findall(r"`(/api/v1/[\w/{}.-]+)`", page))
     assert listed == set(contract["paths"])
 
 

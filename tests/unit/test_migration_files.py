@@ -15,7 +15,7 @@ TAKES_AWAY = re.compile(
     r"""
     \b DROP \s+ (TABLE|VIEW|FUNCTION|COLUMN|SCHEMA|TYPE) \b
     | \b RENAME \b
-    | \b TRUNCATE \b
+    | (?<! OR\ ) \b TRUNCATE \b  # a trigger may be of it
     | \b DELETE \s+ FROM \b
     | \b ALTER \s+ COLUMN \s+ \w+ \s+ (SET \s+ NOT \s+ NULL | (SET \s+ DATA \s+)? TYPE | DROP \s+ DEFAULT) \b
     | \b ADD \s+ COLUMN \s+ (?! [^,;]* \b (DEFAULT|GENERATED) \b) [^,;]* \b NOT \s+ NULL \b

@@ -34,6 +34,18 @@ MAY: Final[dict[str, set[str]]] = {
         "iot:UpdateCertificate",
         "iot:DeleteCertificate",
     },
+    "AdminApiFunction": {
+        "sqs:GetQueueAttributes",
+        "sqs:ReceiveMessage",
+        "sqs:DeleteMessage",
+        "sqs:SendMessage",
+        "iot:DeleteThing",
+        "iot:DetachPolicy",
+        "iot:DetachThingPrincipal",
+        "iot:ListThingPrincipals",
+        "iot:UpdateCertificate",
+        "iot:DeleteCertificate",
+    },
     "CommandsFunction": {"iot:Publish"},
     "LockResponsesFunction": {
         "lambda:InvokeFunction",

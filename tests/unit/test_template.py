@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 Resource = dict[str, Any]
 Route = tuple[str, str]  # method, path
 
-APIS = ["auth_api", "market_api", "iot_api", "network_api", "analytics_api"]
+APIS = ["auth_api", "market_api", "iot_api", "network_api", "analytics_api", "admin_api"]
 RULE_SQL = (
     "SELECT encode(*, 'base64') AS payload, topic() AS topic, clientid() AS client_id, "
     "principal() AS principal, timestamp() AS received_at_ms FROM '{filter}'"
@@ -191,7 +191,7 @@ def test_every_function_is_given_the_variables_that_it_reads_and_no_others(funct
     [
         ("OPERATOR_PRIVATE_KEY", {"SettleFunction"}),
         ("JWT_KEYS", {"AuthApiFunction", "MarketApiFunction", "IotApiFunction", "NetworkApiFunction",
-                      "AnalyticsApiFunction"}),
+                      "AnalyticsApiFunction", "AdminApiFunction"}),
     ],
 )  # fmt: skip
 def test_only_who_needs_a_secret_has_it_and_only_by_reference(variable: str, holders: set[str]) -> None:

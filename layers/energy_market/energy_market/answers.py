@@ -9,8 +9,10 @@ from energy_market.domain.dashboard import Dashboard, Totals
 from energy_market.domain.devices import Certificate, Device
 from energy_market.domain.market import Candle, Level, PriceSummary
 from energy_market.domain.network_nodes import NetworkNode
+from energy_market.domain.operators import MarketState
 from energy_market.domain.orders import Order
 from energy_market.domain.quantities import kwh, price, tokens
+from energy_market.domain.settlement import StuckBatch
 from energy_market.domain.trades import REASON_SENTENCES, Trade, TradeStatus
 
 
@@ -69,6 +71,33 @@ def own_trade(found: Trade, *, viewer: UUID) -> dict[str, Any]:
     }
 
 
+def operators_trade(found: Trade) -> dict[str, Any]:
+    """A trade as an operator sees it: both sides, and what became of it."""
+    return {
+        "id": found.id,
+        "sell_order_id": found.sell_order_id,
+        "buy_order_id": found.buy_order_id,
+        "donor_id": found.donor_id,
+        "recipient_id": found.recipient_id,
+        "device_id": found.device_id,
+        "zone": found.zone,
+        "kwh_amount": kwh(found.energy_wh),
+        "token_price": price(found.price_micro),
+        "token_amount": tokens(found.amount_nano),
+        "status": found.status,
+        "reason": found.reason,
+        "reason_text": REASON_SENTENCES.get(found.reason) if found.reason else None,
+        "blockchain_hash": found.blockchain_hash,
+        "timestamp": found.matched_at,
+        "confirmed_at": found.confirmed_at,
+        "failed_at": found.failed_at,
+        "delivery": found.delivery,
+        "delivery_reason": found.delivery_reason,
+        "deliver_by": found.deliver_by,
+        "delivered_kwh": kwh(found.delivered_wh),
+    }
+
+
 def public_trade(found: Trade) -> dict[str, Any]:
     """A confirmed trade as the market sees it: nobody is named but by the chain."""
     return {
@@ -78,6 +107,31 @@ def public_trade(found: Trade) -> dict[str, Any]:
         "token_amount": tokens(found.amount_nano),
         "blockchain_hash": found.blockchain_hash,
         "confirmed_at": found.confirmed_at,
+    }
+
+
+def stuck_batch(found: StuckBatch) -> dict[str, Any]:
+    """A transaction of the chain's operator that is not mined."""
+    return {
+        "id": found.id,
+        "chain_id": found.chain_id,
+        "contract": found.contract,
+        "sender": found.sender,
+        "nonce": found.nonce,
+        "created_at": found.created_at,
+        "forms": found.forms,
+        "sends": found.sends,
+        "sent_at": found.sent_at,
+        "trades": found.trades,
+    }
+
+
+def market_state(found: MarketState, *, verified_only: bool) -> dict[str, Any]:
+    """Whether the market is paused, and whom it is for."""
+    return {
+        "paused": found.paused,
+        "changed_at": found.changed_at,
+        "kyc_required": "verified" if verified_only else "none",
     }
 
 
@@ -96,6 +150,7 @@ def price_summary(found: PriceSummary) -> dict[str, Any]:
         "volume_24h_kwh": kwh(found.volume_24h_wh),
         "supply_kwh": kwh(found.supply_wh),
         "demand_kwh": kwh(found.demand_wh),
+        "paused": found.paused,
     }
 
 

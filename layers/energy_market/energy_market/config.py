@@ -11,6 +11,8 @@ from typing import Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from energy_market.domain.errors import InvalidRequest
+
 MIN_KEY_CHARACTERS: Final = 32
 """Of a key of access tokens: as many bits as the hash has (RFC 7518, 3.2), if they are random."""
 
@@ -86,6 +88,14 @@ class MarketSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetterQueue:
+    """A queue of what failed for good, and the one that it came from."""
+
+    url: str
+    source_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSettings:
     """What a device is given at its registration."""
 
@@ -158,6 +168,35 @@ def device_online_s() -> int:
 def device_policy() -> str:
     """The name of the IoT policy of every device's certificate."""
     return _text("DEVICE_POLICY")
+
+
+def verified_only() -> bool:
+    """Whether only users whose identity is verified may trade."""
+    word = _text("KYC_REQUIRED")
+    if word not in {"none", "verified"}:
+        raise ConfigurationError("KYC_REQUIRED must be none or verified.")
+    return word == "verified"
+
+
+def operator_wallets() -> frozenset[str]:
+    """The wallets of the market's operators (EIP-55 spelling), which are all that makes them operators."""
+    from energy_market.domain.wallets import parse_address  # noqa: PLC0415 -- few functions need it, and it is slow
+
+    text = _text("OPERATOR_WALLETS")
+    try:
+        return frozenset() if text == "none" else frozenset(parse_address(word.strip()) for word in text.split(","))
+    except InvalidRequest as refusal:
+        raise ConfigurationError(f"OPERATOR_WALLETS must be none, or addresses: {refusal}") from None
+
+
+def dead_letter_queues() -> dict[str, DeadLetterQueue]:
+    """Where messages of devices lie that failed for good, by what they are about."""
+    return {
+        "lock-responses": DeadLetterQueue(
+            url=_text("LOCK_RESPONSES_DEAD_LETTERS"), source_url=_text("LOCK_RESPONSES_QUEUE")
+        ),
+        "telemetry": DeadLetterQueue(url=_text("TELEMETRY_DEAD_LETTERS"), source_url=_text("TELEMETRY_QUEUE")),
+    }
 
 
 def device_settings() -> DeviceSettings:

@@ -15,10 +15,10 @@ from energy_market.domain.quantities import parse_kwh, parse_price
 
 MAX_PAGE: Final = 500
 
-# A place in words: something visible in it, and no control characters.
-Location = Annotated[
-    str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*\Z")
-]
+VISIBLE: Final = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*\Z"
+"""Words: something visible in them, and no control characters."""
+# A place in words.
+Location = Annotated[str, Meta(min_length=1, max_length=200, pattern=VISIBLE)]
 _NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _PLAIN_INTEGER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _CURSOR: Final = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
@@ -51,6 +51,19 @@ class PriceParameter(int):
         if not isinstance(value, str) or not _NUMBER.fullmatch(value):
             raise InvalidRequest("invalid_query", "A price in the query must be a decimal number.")
         return cls(parse_price(Decimal(value)))
+
+
+class WalletAddress(str):
+    """An address in its EIP-55 spelling."""
+
+    __slots__ = ()
+
+    @classmethod
+    def parse(cls, value: object) -> Self:
+        """Any accepted spelling."""
+        from energy_market.domain.wallets import parse_address  # noqa: PLC0415 -- slow, and most functions need it not
+
+        return cls(parse_address(value))
 
 
 class PageLimit(int):

@@ -24,6 +24,7 @@ class PriceSummary:
     volume_24h_wh: int
     supply_wh: int
     demand_wh: int
+    paused: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,8 @@
 """How trades are settled on the chain."""
 
 from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +24,19 @@ class SettlementRules:
             raise ValueError("finality takes at least as many blocks as a confirmation, and that at least one")
         if self.max_batch < 1:
             raise ValueError("a batch holds at least one trade")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StuckBatch:
+    """A transaction that waits to be mined: how often it was signed with other fees (`forms`) and handed to a node."""
+
+    id: UUID
+    chain_id: int
+    contract: str
+    sender: str
+    nonce: int
+    created_at: datetime
+    forms: int
+    sends: int
+    sent_at: datetime | None  # the last time
+    trades: int

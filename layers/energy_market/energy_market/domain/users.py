@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
-from energy_market.domain.errors import Unauthorized
+from energy_market.domain.errors import Forbidden, Unauthorized
+
+KycStatus = Literal["Unverified", "Pending", "Verified", "Refused"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,10 +20,15 @@ class User:
     roles: list[str]
     zone: str
     location: str | None
-    kyc_status: str
+    kyc_status: KycStatus
     created_at: datetime
 
 
 def unknown_user() -> Unauthorized:
     """The answer to a good token whose user is not in this database."""
     return Unauthorized("unknown_user", "The user of this access token does not exist.")
+
+
+def kyc_required(status: KycStatus) -> Forbidden:
+    """The answer to an order where the market asks who its users are."""
+    return Forbidden("kyc_required", f"Only verified users trade here, and you are {status}.")

@@ -28,9 +28,10 @@ WAIT_FOR_THE_BOOK_MS: Final = 1_000
 class Due:
     """What a tick of a zone has to do: `late` locks or orders, something `new` in the book, or the `whole` book.
 
-    `first`: nothing is known of what earlier ticks have seen.
+    `first`: nothing is known of what earlier ticks have seen. `paused`: the market is, and nothing is to be matched.
     """
 
+    paused: bool
     late: bool
     new: bool
     whole: bool
@@ -65,21 +66,24 @@ _DUE: Final[LiteralString] = (
     + _any_new("transactions", "released")
     + """,
            t.seen IS NULL OR t.whole_at <= now() - make_interval(secs => %(every_s)s),
-           -- Or it is another server's count, after a restore: what was seen there says nothing here.
+           -- Or it is another server's count, after a restore: what was seen there says nothing here. Or other orders
+           -- may be matched than then.
            t.seen IS NULL OR pg_snapshot_xmax(t.seen) > pg_snapshot_xmax(pg_current_snapshot())
+           OR t.verified_only <> %(verified_only)s,
+           (SELECT paused FROM market_state)
     FROM (VALUES (1)) one LEFT JOIN ticks t ON t.zone = %(zone)s"""
 )
 
 
-def due(conn: Connection, zone: str, *, whole_every_s: int) -> Due:
+def due(conn: Connection, zone: str, *, verified_only: bool, whole_every_s: int) -> Due:
     """Look whether anything is to be done.
 
     By indexes alone, and by what was written since the latest tick: it takes as long for a million orders as for ten.
     """
-    row = conn.execute(_DUE, {"zone": zone, "every_s": whole_every_s}).fetchone()
+    row = conn.execute(_DUE, {"zone": zone, "verified_only": verified_only, "every_s": whole_every_s}).fetchone()
     assert row is not None  # one row is left-joined
-    late, new, whole, first = row
-    return Due(late=late, new=bool(new), whole=bool(whole or first), first=first)
+    late, new, whole, first, paused = row
+    return Due(paused=paused, late=late, new=bool(new), whole=bool(whole or first), first=first)
 
 
 def see_one_moment(conn: Connection, *, hold: bool) -> None:
@@ -87,23 +91,51 @@ def see_one_moment(conn: Connection, *, hold: bool) -> None:
 
     `hold`: wait until nobody changes the book, and let nobody else change it, or lock a row of it, until the end. Who
     waits for the book may have an order's row locked: whoever holds it must need no such row.
+
+    Whoever has paused the market waits for the lock on its state (`market_state.wait_for_ticks`). It is taken before
+    the moment that is seen: a tick that has it either began before that wait, or sees the pause.
     """
     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    conn.execute(f"SET LOCAL lock_timeout = {WAIT_FOR_THE_BOOK_MS if hold else WAIT_FOR_A_ROW_MS}")
+    conn.execute(
+        f"SET LOCAL lock_timeout = {WAIT_FOR_THE_BOOK_MS if hold else WAIT_FOR_A_ROW_MS};"
+        "LOCK TABLE market_state IN ROW SHARE MODE",
+        prepare=False,  # they are two
+    )
     if hold:
-        conn.execute("LOCK TABLE open_orders IN EXCLUSIVE MODE")
+        _lock(conn)
 
 
-def have_seen(conn: Connection, zone: str, *, whole: bool) -> None:
+def hold(conn: Connection) -> None:
+    """Let nobody else change the book, or lock a row of it, until the transaction ends; wait for that, but not long.
+
+    Raises LockNotAvailable.
+    """
+    conn.execute(f"SET LOCAL lock_timeout = {WAIT_FOR_THE_BOOK_MS}")
+    _lock(conn)
+
+
+def _lock(conn: Connection) -> None:
+    conn.execute("LOCK TABLE open_orders IN EXCLUSIVE MODE")
+
+
+def have_seen(conn: Connection, zone: str, *, verified_only: bool, whole: bool) -> None:
     """What this transaction sees is what the next tick need not look at."""
     conn.execute(
         """
-        INSERT INTO ticks (zone, seen, whole_at) VALUES (%(zone)s, pg_current_snapshot(), now())
+        INSERT INTO ticks (zone, seen, whole_at, verified_only)
+        VALUES (%(zone)s, pg_current_snapshot(), now(), %(verified_only)s)
         ON CONFLICT (zone) DO UPDATE
-        SET seen = EXCLUDED.seen, whole_at = CASE WHEN %(whole)s THEN now() ELSE ticks.whole_at END
+        SET seen = EXCLUDED.seen, verified_only = EXCLUDED.verified_only,
+            whole_at = CASE WHEN %(whole)s THEN now() ELSE ticks.whole_at END
         """,
-        {"zone": zone, "whole": whole},
+        {"zone": zone, "verified_only": verified_only, "whole": whole},
     )
+
+
+def _by_whom(statement: LiteralString) -> dict[bool, LiteralString]:
+    """A statement about orders of a zone; under True, about those of verified users only."""
+    of_zone: LiteralString = "o.zone = %(zone)s"
+    return {False: statement, True: statement.replace(of_zone, of_zone + " AND o.verified")}
 
 
 # --------------------------------------------------------------------------------------------------- what is new
@@ -123,7 +155,7 @@ _TRADABLE: Final[LiteralString] = (
     "o.zone = %(zone)s AND (o.expires_at IS NULL OR o.expires_at > now())"
     " AND (o.type = 'buy' OR o.device_no IS NOT NULL)"
 )
-_READ_NEW: Final[LiteralString] = (
+_READ_NEW: Final = _by_whom(
     f"({_NEW_ORDER} open_orders o WHERE {_TRADABLE} AND "
     + _SINCE.format("o.touched")
     + f" LIMIT %(limit)s + 1) UNION ({_NEW_ORDER} (SELECT d.id FROM iot_devices d WHERE d.zone = %(zone)s AND "
@@ -136,7 +168,7 @@ _READ_NEW: Final[LiteralString] = (
 )
 
 
-def read_new(conn: Connection, zone: str, *, limit: int) -> Book | None:
+def read_new(conn: Connection, zone: str, *, verified_only: bool, limit: int) -> Book | None:
     """The orders that are new since the latest tick; None if they are more than `limit`, or there was no tick.
 
     Of asks only those that have a device, whatever it can give.
@@ -144,7 +176,9 @@ def read_new(conn: Connection, zone: str, *, limit: int) -> Book | None:
     seen = conn.execute("SELECT seen::text FROM ticks WHERE zone = %s", (zone,)).fetchone()
     if seen is None:
         return None
-    rows = conn.execute(_READ_NEW, {"zone": zone, "limit": limit, "seen": seen[0]}, binary=True).fetchall()
+    rows = conn.execute(
+        _READ_NEW[verified_only], {"zone": zone, "limit": limit, "seen": seen[0]}, binary=True
+    ).fetchall()
     if len(rows) > limit:
         return None
     new = Book()
@@ -236,35 +270,37 @@ _PARTIAL_BIDS: Final[LiteralString] = "SELECT -o.price_micro, o.arrival, o.remai
 _CHEAPEST: Final[LiteralString] = "ORDER BY o.price_micro, o.arrival LIMIT "
 _DEAREST: Final[LiteralString] = "ORDER BY o.price_micro DESC, o.arrival LIMIT "
 
-_ASKS_OF_SIZES: Final[LiteralString] = (
+_ASKS_OF_SIZES: Final = _by_whom(
     _WHOLE_ASKS + _OF_SIZES + _ASK + " AND o.price_micro <= w.price " + _CHEAPEST + "w.count) o"
 )
-_BIDS_OF_SIZES: Final[LiteralString] = (
+_BIDS_OF_SIZES: Final = _by_whom(
     _WHOLE_BIDS + _OF_SIZES + _BID + " AND o.price_micro >= w.price " + _DEAREST + "w.count) o"
 )
-_ALL_ASKS: Final[LiteralString] = "FROM open_orders o WHERE " + _ASK + " AND o.price_micro <= %(price)s "
-_ALL_BIDS: Final[LiteralString] = "FROM open_orders o WHERE " + _BID + " AND o.price_micro >= %(price)s "
+_ALL_ASKS: Final = _by_whom("FROM open_orders o WHERE " + _ASK + " AND o.price_micro <= %(price)s ")
+_ALL_BIDS: Final = _by_whom("FROM open_orders o WHERE " + _BID + " AND o.price_micro >= %(price)s ")
 
 
-def read(conn: Connection, zone: str, wanted: Wanted) -> tuple[Book, Bounds]:
+def read(conn: Connection, zone: str, wanted: Wanted, *, verified_only: bool) -> tuple[Book, Bounds]:
     """The orders that are wanted, in their order, and where there are more. Of asks only those that have a device."""
     book, bounds = Book(), Bounds()
     if wanted.asks_of_size:
-        book.whole_asks, bounds.asks_of_size = _of_sizes(conn, zone, _ASKS_OF_SIZES, wanted.asks_of_size)
+        statement = _ASKS_OF_SIZES[verified_only]
+        book.whole_asks, bounds.asks_of_size = _of_sizes(conn, zone, statement, wanted.asks_of_size)
     if wanted.bids_of_size:
-        book.whole_bids, bounds.bids_of_size = _of_sizes(conn, zone, _BIDS_OF_SIZES, wanted.bids_of_size)
+        statement = _BIDS_OF_SIZES[verified_only]
+        book.whole_bids, bounds.bids_of_size = _of_sizes(conn, zone, statement, wanted.bids_of_size)
     if wanted.partial_asks:
-        statement = _PARTIAL_ASKS + _ALL_ASKS + "AND NOT o.all_or_none " + _CHEAPEST + "%(count)s"
+        statement = _PARTIAL_ASKS + _ALL_ASKS[verified_only] + "AND NOT o.all_or_none " + _CHEAPEST + "%(count)s"
         book.partial_asks, bounds.partial_asks = _best(conn, zone, statement, wanted.partial_asks, place=0)
     if wanted.partial_bids:
-        statement = _PARTIAL_BIDS + _ALL_BIDS + "AND NOT o.all_or_none " + _DEAREST + "%(count)s"
+        statement = _PARTIAL_BIDS + _ALL_BIDS[verified_only] + "AND NOT o.all_or_none " + _DEAREST + "%(count)s"
         book.partial_bids, bounds.partial_bids = _best(conn, zone, statement, wanted.partial_bids, place=0)
     if wanted.whole_asks:
-        statement = _WHOLE_ASKS + _ALL_ASKS + "AND o.all_or_none " + _CHEAPEST + "%(count)s"
+        statement = _WHOLE_ASKS + _ALL_ASKS[verified_only] + "AND o.all_or_none " + _CHEAPEST + "%(count)s"
         asks, bounds.whole_asks = _best(conn, zone, statement, wanted.whole_asks, place=1)
         book.whole_asks = sorted({*book.whole_asks, *asks})
     if wanted.whole_bids:
-        statement = _WHOLE_BIDS + _ALL_BIDS + "AND o.all_or_none " + _DEAREST + "%(count)s"
+        statement = _WHOLE_BIDS + _ALL_BIDS[verified_only] + "AND o.all_or_none " + _DEAREST + "%(count)s"
         bids, bounds.whole_bids = _best(conn, zone, statement, wanted.whole_bids, place=1)
         book.whole_bids = sorted({*book.whole_bids, *bids})
     return book, bounds

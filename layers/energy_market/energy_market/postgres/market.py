@@ -77,7 +77,7 @@ def price_summary(conn: Connection, viewer: UUID) -> PriceSummary:
                    (SELECT coalesce(sum(energy_wh), 0)::bigint FROM transactions
                     WHERE zone = here.zone AND status = 'Confirmed' AND confirmed_at > now() - interval '24 hours')
                        AS volume_24h_wh,
-                   open.supply_wh, open.demand_wh
+                   open.supply_wh, open.demand_wh, (SELECT paused FROM market_state) AS paused
             FROM here
             CROSS JOIN (SELECT coalesce(sum(energy_wh) FILTER (WHERE type = 'sell'), 0)::bigint AS supply_wh,
                                coalesce(sum(energy_wh) FILTER (WHERE type = 'buy'), 0)::bigint AS demand_wh

@@ -43,7 +43,8 @@ _INSERT: Final[LiteralString] = (
         CROSS JOIN LATERAL (SELECT array_agg(d.id) AS ids FROM iot_devices d WHERE d.owner_id = u.id AND """
     + IS_DONOR
     + """) donors
-        WHERE u.id = %(user)s
+        WHERE u.id = %(user)s AND (u.kyc_status = 'Verified' OR NOT %(verified_only)s)
+          AND NOT (SELECT paused FROM market_state)
           AND CASE WHEN %(type)s = 'buy' THEN true
                    WHEN %(device)s::uuid IS NULL THEN donors.ids[2] IS NULL
                    ELSE %(device)s = ANY (donors.ids) END
@@ -66,11 +67,20 @@ _INSERT: Final[LiteralString] = (
 )
 
 
-def insert(conn: Connection, terms: OrderTerms, *, user_id: UUID, most_open: int, device_online_s: int) -> Order | None:
+def insert(
+    conn: Connection,
+    terms: OrderTerms,
+    *,
+    user_id: UUID,
+    verified_only: bool,
+    most_open: int,
+    device_online_s: int,
+) -> Order | None:
     """Accept an order and put it into the book, or return None.
 
-    None if there is no such user, if `most_open` of his are in the book already, or if a sell order names a device that
-    is no donor of his, or none where he has several.
+    None if there is no such user, or he is not verified and has to be (`verified_only`), if the market is paused, if
+    `most_open` of his are in the book already, or if a sell order names a device that is no donor of his, or none where
+    he has several.
 
     The database gives the order its arrival and its time, its owner the zone and, if he has but one, the device.
     Requests that come at the same moment do not see each other's order, so a user may get past the limit by as many as
@@ -81,6 +91,7 @@ def insert(conn: Connection, terms: OrderTerms, *, user_id: UUID, most_open: int
             _INSERT,
             {
                 "user": user_id,
+                "verified_only": verified_only,
                 "device": terms.device_id,
                 "type": terms.type,
                 "energy_wh": terms.energy_wh,

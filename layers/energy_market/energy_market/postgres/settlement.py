@@ -16,6 +16,8 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.rows import class_row
 
+from energy_market.domain.settlement import StuckBatch
+
 BatchStatus = Literal["Stored", "Mined", "Final", "Reverted", "Replaced"]
 
 
@@ -456,3 +458,21 @@ def payable_by_old_bytes(conn: Connection, trade: UUID, account: Account, *, fin
         (trade, final_nonce, account.chain_id, account.sender),
     ).fetchone()
     return row is not None
+
+
+def stuck(conn: Connection, *, after_s: int, limit: int) -> list[StuckBatch]:
+    """Batches that have waited to be mined for longer than `after_s`, in the order of their nonces."""
+    with conn.cursor(row_factory=class_row(StuckBatch)) as cursor:
+        return cursor.execute(
+            """
+            SELECT b.id, b.chain_id, b.contract, b.sender, b.nonce, b.created_at, forms.count AS forms,
+                   forms.sends::bigint AS sends, forms.sent_at,
+                   (SELECT count(*) FROM transactions t WHERE t.batch_id = b.id) AS trades
+            FROM settlement_batches b
+            CROSS JOIN LATERAL (SELECT count(*), coalesce(sum(sends), 0) AS sends, max(sent_at) AS sent_at
+                                FROM signed_transactions WHERE batch_id = b.id) forms
+            WHERE b.status = 'Stored' AND b.created_at < now() - make_interval(secs => %s)
+            ORDER BY b.chain_id, b.sender, b.nonce LIMIT %s
+            """,
+            (after_s, limit),
+        ).fetchall()

@@ -394,3 +394,32 @@ def confirmed(conn: Connection, zone: str, *, before: tuple[datetime, int] | Non
             """,
             {"zone": zone, "at": before_at, "seq": before_seq, "limit": limit},
         ).fetchall()
+
+
+def failed(
+    conn: Connection, *, reason: FailReason | None = None, before_seq: int | None = None, limit: int
+) -> list[Trade]:
+    """Everybody's trades that failed, latest first."""
+    with conn.cursor(row_factory=class_row(Trade)) as cursor:
+        return cursor.execute(
+            f"""
+            SELECT {_COLUMNS} FROM transactions t
+            WHERE t.status = 'Failed' AND (%(reason)s::text IS NULL OR t.reason = %(reason)s)
+              AND (%(before)s::bigint IS NULL OR t.seq < %(before)s)
+            ORDER BY t.seq DESC LIMIT %(limit)s
+            """,
+            {"reason": reason, "before": before_seq, "limit": limit},
+        ).fetchall()
+
+
+def short(conn: Connection, *, before_seq: int | None = None, limit: int) -> list[Trade]:
+    """Everybody's trades whose delivery fell short, latest first."""
+    with conn.cursor(row_factory=class_row(Trade)) as cursor:
+        return cursor.execute(
+            f"""
+            SELECT {_COLUMNS} FROM transactions t
+            WHERE t.delivery = 'Short' AND (%(before)s::bigint IS NULL OR t.seq < %(before)s)
+            ORDER BY t.seq DESC LIMIT %(limit)s
+            """,
+            {"before": before_seq, "limit": limit},
+        ).fetchall()

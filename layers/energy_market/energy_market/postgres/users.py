@@ -3,9 +3,9 @@
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
-from energy_market.domain.users import User, unknown_user
+from energy_market.domain.users import KycStatus, User, unknown_user
 
 _COLUMNS = "id, wallet_address, role, roles, zone, location, kyc_status, created_at"
 
@@ -70,3 +70,41 @@ def lock(conn: Connection, user_id: UUID) -> None:
     """Let nobody else change what hangs on this user, an order's device above all, until this transaction ends."""
     if conn.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (user_id,)).rowcount == 0:
         raise unknown_user()
+
+
+def hold(conn: Connection, user_id: UUID) -> User | None:
+    """One user, whom nobody else changes until this transaction ends."""
+    with conn.cursor(row_factory=class_row(User)) as cursor:
+        return cursor.execute(f"SELECT {_COLUMNS} FROM users WHERE id = %s FOR NO KEY UPDATE", (user_id,)).fetchone()
+
+
+def set_kyc_status(conn: Connection, user_id: UUID, kyc_status: KycStatus) -> User:
+    """Say how far a user's identity is known; his orders in the book are marked by a trigger."""
+    with conn.cursor(row_factory=class_row(User)) as cursor:
+        user = cursor.execute(
+            f"UPDATE users SET kyc_status = %s WHERE id = %s RETURNING {_COLUMNS}", (kyc_status, user_id)
+        ).fetchone()
+    assert user is not None  # who calls holds the row
+    return user
+
+
+def page(
+    conn: Connection,
+    *,
+    wallet_address: str | None = None,
+    kyc_status: KycStatus | None = None,
+    after_no: int = 0,
+    limit: int,
+) -> list[tuple[int, User]]:
+    """Users by number, each with it, after `after_no`; those of a wallet (EIP-55 spelling) or a status, if named."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            f"""
+            SELECT no, {_COLUMNS} FROM users
+            WHERE no > %(after)s AND (%(wallet)s::text IS NULL OR wallet_address = %(wallet)s)
+              AND (%(status)s::text IS NULL OR kyc_status = %(status)s)
+            ORDER BY no LIMIT %(limit)s
+            """,
+            {"after": after_no, "wallet": wallet_address, "status": kyc_status, "limit": limit},
+        ).fetchall()
+    return [(row.pop("no"), User(**row)) for row in rows]

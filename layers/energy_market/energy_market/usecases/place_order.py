@@ -8,20 +8,30 @@ from psycopg import Connection
 
 from energy_market.domain.errors import Conflict, InvalidRequest, MarketError, NotFound
 from energy_market.domain.orders import MAX_OPEN_ORDERS_OF_A_USER, Order, OrderTerms
-from energy_market.postgres import devices, orders, users
+from energy_market.domain.users import kyc_required, unknown_user
+from energy_market.postgres import devices, market_state, orders, users
 
 MAX_TIME_IN_FORCE: Final = timedelta(days=30)
 
 
-def place_order(conn: Connection, terms: OrderTerms, *, user_id: UUID, now: datetime, device_online_s: int) -> Order:
+def place_order(
+    conn: Connection,
+    terms: OrderTerms,
+    *,
+    user_id: UUID,
+    now: datetime,
+    device_online_s: int,
+    verified_only: bool = False,
+) -> Order:
     """Accept an order.
 
     A sell order belongs to one donor device of its owner: the one it names, or the only one there is. An owner who has
     none yet may still sell (a client may know only the specification's body): the order waits for the first device.
 
     Raises InvalidRequest for an `expires_at` that is not ahead, or more than 30 days; NotFound for a device that is not
-    a donor device of this user; Conflict (`device_required`) when several could be meant, or (`too_many_open_orders`)
-    when the user has as many in the book as may be.
+    a donor device of this user; Conflict (`device_required`) when several could be meant, (`too_many_open_orders`)
+    when the user has as many in the book as may be, or (`market_paused`); Forbidden (`kyc_required`) where the market
+    is for verified users only and this one is not.
     """
     if terms.expires_at is not None and not now < terms.expires_at <= now + MAX_TIME_IN_FORCE:
         raise InvalidRequest("invalid_expires_at", "expires_at must be in the future, at most 30 days ahead.")
@@ -30,16 +40,27 @@ def place_order(conn: Connection, terms: OrderTerms, *, user_id: UUID, now: date
         # not see this order, nor this order it, and the order would wait for ever.
         users.zone_of(conn, user_id, share_lock=True)
     order = orders.insert(
-        conn, terms, user_id=user_id, most_open=MAX_OPEN_ORDERS_OF_A_USER, device_online_s=device_online_s
+        conn,
+        terms,
+        user_id=user_id,
+        verified_only=verified_only,
+        most_open=MAX_OPEN_ORDERS_OF_A_USER,
+        device_online_s=device_online_s,
     )
     if order is None:
-        raise _refusal(conn, terms, user_id)
+        raise _refusal(conn, terms, user_id, verified_only=verified_only)
     return order
 
 
-def _refusal(conn: Connection, terms: OrderTerms, user_id: UUID) -> MarketError:
+def _refusal(conn: Connection, terms: OrderTerms, user_id: UUID, *, verified_only: bool) -> MarketError:
     """Why an order was not accepted."""
-    users.zone_of(conn, user_id, share_lock=False)  # raises if there is no such user
+    user = users.by_id(conn, user_id)
+    if user is None:
+        return unknown_user()
+    if market_state.read(conn).paused:
+        return Conflict("market_paused", "The market is paused: it takes no orders now. Open ones may be cancelled.")
+    if verified_only and user.kyc_status != "Verified":
+        return kyc_required(user.kyc_status)
     donors = devices.donors_of(conn, user_id) if terms.type == "sell" else []
     if terms.device_id is not None and terms.device_id not in donors:
         return NotFound("unknown_device", "You have no registered donor device with this id.")

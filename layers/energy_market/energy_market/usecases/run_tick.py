@@ -52,7 +52,7 @@ class _BookMoved(Exception):
     """An order that was read was cancelled or changed before it was written."""
 
 
-def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick:
+def run_tick(database: Database, *, zone: str, settings: MarketSettings, verified_only: bool = False) -> Tick:
     """Close what has run out, then match a zone's book once.
 
     Two ticks of a zone never overlap; the second does nothing. One that finds nothing new does not look at the book.
@@ -61,9 +61,12 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick
     the one statement that writes checks every row again, and when one has changed meanwhile the book is matched anew.
     The last time it is held, so that whoever keeps changing orders cannot keep all others from trading. For that, what
     has run out is closed in a transaction before it: whoever holds the book must not hold orders.
+
+    `verified_only`: orders of others than verified users are passed over. While the market is paused, what has run out
+    is closed, and nothing is matched.
     """
     with database.transaction() as conn:
-        due = book.due(conn, zone, whole_every_s=WHOLE_EVERY_S)
+        due = book.due(conn, zone, verified_only=verified_only, whole_every_s=WHOLE_EVERY_S)
         unanswered: list[UUID] = []
         orders_expired = 0
         if due.late:
@@ -74,12 +77,16 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick
     report_failures(unanswered, "lock_timeout")
     matched: _Matched | None = _Matched()
     attempt = 0
-    while due.new or due.whole or unanswered:
+    while not due.paused and (due.new or due.whole or unanswered):
         attempt += 1
         try:
             with database.transaction() as conn:
                 book.see_one_moment(conn, hold=attempt == ATTEMPTS)
-                matched = _match_once(conn, zone, settings, due) if zones.try_lock(conn, zone) else None
+                turn = zones.take_turn(conn, zone)
+                if turn is zones.Turn.OURS:
+                    matched = _match_once(conn, zone, settings, due, verified_only=verified_only)
+                elif turn is zones.Turn.ANOTHERS:
+                    matched = None
             break
         except (_BookMoved, *book.MOVED):
             if attempt == ATTEMPTS:
@@ -96,33 +103,36 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings) -> Tick
     )
 
 
-def _match_once(conn: Connection, zone: str, settings: MarketSettings, due: book.Due) -> _Matched:
-    new = book.read_new(conn, zone, limit=MAX_NEW)
+def _match_once(
+    conn: Connection, zone: str, settings: MarketSettings, due: book.Due, *, verified_only: bool
+) -> _Matched:
+    new = book.read_new(conn, zone, verified_only=verified_only, limit=MAX_NEW)
     whole = due.whole or new is None
     if whole or new is None:
-        seen, bounds = book.read(conn, zone, book.all_that_crosses(conn, zone, limit=MAX_CROSSING))
+        wanted = book.all_that_crosses(conn, zone, limit=MAX_CROSSING)
+        seen, bounds = book.read(conn, zone, wanted, verified_only=verified_only)
         free_wh = _free_wh(conn, seen, settings)
         matches = match(seen, free_wh)
     else:
-        seen, free_wh, matches = _match_new(conn, zone, settings, new)
+        seen, free_wh, matches = _match_new(conn, zone, settings, new, verified_only=verified_only)
         bounds = Bounds()
     is_all = not bounds.any() and len(matches) <= MAX_TRADES
     del matches[MAX_TRADES:]
     if matches and not book.take(conn, matches, seen):
         raise _BookMoved
     if is_all:
-        book.have_seen(conn, zone, whole=whole)
+        book.have_seen(conn, zone, verified_only=verified_only, whole=whole)
     overlooked = _between_old_orders(matches, new) if new is not None and not due.first else 0
     return _Matched(trades=len(matches), overlooked=overlooked)
 
 
 def _match_new(
-    conn: Connection, zone: str, settings: MarketSettings, new: Book
+    conn: Connection, zone: str, settings: MarketSettings, new: Book, *, verified_only: bool
 ) -> tuple[Book, dict[int, int], list[Match]]:
     """Match what is new with the resting orders that it reaches, of which so many are read as it takes."""
     margin = MARGIN
     while True:
-        resting, bounds = book.read(conn, zone, reached_by(new, margin=margin))
+        resting, bounds = book.read(conn, zone, reached_by(new, margin=margin), verified_only=verified_only)
         seen = merged(new, resting)
         free_wh = _free_wh(conn, seen, settings)
         matches = match(seen, free_wh)

@@ -1,0 +1,227 @@
+"""What the market's operators may do and see. Every act is written down, with who and why."""
+
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from chalice.app import Response
+from msgspec import Meta, Struct
+
+from energy_market import answers, config
+from energy_market.database import Database
+from energy_market.dead_letters import DeadLetters
+from energy_market.device_registry import DeviceRegistry
+from energy_market.domain.operators import MAX_REASON_CHARACTERS, Operator
+from energy_market.domain.trades import FailReason
+from energy_market.domain.users import KycStatus
+from energy_market.http import Api
+from energy_market.postgres import market_state, operator_acts, settlement, trades, users
+from energy_market.usecases.name_operator import name_operator
+from energy_market.usecases.pause_market import pause_market
+from energy_market.usecases.replay_dead_letters import replay_dead_letters
+from energy_market.usecases.revoke_device import revoke_device
+from energy_market.usecases.set_kyc_status import set_kyc_status
+from energy_market.wire import VISIBLE, Cursor, PageLimit, WalletAddress
+
+DEFAULT_PAGE: Final = PageLimit(100)
+STUCK_AFTER_S: Final = 300
+MAX_STUCK: Final = 100
+
+verified_only = config.verified_only()
+wallets = config.operator_wallets()
+database = Database(config.database_url())
+letters = DeadLetters(config.dead_letter_queues())
+registry = DeviceRegistry(config.device_policy())
+app = Api("admin_api", settings=config.http_settings(), database=database)
+
+Reason = Annotated[str, Meta(min_length=1, max_length=MAX_REASON_CHARACTERS, pattern=VISIBLE)]
+
+
+class ActRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Why it is done."""
+
+    reason: Reason
+
+
+class KycRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What is known of a user's identity, and why."""
+
+    kyc_status: KycStatus
+    reason: Reason
+
+
+class ReplayRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which queue's dead letters are to be tried again, and why."""
+
+    queue: Literal["lock-responses", "telemetry"]
+    reason: Reason
+
+
+class UsersQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which users are wanted."""
+
+    wallet_address: WalletAddress | None = None
+    kyc_status: KycStatus | None = None
+    limit: PageLimit = DEFAULT_PAGE
+    cursor: Cursor | None = None
+
+
+class FailedQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which failed trades are wanted."""
+
+    reason: FailReason | None = None
+    limit: PageLimit = DEFAULT_PAGE
+    cursor: Cursor | None = None
+
+
+class PageQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which page is wanted."""
+
+    limit: PageLimit = DEFAULT_PAGE
+    cursor: Cursor | None = None
+
+
+class ActsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which acts are wanted."""
+
+    subject: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,100}\Z")] | None = None
+    limit: PageLimit = DEFAULT_PAGE
+    cursor: Cursor | None = None
+
+
+@app.route("/api/v1/admin/market", methods=["GET"])
+def market() -> Response:
+    """Whether the market is paused, and whether it is for verified users only."""
+    _operator()
+    return app.present(answers.market_state(database.statement(market_state.read), verified_only=verified_only))
+
+
+@app.route("/api/v1/admin/market/pause", methods=["POST"])
+def pause() -> Response:
+    """Take no orders and match nothing any more; all that is under way goes on."""
+    return _set_paused(paused=True)
+
+
+@app.route("/api/v1/admin/market/resume", methods=["POST"])
+def resume() -> Response:
+    """Take orders and match them again."""
+    return _set_paused(paused=False)
+
+
+def _set_paused(*, paused: bool) -> Response:
+    operator, request = _operator(), app.read(ActRequest)
+    state = pause_market(database, operator, paused=paused, reason=request.reason)
+    return app.present(answers.market_state(state, verified_only=verified_only))
+
+
+@app.route("/api/v1/admin/users", methods=["GET"], takes_query=True)
+def some_users() -> Response:
+    """Users, in the order in which they signed up."""
+    _operator()
+    query = app.query(UsersQuery)
+    (after,) = query.cursor.integers(1) if query.cursor is not None else (0,)
+    page = database.statement(
+        lambda conn: users.page(
+            conn,
+            wallet_address=query.wallet_address,
+            kyc_status=query.kyc_status,
+            after_no=after,
+            limit=query.limit,
+        )
+    )
+    return app.present(
+        [user for _, user in page],
+        next_cursor=Cursor.spell(str(page[-1][0])) if len(page) == query.limit else None,
+    )
+
+
+@app.route("/api/v1/admin/user/{id}/kyc", methods=["POST"])
+def kyc(id: str) -> Response:  # noqa: A002 -- the path's name for it
+    """Say how far a user's identity is known."""
+    operator = _operator()
+    user_id, request = app.path_id(id), app.read(KycRequest)
+    return app.present(
+        set_kyc_status(database, operator, user_id=user_id, kyc_status=request.kyc_status, reason=request.reason)
+    )
+
+
+@app.route("/api/v1/admin/device/{id}/revoke", methods=["POST"])
+def revoke(id: str) -> Response:  # noqa: A002 -- the path's name for it
+    """Take a device out of the market."""
+    operator = _operator()
+    device_id, request = app.path_id(id), app.read(ActRequest)
+    revoke_device(database, registry, operator, device_id=device_id, reason=request.reason)
+    return app.present(None, status=204)
+
+
+@app.route("/api/v1/admin/trades/failed", methods=["GET"], takes_query=True)
+def failed_trades() -> Response:
+    """Trades that came to nothing, latest first. Their orders are back in the book, or closed for the reason."""
+    _operator()
+    query = app.query(FailedQuery)
+    page = database.statement(
+        lambda conn: trades.failed(conn, reason=query.reason, before_seq=_before(query.cursor), limit=query.limit)
+    )
+    return app.present(
+        [answers.operators_trade(trade) for trade in page],
+        next_cursor=Cursor.spell(str(page[-1].seq)) if len(page) == query.limit else None,
+    )
+
+
+@app.route("/api/v1/admin/trades/short", methods=["GET"], takes_query=True)
+def short_trades() -> Response:
+    """Trades that were paid and of which less was delivered, latest first."""
+    _operator()
+    query = app.query(PageQuery)
+    page = database.statement(lambda conn: trades.short(conn, before_seq=_before(query.cursor), limit=query.limit))
+    return app.present(
+        [answers.operators_trade(trade) for trade in page],
+        next_cursor=Cursor.spell(str(page[-1].seq)) if len(page) == query.limit else None,
+    )
+
+
+@app.route("/api/v1/admin/batches/stuck", methods=["GET"])
+def stuck_batches() -> Response:
+    """Transactions of the chain's operator that have waited for minutes to be mined, the next in line first."""
+    _operator()
+    return app.present(
+        [
+            answers.stuck_batch(batch)
+            for batch in database.statement(lambda conn: settlement.stuck(conn, after_s=STUCK_AFTER_S, limit=MAX_STUCK))
+        ]
+    )
+
+
+@app.route("/api/v1/admin/dead-letters", methods=["GET"])
+def dead_letters() -> Response:
+    """How many messages of devices have failed for good."""
+    _operator()
+    return app.present([{"queue": name, "messages": count} for name, count in letters.waiting().items()])
+
+
+@app.route("/api/v1/admin/dead-letters/replay", methods=["POST"])
+def replay() -> Response:
+    """Put messages that failed for good back into their queue."""
+    operator, request = _operator(), app.read(ReplayRequest)
+    moved, left = replay_dead_letters(database, letters, operator, queue=request.queue, reason=request.reason)
+    return app.present({"queue": request.queue, "replayed": moved, "left": left})
+
+
+@app.route("/api/v1/admin/acts", methods=["GET"], takes_query=True)
+def acts() -> Response:
+    """What operators did, latest first."""
+    _operator()
+    query = app.query(ActsQuery)
+    page = database.statement(
+        lambda conn: operator_acts.page(conn, subject=query.subject, before_id=_before(query.cursor), limit=query.limit)
+    )
+    return app.present(page, next_cursor=Cursor.spell(str(page[-1].id)) if len(page) == query.limit else None)
+
+
+def _operator() -> Operator:
+    """Who asks, if he is an operator; asked before anything else of a request is looked at."""
+    user_id: UUID = app.caller().user_id
+    return database.statement(lambda conn: name_operator(conn, user_id=user_id, wallets=wallets))
+
+
+def _before(cursor: Cursor | None) -> int | None:
+    return None if cursor is None else cursor.integers(1)[0]

@@ -1,0 +1,69 @@
+"""Messages of devices that failed for good, in queues of their own (SQS).
+
+The AWS SDK is imported when a queue is asked, not before: it costs more than the rest of a cold start.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from energy_market.config import DeadLetterQueue
+
+if TYPE_CHECKING:
+    from types_boto3_sqs import SQSClient
+
+MOST_AT_ONCE: Final = 10  # what SQS gives out
+HIDDEN_S: Final = 30  # a message that was received and not deleted is there again after that
+MOST_A_REQUEST: Final = 200  # some seconds, of the 29 that API Gateway waits
+
+
+class DeadLetters:
+    """The queues of dead letters, by what their messages are about."""
+
+    def __init__(self, queues: Mapping[str, DeadLetterQueue]) -> None:
+        """Nothing is connected yet."""
+        self._queues = queues
+        self._client: SQSClient | None = None
+
+    def waiting(self) -> dict[str, int]:
+        """About how many messages lie in each queue."""
+        return {name: waiting(self._sqs(), queue.url) for name, queue in self._queues.items()}
+
+    def replay(self, name: str) -> tuple[int, int]:
+        """Put at most 200 messages back where they came from; how many, and about how many are left."""
+        queue = self._queues[name]
+        moved = move_back(self._sqs(), queue.url, queue.source_url, most=MOST_A_REQUEST)
+        return moved, waiting(self._sqs(), queue.url)
+
+    def _sqs(self) -> "SQSClient":
+        if self._client is None:
+            import boto3  # noqa: PLC0415
+
+            self._client = boto3.client("sqs")
+        return self._client
+
+
+def waiting(sqs: "SQSClient", queue: str) -> int:
+    """About how many messages could be received from a queue."""
+    attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["ApproximateNumberOfMessages"])
+    return int(attributes["Attributes"]["ApproximateNumberOfMessages"])
+
+
+def move_back(sqs: "SQSClient", letters: str, source: str, *, most: int | None = None) -> int:
+    """Move what lies in a queue of dead letters now; how many messages. One that fails again is not moved again.
+
+    A message is deleted only after it was sent, so a crash between the two leaves it in both queues.
+    """
+    to_move = waiting(sqs, letters) if most is None else min(most, waiting(sqs, letters))
+    moved = 0
+    while moved < to_move:
+        received = sqs.receive_message(
+            QueueUrl=letters, MaxNumberOfMessages=min(MOST_AT_ONCE, to_move - moved), VisibilityTimeout=HIDDEN_S
+        )
+        messages = received.get("Messages", [])
+        if not messages:
+            break
+        for message in messages:
+            sqs.send_message(QueueUrl=source, MessageBody=message["Body"])
+            sqs.delete_message(QueueUrl=letters, ReceiptHandle=message["ReceiptHandle"])
+        moved += len(messages)
+    return moved

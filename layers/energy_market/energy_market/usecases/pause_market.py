@@ -1,0 +1,36 @@
+"""Pause the market, and let it go on."""
+
+from energy_market.database import Database
+from energy_market.domain.operators import MarketState, Operator
+from energy_market.logs import log
+from energy_market.postgres import market_state, operator_acts
+
+
+def pause_market(database: Database, operator: Operator, *, paused: bool, reason: str) -> MarketState:
+    """From its return on nothing is matched and no order is taken, or both are again.
+
+    Cancelling, trades under way, payments and deliveries go on, and so do locks that run out. An order that is being
+    placed at the same moment may still come to rest in the book. Said twice, it is written down twice, and changes
+    nothing the second time.
+    """
+    with database.transaction() as conn:
+        before = market_state.set_paused(conn, paused=paused)
+        operator_acts.add(
+            conn,
+            operator,
+            "market.pause" if paused else "market.resume",
+            before=_word(paused=before.paused),
+            after=_word(paused=paused),
+            reason=reason,
+        )
+        after = market_state.read(conn)
+    if paused:
+        # After the commit: ticks that begin from now on see it, and need not be waited for.
+        with database.transaction() as conn:
+            market_state.wait_for_ticks(conn)
+    log("market.paused" if paused else "market.resumed", level="warning", operator_id=operator.user_id)
+    return after
+
+
+def _word(*, paused: bool) -> str:
+    return "paused" if paused else "open"
