@@ -5,6 +5,7 @@ On MiniStack, or with LOCAL_AWS=localstack on LocalStack's core (`make localstac
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -32,7 +33,7 @@ from wallet import Wallet, call_data
 ENOUGH_GAS_WEI = 10**18
 UNIT = 10**18  # of the test token
 PATIENCE_S = 60.0
-NODE_KEY = "the-key-of-the-node"  # part of its address, as those have it that are paid for
+NODE_KEY = f"key-{secrets.token_hex(16)}"  # part of the node's address, as those have it that are paid for
 ON_LOCALSTACK = os.environ.get("LOCAL_AWS") == "localstack"
 _with_iot = pytest.StashKey[list[str]]()
 _without_iot = pytest.StashKey[list[str]]()
