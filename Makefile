@@ -6,6 +6,7 @@
 # AUTH=true                                              IAM and IoT policies are enforced (default; false: not)
 # DATABASE_URL, RPC_URL, ANVIL_BIN                       existing parts to use in place of the embedded ones
 # LOCALSTACK_PYTHON, LOCALSTACK_AUTH_TOKEN               a Python 3.13 for LocalStack's core; the token of LocalStack's image
+# OPERATOR_WALLETS   who operates the market that `make up` starts: addresses, comma separated (default: nobody)
 # RUNTIME    the version of Python that `make deploy` deploys for, 3.11 to 3.14 (default: 3.13)
 # TESTS      what `make test` and `make localstack-test` give to pytest (default: all tests)
 # WORKERS    how many processes `make test` shares the files among (default: 2; 0: none but its own)

@@ -1,5 +1,6 @@
 """`make up`: the running market without the simulated community. It keeps its state until `make clean`."""
 
+import os
 import sys
 import time
 
@@ -25,7 +26,13 @@ def main() -> None:
             for process in lasting:
                 stop(process)
             began = time.monotonic()
-            start_market(FOLDER, keep_state=True, outlives_us=True)
+            wallets = os.environ.get("OPERATOR_WALLETS", "")
+            start_market(
+                FOLDER,
+                parameters={"OperatorWallets": wallets} if wallets else None,
+                keep_state=True,
+                outlives_us=True,
+            )
             STARTED.touch()
             print(f"Started in {time.monotonic() - began:.0f} s.")
     known = read_stack(FOLDER)

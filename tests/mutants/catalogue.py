@@ -54,6 +54,7 @@ _SIGN_IN: Final = "tests/integration/test_sign_in.py"
 _AUTHORISATION: Final = "tests/integration/test_authorisation.py"
 _HTTP: Final = "tests/integration/test_http.py"
 _CONTRACT: Final = "tests/contracts/test_settlement_contract.py"
+_ADMIN: Final = "tests/integration/test_admin_api.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -925,5 +926,41 @@ MUTANTS: Final = (
         "to others an order that is closed is as if it were not",
         (f"{_AUTHORISATION}::test_what_is_hers_alone_is_to_others_as_if_it_were_not",),
         (f"{PACKAGE}/usecases/cancel_order.py", "if orders.is_in_book_of(conn, user_id, order_id):", "if orders.owner(conn, order_id):"),
+    ),
+    _mutant(
+        "anybody_is_an_operator",
+        "operators are those that the configuration names",
+        (f"{_ADMIN}::test_an_operators_route_is_nobody_elses",),
+        (f"{PACKAGE}/usecases/name_operator.py", "if user.wallet_address not in wallets:", "if not wallets:"),
+    ),
+    _mutant(
+        "a_paused_market_takes_orders",
+        "a paused market takes no orders",
+        (f"{_ADMIN}::test_while_the_market_is_paused_no_order_is_taken_and_nothing_matched",),
+        (ORDERS, "AND NOT (SELECT paused FROM market_state)", ""),
+    ),
+    _mutant(
+        "a_tick_matches_though_the_market_was_paused_meanwhile",
+        "while the market is paused nothing is matched",
+        (f"{_ADMIN}::test_a_tick_that_saw_no_pause_before_it_took_its_turn_sees_it_then",),
+        (f"{PACKAGE}/postgres/zones.py", "return Turn.NOBODYS if is_paused else Turn.OURS", "return Turn.OURS"),
+    ),
+    _mutant(
+        "a_pause_is_answered_while_a_tick_matches",
+        "once a pause is answered nothing is matched",
+        (f"{_ADMIN}::test_pausing_waits_for_the_tick_that_is_matching",),
+        (f"{PACKAGE}/postgres/market_state.py", "LOCK TABLE market_state IN EXCLUSIVE MODE", "LOCK TABLE market_state IN ACCESS SHARE MODE"),
+    ),
+    _mutant(
+        "orders_of_refused_users_are_matched",
+        "where only verified users trade, resting orders of others are not matched",
+        (f"{_ADMIN}::test_resting_orders_of_who_is_no_longer_verified_are_not_matched",),
+        (BOOK, 'of_zone + " AND o.verified"', "of_zone"),
+    ),
+    _mutant(
+        "an_order_slips_in_while_its_user_is_refused",
+        "whoever changes a user's status holds the book",
+        (f"{_ADMIN}::test_an_order_that_is_placed_while_its_user_is_refused_is_not_matched",),
+        (f"{PACKAGE}/usecases/set_kyc_status.py", "        book.hold(conn)\n", ""),
     ),
 )  # fmt: skip
