@@ -786,7 +786,7 @@ MUTANTS: Final = (
         "the_contract_has_no_limit",
         "a stolen operator's key moves all there is",
         (f"{_CONTRACT}::test_a_thief_with_the_operators_key_moves_the_limit_and_no_more",),
-        (CONTRACT, "        if (room < trade.amount) return OVER_LIMIT;\n", ""),
+        (CONTRACT, "if (room < trade.amount) return OVER_LIMIT;", "if (room > room) return OVER_LIMIT;"),
     ),
     _mutant(
         "each_batch_has_the_limit_to_itself",

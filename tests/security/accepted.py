@@ -149,13 +149,13 @@ ACCEPTED: Final = (
         tool="slither",
         rule="incorrect-equality",
         where="infra/contracts/EnergySettlement.sol",
-        reason="Of a deposit that brought nothing: whoever sends tokens past it cannot make it zero, nor gains by it.",
+        reason="Of a deposit that brought nothing, by which nobody gains; and of hours, which are counted here.",
     ),
     Accepted(
         tool="slither",
         rule="timestamp",
         where="infra/contracts/EnergySettlement.sol",
-        reason="A trade ends at a time, in seconds; what a block's maker may shift is a few of many hundred.",
+        reason="Of trades that end after minutes, hours, and days; what a block's maker may shift is a few seconds.",
     ),
     Accepted(
         tool="slither",
