@@ -347,6 +347,7 @@ def test_an_operator_pauses_the_market_and_replays_with_the_rights_that_the_func
     alert = {
         "topic": f"energy/device/{ann.device_id}/alert",
         "client_id": ann.device_id,
+        "principal": neighbourhood.devices_of(ann)[0]["certificates"][0]["certificate_id"],
         "payload": base64.b64encode(b'{"code": "replayed by an operator"}').decode(),
         "received_at_ms": 1,
     }
