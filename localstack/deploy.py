@@ -97,18 +97,21 @@ def deploy(
     }
     _remove_failed_stack(endpoint_url)
     started = time.time()
+    folder = built_template.parent.parent
+    config = _configuration(folder, given)
     try:
         _sam(
             sam,
-            ["deploy", "--config-env", "local", "--config-file", str(CHECKOUT / "samconfig.toml"),
-             "--template-file", str(built_template),
-             "--no-progressbar", "--parameter-overrides", *(f"{name}={value}" for name, value in given.items())],
-            folder=built_template.parent.parent,
+            ["deploy", "--config-env", "local", "--config-file", str(config),
+             "--template-file", str(built_template), "--no-progressbar"],
+            folder=folder,
             failure="sam deploy failed",
             endpoint_url=endpoint_url,
         )  # fmt: skip
     except ServiceError as error:
         raise ServiceError(failure_report(endpoint_url, since=started) or str(error)) from error
+    finally:
+        config.unlink()
     outputs = read_outputs(endpoint_url)
     deployment = Deployment(
         api_url=f"{endpoint_url}/_aws/execute-api/{outputs['ApiId']}/{STAGE}",
@@ -118,6 +121,21 @@ def deploy(
     start_loop(endpoint_url, deployment.state_machine_arn)
     wait_for_api(deployment.api_url)
     return deployment
+
+
+def _configuration(folder: Path, parameters: Mapping[str, str]) -> Path:
+    """SAM's configuration with the parameters in it. On its command line they were everybody's on this machine to read.
+
+    The address of the chain's node may hold a key.
+    """
+    written = (CHECKOUT / "samconfig.toml").read_text(encoding="utf-8")
+    if written.rpartition("\n[")[2].partition("]")[0] != "local.deploy.parameters":
+        raise ServiceError("In samconfig.toml the table local.deploy.parameters must be the last one.")
+    overrides = json.dumps([f"{name}={value}" for name, value in parameters.items()])
+    config = folder / "deploy.toml"
+    with os.fdopen(os.open(config, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        file.write(f"{written.rstrip()}\nparameter_overrides = {overrides}\n")
+    return config
 
 
 def put_secrets(
