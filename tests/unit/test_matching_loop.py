@@ -26,11 +26,9 @@ def test_the_template_fills_in_every_name_that_the_definition_leaves_open() -> N
 def test_the_loop_may_call_the_functions_that_it_calls_and_no_others() -> None:
     properties = RESOURCES["MatchingLoop"]["Properties"]
     called = {value["Fn::GetAtt"].removesuffix(".Arn") for value in properties["DefinitionSubstitutions"].values()}
-    allowed = {
-        policy["LambdaInvokePolicy"]["FunctionName"]["Ref"]
-        for policy in properties["Policies"]
-        if "LambdaInvokePolicy" in policy
-    }
+    statements = [statement for policy in properties["Policies"] for statement in policy["Statement"]]
+    (calls,) = (statement for statement in statements if statement["Action"] == "lambda:InvokeFunction")
+    allowed = {resource["Fn::GetAtt"].removesuffix(".Arn") for resource in calls["Resource"]}
     assert allowed == called == {"MarksFunction", "MatchFunction", "CommandsFunction", "SettleFunction"}
 
 

