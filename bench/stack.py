@@ -32,8 +32,9 @@ from figures import percentile
 from homes import community
 from launch import DEFAULT_SPEED, RATE_LIMITS, stop_what_is_ours
 from market import Market, start_market
+from postgres_server import let_functions_in
 from reconcile import TOKEN_DECIMALS, Ledger, reconcile
-from services import AWS_ENVIRONMENT, LOCAL, remove_state, start_anvil
+from services import AWS_ENVIRONMENT, LOCAL, Database, remove_state, start_anvil
 from street import START, SimulatedClock, Street
 from wallet import Wallet, call_data
 
@@ -45,6 +46,7 @@ from energy_market.usecases.place_order import place_order
 from tests.chain import trade
 from tests.e2e.firmware import Firmware
 from tests.integration.settlement.world import NANO, World
+from tests.owner import remember
 
 CLIENTS: Final = 8
 AT_LEAST_THE_EMPTY: Final = 0.8
@@ -483,7 +485,10 @@ PEOPLE: Final = max(BATCHES)  # on each side: nobody pays or is paid twice in a 
 def batches(*, rounds: int) -> Iterator[Row | Table]:
     """Sweeps in this process with batches of several sizes, on a database and a chain of their own."""
     with server() as new_database, chain() as rpc_url:
-        world = World(new_database(), rpc_url)
+        url = new_database()
+        database = Database(url=url, functions_url=let_functions_in(url), process=None)
+        remember(database)
+        world = World(database.functions_url, rpc_url)
         with contextlib.closing(world):
             parties = Parties(world)
             found: dict[int, list[Swept]] = {size: [] for size in BATCHES}

@@ -4,6 +4,7 @@ All times are of the wall clock: most of them is the server's.
 """
 
 import contextlib
+import gc
 import re
 import shutil
 import tempfile
@@ -282,14 +283,17 @@ def ticks_with_little_new(new_database: Callable[..., str], *, rounds: int) -> I
             begin = next(fresh)
             conn.execute("TRUNCATE matches")  # they have become trades, as after each tick
             place(conn, flow[begin : begin + NEW_ORDERS], vacuumed=False)
-            return timed(lambda: made.append(tick(database).trades))
+            return seconds(lambda: made.append(tick(database).trades))
 
         def reading() -> float:
-            return timed(lambda: [resting.execute(statement.encode()).fetchall() for statement in READ_ALL])
+            return seconds(lambda: [resting.execute(statement.encode()).fetchall() for statement in READ_ALL])
 
         for _ in range(WARM):
             ours()
+        gc.collect()
+        gc.freeze()  # once: a collection before each round would fill the processor's caches with the bench's own
         taken = alternated({"ours": ours, "reading": reading}, rounds=rounds)
+        gc.unfreeze()
         ours_s, reading_s = median(taken["ours"]), median(taken["reading"])
         yield Row(
             name=f"Tick with {NEW_ORDERS:,} new orders on {ORDERS:,}: in one reading of the book as integers",
