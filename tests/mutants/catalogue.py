@@ -890,6 +890,8 @@ MUTANTS: Final = (
         "the algorithm is pinned",
         ("tests/unit/test_tokens.py::test_another_algorithm_is_refused_though_the_key_is_right",),
         (f"{PACKAGE}/domain/tokens.py", "algorithms=[ALGORITHM],", 'algorithms=["HS256", "HS384", "HS512", "none"],'),
+        # Both, or the other alone would do: a signature is as long as the algorithm makes it.
+        (f"{PACKAGE}/domain/tokens.py", "[\\w-]{42}[AEIMQUYcgkosw048]", "[\\w-]+"),
     ),
     _mutant(
         "a_user_may_ask_for_ever",
