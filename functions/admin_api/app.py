@@ -11,7 +11,7 @@ from energy_market.database import Database
 from energy_market.dead_letters import DeadLetters
 from energy_market.device_registry import DeviceRegistry
 from energy_market.domain.operators import MAX_REASON_CHARACTERS, Operator
-from energy_market.domain.trades import FailReason
+from energy_market.domain.trades import FailReason, Trade
 from energy_market.domain.users import KycStatus
 from energy_market.http import Api
 from energy_market.postgres import market_state, operator_acts, settlement, trades, users
@@ -161,10 +161,7 @@ def failed_trades() -> Response:
     page = database.statement(
         lambda conn: trades.failed(conn, reason=query.reason, before_seq=_before(query.cursor), limit=query.limit)
     )
-    return app.present(
-        [answers.operators_trade(trade) for trade in page],
-        next_cursor=Cursor.spell(str(page[-1].seq)) if len(page) == query.limit else None,
-    )
+    return _present_trades(page, limit=query.limit)
 
 
 @app.route("/api/v1/admin/trades/short", methods=["GET"], takes_query=True)
@@ -173,10 +170,7 @@ def short_trades() -> Response:
     _operator()
     query = app.query(PageQuery)
     page = database.statement(lambda conn: trades.short(conn, before_seq=_before(query.cursor), limit=query.limit))
-    return app.present(
-        [answers.operators_trade(trade) for trade in page],
-        next_cursor=Cursor.spell(str(page[-1].seq)) if len(page) == query.limit else None,
-    )
+    return _present_trades(page, limit=query.limit)
 
 
 @app.route("/api/v1/admin/batches/stuck", methods=["GET"])
@@ -221,6 +215,13 @@ def _operator() -> Operator:
     """Who asks, if he is an operator; asked before anything else of a request is looked at."""
     user_id: UUID = app.caller().user_id
     return database.statement(lambda conn: name_operator(conn, user_id=user_id, wallets=wallets))
+
+
+def _present_trades(page: list[Trade], *, limit: int) -> Response:
+    return app.present(
+        [answers.operators_trade(trade) for trade in page],
+        next_cursor=Cursor.spell(str(page[-1].seq)) if len(page) == limit else None,
+    )
 
 
 def _before(cursor: Cursor | None) -> int | None:

@@ -11,40 +11,31 @@ from tests.unit.test_template import FUNCTIONS, RESOURCES, ROOT
 
 Statement = dict[str, Any]
 
+REMOVE_A_DEVICE: Final = {
+    "iot:DeleteThing",
+    "iot:DetachPolicy",
+    "iot:DetachThingPrincipal",
+    "iot:ListThingPrincipals",
+    "iot:UpdateCertificate",
+    "iot:DeleteCertificate",
+}
 # Beside writing to their own log group. What is not here, a function may not.
 MAY: Final[dict[str, set[str]]] = {
     "IotApiFunction": {
         "iot:CreateThing",
-        "iot:DeleteThing",
         "iot:CreateKeysAndCertificate",
         "iot:CreateCertificateFromCsr",
         "iot:AttachPolicy",
-        "iot:DetachPolicy",
         "iot:AttachThingPrincipal",
-        "iot:DetachThingPrincipal",
-        "iot:ListThingPrincipals",
-        "iot:UpdateCertificate",
-        "iot:DeleteCertificate",
+        *REMOVE_A_DEVICE,
     },
-    "DeviceTidyingFunction": {
-        "iot:DeleteThing",
-        "iot:DetachPolicy",
-        "iot:DetachThingPrincipal",
-        "iot:ListThingPrincipals",
-        "iot:UpdateCertificate",
-        "iot:DeleteCertificate",
-    },
+    "DeviceTidyingFunction": REMOVE_A_DEVICE,
     "AdminApiFunction": {
         "sqs:GetQueueAttributes",
         "sqs:ReceiveMessage",
         "sqs:DeleteMessage",
         "sqs:SendMessage",
-        "iot:DeleteThing",
-        "iot:DetachPolicy",
-        "iot:DetachThingPrincipal",
-        "iot:ListThingPrincipals",
-        "iot:UpdateCertificate",
-        "iot:DeleteCertificate",
+        *REMOVE_A_DEVICE,
     },
     "CommandsFunction": {"iot:Publish"},
     "LockResponsesFunction": {

@@ -51,14 +51,7 @@ def own_trade(found: Trade, *, viewer: UUID) -> dict[str, Any]:
         "donor_id": found.donor_id,
         "recipient_id": found.recipient_id,
         "device_id": found.device_id if is_donor else None,
-        "kwh_amount": kwh(found.energy_wh),
-        "token_price": price(found.price_micro),
-        "token_amount": tokens(found.amount_nano),
-        "status": found.status,
-        "reason": found.reason,
-        "reason_text": REASON_SENTENCES.get(found.reason) if found.reason else None,
-        "blockchain_hash": found.blockchain_hash,
-        "timestamp": found.matched_at,
+        **_terms_and_course(found),
         "locked_at": found.locked_at,
         "submitted_at": found.submitted_at,
         "confirmed_at": found.confirmed_at,
@@ -81,6 +74,18 @@ def operators_trade(found: Trade) -> dict[str, Any]:
         "recipient_id": found.recipient_id,
         "device_id": found.device_id,
         "zone": found.zone,
+        **_terms_and_course(found),
+        "confirmed_at": found.confirmed_at,
+        "failed_at": found.failed_at,
+        "delivery": found.delivery,
+        "delivery_reason": found.delivery_reason,
+        "deliver_by": found.deliver_by,
+        "delivered_kwh": kwh(found.delivered_wh),
+    }
+
+
+def _terms_and_course(found: Trade) -> dict[str, Any]:
+    return {
         "kwh_amount": kwh(found.energy_wh),
         "token_price": price(found.price_micro),
         "token_amount": tokens(found.amount_nano),
@@ -89,12 +94,6 @@ def operators_trade(found: Trade) -> dict[str, Any]:
         "reason_text": REASON_SENTENCES.get(found.reason) if found.reason else None,
         "blockchain_hash": found.blockchain_hash,
         "timestamp": found.matched_at,
-        "confirmed_at": found.confirmed_at,
-        "failed_at": found.failed_at,
-        "delivery": found.delivery,
-        "delivery_reason": found.delivery_reason,
-        "deliver_by": found.deliver_by,
-        "delivered_kwh": kwh(found.delivered_wh),
     }
 
 

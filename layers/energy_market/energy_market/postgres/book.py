@@ -144,8 +144,7 @@ def _by_whom(statement: LiteralString) -> dict[bool, LiteralString]:
 # Between two bounds: the server, which plans this once for all values, would expect a third of all rows beyond one, and
 # read the whole book. Whatever this transaction sees was written before its own snapshot ends.
 _SINCE: Final[LiteralString] = (
-    "{0} >= pg_snapshot_xmin(%(seen)s::pg_snapshot) AND {0} < pg_snapshot_xmax(pg_current_snapshot())"
-    " AND NOT pg_visible_in_snapshot({0}, %(seen)s::pg_snapshot)"
+    _NEW.format("{0}", "%(seen)s::pg_snapshot") + " AND {0} < pg_snapshot_xmax(pg_current_snapshot())"
 )
 _NEW_ORDER: Final[LiteralString] = (
     "SELECT o.type, o.all_or_none, o.remaining_wh, o.price_micro, o.arrival, o.user_no, o.device_no FROM "

@@ -8,7 +8,7 @@ something that it should not, and from when on it is to be tidied (`usecases/tid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, LiteralString
 from uuid import UUID
 
 from psycopg import Connection
@@ -22,6 +22,13 @@ OVERLAP_S: Final = 86_400
 HEARD_OVERLAP_S: Final = 60
 """So long it is valid once the other was heard: for what was said under it and has lain in a queue since."""
 MAX_CERTIFICATES_IN_A_DAY: Final = 20  # of a device
+
+# The certificates that the device got before `this` one have so long left at most.
+_THOSE_BEFORE_END: Final[LiteralString] = """
+    UPDATE device_certificates
+    SET valid_until = least(valid_until, clock_timestamp() + make_interval(secs => %(overlap_s)s))
+    WHERE device_id = %(device)s AND issued_at < (SELECT issued_at FROM this)
+      AND (valid_until IS NULL OR valid_until > clock_timestamp())"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +55,12 @@ def activated(conn: Connection, certificate_id: str, device_id: UUID) -> None:
     """
     conn.execute(
         """
-        WITH activated AS (
+        WITH this AS (
             UPDATE device_certificates SET activated_at = clock_timestamp()
             WHERE id = %(id)s AND activated_at IS NULL RETURNING issued_at
         )
-        UPDATE device_certificates
-        SET valid_until = least(valid_until, clock_timestamp() + make_interval(secs => %(overlap_s)s))
-        WHERE device_id = %(device)s AND issued_at < (SELECT issued_at FROM activated)
-          AND (valid_until IS NULL OR valid_until > clock_timestamp())
-        """,
+        """
+        + _THOSE_BEFORE_END,
         {"id": certificate_id, "device": device_id, "overlap_s": OVERLAP_S},
     )
 
@@ -102,16 +106,13 @@ def heard(conn: Connection, certificate_id: str, device_id: UUID) -> None:
     """A device has said something under a certificate: those that it got before have a minute left."""
     conn.execute(
         """
-        WITH now_heard AS (
+        WITH this AS (
             UPDATE device_certificates SET heard_at = clock_timestamp(),
                    activated_at = coalesce(activated_at, clock_timestamp())
             WHERE id = %(id)s AND heard_at IS NULL RETURNING issued_at
         )
-        UPDATE device_certificates
-        SET valid_until = least(valid_until, clock_timestamp() + make_interval(secs => %(overlap_s)s))
-        WHERE device_id = %(device)s AND issued_at < (SELECT issued_at FROM now_heard)
-          AND (valid_until IS NULL OR valid_until > clock_timestamp())
-        """,
+        """
+        + _THOSE_BEFORE_END,
         {"id": certificate_id, "device": device_id, "overlap_s": HEARD_OVERLAP_S},
     )
     _plan(conn, device_id)

@@ -31,6 +31,7 @@ _DEVICE: Final[LiteralString] = f"""
     LEFT JOIN LATERAL (SELECT d.available_wh - ({PROMISED}) AS free_wh) f ON s.type = 'sell'"""
 
 _FROM: Final[LiteralString] = " FROM order_states s" + _DEVICE
+_ORDERS: Final[LiteralString] = "SELECT " + _COLUMNS + _UNMATCHABLE + _FROM
 
 # A new order stands as it was placed, so nothing is looked up that is known.
 _INSERT: Final[LiteralString] = (
@@ -193,7 +194,7 @@ def get(conn: Connection, order_id: UUID, *, device_online_s: int) -> Order | No
     """One order as it stands."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:
         return cursor.execute(
-            "SELECT " + _COLUMNS + _UNMATCHABLE + _FROM + " WHERE s.id = %(id)s",
+            _ORDERS + " WHERE s.id = %(id)s",
             {"id": order_id, "online_s": device_online_s},
         ).fetchone()
 
@@ -208,13 +209,7 @@ def seen_by(conn: Connection, viewer: UUID, order_id: UUID, *, device_online_s: 
     """One order as it stands, if it is the viewer's, or in the book of his zone."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:
         return cursor.execute(
-            "SELECT "
-            + _COLUMNS
-            + _UNMATCHABLE
-            + _FROM
-            + " WHERE s.id = %(id)s AND (s.user_id = %(viewer)s OR "
-            + _IN_BOOK_OF_VIEWER
-            + ")",
+            _ORDERS + " WHERE s.id = %(id)s AND (s.user_id = %(viewer)s OR " + _IN_BOOK_OF_VIEWER + ")",
             {"id": order_id, "viewer": viewer, "online_s": device_online_s},
         ).fetchone()
 
@@ -247,10 +242,7 @@ def open_page(
             "      AND (%(max)s::bigint IS NULL OR price_micro <= %(max)s)"
             "      AND (expires_at IS NULL OR expires_at > now())"
             "    ORDER BY arrival LIMIT %(limit)s)"
-            "SELECT "
-            + _COLUMNS
-            + _UNMATCHABLE
-            + _FROM
+            + _ORDERS
             # As an array, because the server, which does not know the limit, would else expect a tenth of all orders.
             + " WHERE s.id = ANY (ARRAY(SELECT order_id FROM page)) ORDER BY s.arrival",
             {
@@ -280,10 +272,7 @@ def of_user(
     """A user's orders, latest first, from the one before `before_arrival`."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:
         return cursor.execute(
-            "SELECT "
-            + _COLUMNS
-            + _UNMATCHABLE
-            + _FROM
+            _ORDERS
             + """
             WHERE s.user_id = %(user)s AND (%(before)s::bigint IS NULL OR s.arrival < %(before)s)
               AND (%(status)s::text IS NULL OR s.status = %(status)s)
