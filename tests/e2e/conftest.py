@@ -137,20 +137,19 @@ class Neighbourhood:
 
     def reconciled_by_night(self) -> int:
         """How many differences the nightly function finds, called as its schedule calls it."""
-        client = boto3.client("lambda", endpoint_url=self.market.stack.aws.endpoint_url)
-        answer = client.invoke(FunctionName=f"{STACK}-reconcile", Payload=b"{}")
-        said = json.loads(answer["Payload"].read())
-        client.close()
-        assert not answer.get("FunctionError"), said
-        return int(said["differences"])
+        return int(self._called("reconcile")["differences"])
 
     def tidy_devices(self) -> None:
         """Call the function that tidies devices, as its schedule does."""
+        self._called("device-tidying")
+
+    def _called(self, function: str) -> Any:  # noqa: ANN401 -- whatever it says
         client = boto3.client("lambda", endpoint_url=self.market.stack.aws.endpoint_url)
-        answer = client.invoke(FunctionName=f"{STACK}-device-tidying", Payload=b"{}")
+        answer = client.invoke(FunctionName=f"{STACK}-{function}", Payload=b"{}")
         said = json.loads(answer["Payload"].read())
         client.close()
         assert not answer.get("FunctionError"), said
+        return said
 
     def logged_times(self, function: str, reason: str) -> int:
         """How many messages a function has dropped for a reason."""

@@ -310,22 +310,11 @@ def test_the_nightly_comparison_runs_as_deployed_and_finds_what_differs(neighbou
 def test_dead_letters_that_are_moved_back_are_processed(neighbourhood: Neighbourhood) -> None:
     ann = neighbourhood.donor(charge_wh=1_000)
     endpoint = neighbourhood.market.stack.aws.endpoint_url
-    alert = {
-        "topic": f"energy/device/{ann.device_id}/alert",
-        "client_id": ann.device_id,
-        "principal": neighbourhood.devices_of(ann)[0]["certificates"][0]["certificate_id"],
-        "payload": base64.b64encode(b'{"code": "replayed"}').decode(),
-        "received_at_ms": 1,
-    }
-    with contextlib.closing(boto3.client("sqs", endpoint_url=endpoint)) as sqs:
-        (letters,) = (url for url in dead_letters(sqs, prefix=STACK) if "TelemetryDeadLetters" in url)
-        sqs.send_message(QueueUrl=letters, MessageBody=json.dumps(alert))
+    letters = _an_alert_fails_for_good(neighbourhood, ann, "replayed")
     moved = replay(endpoint)
     assert len(moved) == 2
     assert moved[letters.rpartition("/")[2]] == 1
-    with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
-        kept = "SELECT count(*) FROM device_reports WHERE payload ->> 'code' = 'replayed'"
-        wait_until(lambda: conn.execute(kept).fetchone() == (1,))
+    _wait_until_it_is_kept(neighbourhood, "replayed")
 
 
 def test_an_operator_pauses_the_market_and_replays_with_the_rights_that_the_function_has(
@@ -344,27 +333,37 @@ def test_an_operator_pauses_the_market_and_replays_with_the_rights_that_the_func
     ask = ann.client.place(side="sell", size_wh=500, price_micro=200_000, all_or_none=True)
     assert ann.client.cancel(str(ask["id"]))
 
-    alert = {
-        "topic": f"energy/device/{ann.device_id}/alert",
-        "client_id": ann.device_id,
-        "principal": neighbourhood.devices_of(ann)[0]["certificates"][0]["certificate_id"],
-        "payload": base64.b64encode(b'{"code": "replayed by an operator"}').decode(),
-        "received_at_ms": 1,
-    }
-    with contextlib.closing(boto3.client("sqs", endpoint_url=neighbourhood.market.stack.aws.endpoint_url)) as sqs:
-        (letters,) = (url for url in dead_letters(sqs, prefix=STACK) if "TelemetryDeadLetters" in url)
-        sqs.send_message(QueueUrl=letters, MessageBody=json.dumps(alert))
+    _an_alert_fails_for_good(neighbourhood, ann, "replayed by an operator")
     assert olga.client.get("/api/v1/admin/dead-letters") == [
         {"queue": "lock-responses", "messages": 0},
         {"queue": "telemetry", "messages": 1},
     ]
     replayed = olga.client.post("/api/v1/admin/dead-letters/replay", {"queue": "telemetry", "reason": "it works again"})
     assert replayed == {"queue": "telemetry", "replayed": 1, "left": 0}
-    with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
-        kept = "SELECT count(*) FROM device_reports WHERE payload ->> 'code' = 'replayed by an operator'"
-        wait_until(lambda: conn.execute(kept).fetchone() == (1,))
+    _wait_until_it_is_kept(neighbourhood, "replayed by an operator")
     acts = olga.client.get("/api/v1/admin/acts")
     assert [act["act"] for act in acts] == ["dead_letters.replay", "market.resume", "market.pause"]
+
+
+def _an_alert_fails_for_good(neighbourhood: Neighbourhood, donor: Neighbour, code: str) -> str:
+    """A device's alert lies among the dead letters, whose queue is returned."""
+    alert = {
+        "topic": f"energy/device/{donor.device_id}/alert",
+        "client_id": donor.device_id,
+        "principal": neighbourhood.devices_of(donor)[0]["certificates"][0]["certificate_id"],
+        "payload": base64.b64encode(json.dumps({"code": code}).encode()).decode(),
+        "received_at_ms": 1,
+    }
+    with contextlib.closing(boto3.client("sqs", endpoint_url=neighbourhood.market.stack.aws.endpoint_url)) as sqs:
+        (letters,) = (url for url in dead_letters(sqs, prefix=STACK) if "TelemetryDeadLetters" in url)
+        sqs.send_message(QueueUrl=letters, MessageBody=json.dumps(alert))
+    return letters
+
+
+def _wait_until_it_is_kept(neighbourhood: Neighbourhood, code: str) -> None:
+    with psycopg.connect(neighbourhood.market.stack.database.url, autocommit=True) as conn:
+        kept = "SELECT count(*) FROM device_reports WHERE payload ->> 'code' = %s"
+        wait_until(lambda: conn.execute(kept, (code,)).fetchone() == (1,))
 
 
 def test_the_contract_is_served_and_readable(neighbourhood: Neighbourhood) -> None:
