@@ -56,7 +56,7 @@ NO_PYTHON_FOR_LOCALSTACK = (
     " (LOCALSTACK_PYTHON may name one)."
 )
 
-LAYOUT = "1"  # to be raised when what is made of the same locks changes
+LAYOUT = "2"  # to be raised when what is made of the same locks changes
 
 # Not the environment that happens to be active: its own would be made from itself.
 INTERPRETER = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
@@ -220,7 +220,8 @@ def set_up_environment(uv: Path, name: str) -> None:
     if name == "bench":
         install_one_by_one([str(uv), "pip", "install", "--quiet", "--python", python, "--no-deps"], lock)
     else:
-        sync = [str(uv), "pip", "sync", "--quiet", "--python", python, "--require-hashes"]
+        # Compiled here and now: where PYTHONDONTWRITEBYTECODE is set, every process would do it again.
+        sync = [str(uv), "pip", "sync", "--quiet", "--compile-bytecode", "--python", python, "--require-hashes"]
         run([*sync, str(lock)], doing=f"Installing {lock.relative_to(CHECKOUT)}")
     for packages in folder.glob("lib/python3*/site-packages"):
         # Scripts, tests and the bench import our own packages as they are in the checkout.
