@@ -50,7 +50,7 @@ class Node(BaseHTTPRequestHandler):
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch, load_api: LoadApi) -> Iterator[str]:  # noqa: ARG001 - sets the environment first
     server = HTTPServer(("127.0.0.1", 0), Node)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
     monkeypatch.setenv("RPC_URL", url)

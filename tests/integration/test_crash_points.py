@@ -26,7 +26,7 @@ from tests.integration.crashes import (
 )
 from tests.integration.loop import Living, Loop, MovingBook
 from tests.integration.market import Market
-from tests.integration.migrating import Migrating
+from tests.integration.migrating import Migrating, first_migrations
 from tests.integration.neighbours import (
     Api,
     AtApi,
@@ -148,13 +148,14 @@ def test_a_tick_may_die_in_any_of_its_five_attempts(loop: Loop, market: Market) 
 
 
 def test_a_deploy_whose_migrations_die_is_finished_by_the_next_call(
-    owner_url: str, monkeypatch: pytest.MonkeyPatch
+    owner_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", owner_url)
     stages: list[Migrating] = []
+    migrations = first_migrations(tmp_path / "migrations")
 
     def stage() -> Migrating:
-        stages.append(Migrating(owner_url))
+        stages.append(Migrating(owner_url, migrations))
         return stages[-1]
 
     def process(fuse: Fuse) -> AbstractContextManager[None]:

@@ -6,6 +6,7 @@ and goes on as its own caller makes it: a client asks again, a queue delivers ag
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -14,7 +15,7 @@ from energy_market.database import UNAVAILABLE, Database
 from tests.integration.disturbances import Disturbance, disturb, each_in_each_way, each_once
 from tests.integration.loop import Loop, TwoSteps
 from tests.integration.market import Market
-from tests.integration.migrating import Migrating
+from tests.integration.migrating import Migrating, first_migrations
 from tests.integration.neighbours import (
     Api,
     BuildingANode,
@@ -69,9 +70,10 @@ def test_the_loop_takes_its_next_step_and_the_queues_deliver_again(loop: Loop, m
 
 
 def test_a_deploy_that_fails_for_the_database_is_done_by_the_next(
-    owner_url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    owner_url: str, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages: list[Migrating] = []
+    migrations = first_migrations(tmp_path / "migrations")
 
     @contextmanager
     def on(_: Database) -> Iterator[None]:
@@ -79,7 +81,7 @@ def test_a_deploy_that_fails_for_the_database_is_done_by_the_next(
         yield
 
     def stage() -> Migrating:
-        stages.append(Migrating(owner_url))
+        stages.append(Migrating(owner_url, migrations))
         with psycopg.connect(owner_url, autocommit=True) as conn:
             conn.execute(DOOM)
         return stages[-1]

@@ -36,6 +36,7 @@ class FaultyNode:
 
         class Between(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body leave apart, and the body would wait for 40 ms
 
             def do_POST(self) -> None:
                 request = self.rfile.read(int(self.headers["Content-Length"]))

@@ -14,7 +14,8 @@ from eth_utils.address import to_checksum_address
 
 from energy_market.evm.rpc import ChainError, Rpc
 
-POLL_S: Final = 0.05
+FIRST_PAUSE_S: Final = 0.005
+LONGEST_PAUSE_S: Final = 0.5
 
 
 class Reverted(ChainError):
@@ -116,8 +117,10 @@ def transact(
         fields["to"] = to
     signed = account.sign_transaction(fields)
     transaction_hash = rpc.call("eth_sendRawTransaction", "0x" + signed.raw_transaction.hex())
+    pause_s = FIRST_PAUSE_S
     while (receipt := rpc.call("eth_getTransactionReceipt", transaction_hash)) is None:
-        sleep(POLL_S)
+        sleep(pause_s)
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     if int(receipt["status"], 16) != 1:
         raise Reverted(f"the transaction {transaction_hash} was undone")
     return dict(receipt)
