@@ -50,6 +50,9 @@ ENVIRONMENTS = {
 
 ALWAYS = ["venv", "ministack", "sam"]  # the others only when they are asked for
 
+COMPILED = {*ALWAYS, "lambda"}
+"""Of these many processes are started, each of which would compile it again where PYTHONDONTWRITEBYTECODE is set."""
+
 LOCALSTACK_PYTHON = (3, 13)
 NO_PYTHON_FOR_LOCALSTACK = (
     "What runs on LocalStack's core is left out: it needs Python 3.13, and there is none here"
@@ -220,8 +223,9 @@ def set_up_environment(uv: Path, name: str) -> None:
     if name == "bench":
         install_one_by_one([str(uv), "pip", "install", "--quiet", "--python", python, "--no-deps"], lock)
     else:
-        # Compiled here and now: where PYTHONDONTWRITEBYTECODE is set, every process would do it again.
-        sync = [str(uv), "pip", "sync", "--quiet", "--compile-bytecode", "--python", python, "--require-hashes"]
+        sync = [str(uv), "pip", "sync", "--quiet", "--python", python, "--require-hashes"]
+        if name in COMPILED:
+            sync.append("--compile-bytecode")
         run([*sync, str(lock)], doing=f"Installing {lock.relative_to(CHECKOUT)}")
     for packages in folder.glob("lib/python3*/site-packages"):
         # Scripts, tests and the bench import our own packages as they are in the checkout.
