@@ -16,6 +16,7 @@ from itertools import cycle
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import psycopg
@@ -69,10 +70,10 @@ def measure(*, quick: bool) -> Iterator[Row | Table]:
 @contextmanager
 def sandbox(name: str, url: str) -> Iterator[ModuleType]:
     """A function's module, as in a sandbox of its own."""
-    os.environ |= {**ENVIRONMENT, "DATABASE_URL": url}
-    module = load_function(name)
-    yield module
-    module.database.close()
+    with patch.dict(os.environ, {**ENVIRONMENT, "DATABASE_URL": url}):
+        module = load_function(name)
+        yield module
+        module.database.close()
 
 
 def said_into(audit: Path, results: Iterator[Row | Table]) -> list[Row | Table]:

@@ -1,6 +1,7 @@
 """What the bench says of itself. That it runs is seen by running it: `make bench`."""
 
 import importlib
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from bench.__main__ import SECTIONS, drawn, sentence
 from bench.flow import order_flow
 from bench.matching import fetched, the_specifications_loop
 from bench.measure import Row, Table
+from bench.requests import sandbox
 
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 
@@ -55,3 +57,11 @@ def test_the_specifications_loop_finds_the_same_whether_or_not_it_stops_where_no
     ]
     assert len(found[0]) > 300
     assert found[0] == found[1]
+
+
+def test_a_sandbox_leaves_no_variable_to_the_sections_after_it() -> None:
+    before = dict(os.environ)
+    with sandbox("auth_api", "postgresql://nobody@127.0.0.1:1/none") as module:
+        assert os.environ["DATABASE_URL"].endswith("/none")
+        assert module.database
+    assert dict(os.environ) == before
