@@ -10,7 +10,7 @@
 # RUNTIME    the version of Python that `make deploy` deploys for, 3.11 to 3.14 (default: 3.13)
 # TESTS      what `make test` and `make localstack-test` give to pytest (default: all tests)
 # WORKERS    how many processes `make test` shares the files among (default: 2; 0: none but its own)
-# QUICK, SECTIONS   whether `make bench` is to be short, and what it measures (default: all, in about half an hour)
+# QUICK, SECTIONS   whether `make bench` is to be short, and what it measures (default: all, in 20 to 30 minutes)
 # JOBS, MUTANTS, LIVES   how many mutants are tried at once, which, and how hard the state machine looks for each
 # ATTACKS, FUZZ_EXAMPLES what `make security` does (scan, attacks, fuzz; default: all), and how much it sends to each route
 
