@@ -32,6 +32,7 @@ from tests.security.scanners import CHECKOUT, TOOLS, ToolError
 
 FOLDER: Final = CHECKOUT / ".local" / "fuzz"
 HOOKS: Final = CHECKOUT / "tests" / "security" / "formats.py"
+CHECKS: Final = CHECKOUT / "tests" / "security" / "schemathesis.toml"
 TIMEOUT_S: Final = 840  # an access token lives for 900
 SAMPLES: Final = 20
 OPERATORS_ONLY: Final = " /api/v1/admin/"
@@ -102,7 +103,8 @@ def _sent(
     report = FOLDER / f"{who}.json"
     done = subprocess.run(
         [
-            *(str(TOOLS / "schemathesis"), "run", f"{running.api_url}/api/v1/openapi.json", "--url", running.api_url),
+            *(str(TOOLS / "schemathesis"), "--config-file", str(CHECKS), "run"),
+            *(f"{running.api_url}/api/v1/openapi.json", "--url", running.api_url),
             *("--checks", "all", "--max-examples", str(examples), "--seed", str(seed), "--workers", str(workers)),
             *("--continue-on-failure", "--no-color", "--report", "json", "--report-json-path", str(report)),
             *(() if token is None else ("--header", f"Authorization: Bearer {token}")),
