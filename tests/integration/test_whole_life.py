@@ -519,7 +519,7 @@ AVAILABLE_PROVIDERS["afresh"] = HypothesisProvider
 def lives() -> settings:
     return settings(
         backend="afresh",
-        max_examples=int(os.environ.get("WHOLE_LIVES", "20")),
+        max_examples=int(os.environ.get("WHOLE_LIVES", "30")),
         stateful_step_count=50,
         deadline=None,
         derandomize="WHOLE_LIVES" not in os.environ,

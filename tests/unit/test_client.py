@@ -48,6 +48,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def _answer(self) -> None:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
