@@ -178,7 +178,7 @@ class MarketClient:
         try:
             answer = self.post("/api/v1/auth/refresh", {"refresh_token": self._refresh_token}, signed_in=False)
         except ApiError as error:
-            if error.status not in (UNAUTHORIZED, CONFLICT):
+            if error.status != UNAUTHORIZED:
                 raise
             self.log_in()
             return

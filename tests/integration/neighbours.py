@@ -176,12 +176,12 @@ class Refreshing(SignedUp):
 
 
 class RefreshingLater(Refreshing):
-    """Asks again only when the ten seconds are over in which that is taken for a second tab."""
+    """Asks again only when the ten minutes are over in which the new tokens can be had once more."""
 
     def go(self) -> None:
         session = self.neighbour.refresh_token.partition(".")[0]
         self.api.before_the_next_process = lambda: self.market.sql(
-            "UPDATE refresh_tokens SET rotated_at = rotated_at - interval '11 s' WHERE id = %s", UUID(session)
+            "UPDATE refresh_tokens SET rotated_at = rotated_at - interval '11 min' WHERE id = %s", UUID(session)
         )
         super().go()
 

@@ -243,7 +243,7 @@ def test_a_stolen_refresh_token_that_is_noticed_ends_the_access_tokens_too(auth:
     person = signed_in(auth)
     thief = auth.post("/api/v1/auth/refresh", {"refresh_token": person.refresh_token}).json
     assert [me(auth, token).status for token in (person.token, thief["access_token"])] == [200, 200]
-    market.sql("UPDATE refresh_tokens SET rotated_at = now() - interval '1 minute'")
+    market.sql("UPDATE refresh_tokens SET rotated_at = now() - interval '11 minutes'")
     assert auth.post("/api/v1/auth/refresh", {"refresh_token": person.refresh_token}).status == 401
     for token in (person.token, thief["access_token"]):
         assert me(auth, token).refusal == (401, "session_ended")

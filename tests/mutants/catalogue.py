@@ -852,7 +852,19 @@ MUTANTS: Final = (
         "a_stolen_session_goes_on",
         "a token that is used again ends the session for both",
         (f"{_AUTH}::test_an_old_refresh_token_ends_the_session_for_whoever_holds_it",),
-        (f"{PACKAGE}/usecases/refresh_session.py", '        if standing == "used_again":\n            refresh_tokens.revoke(conn, given.session_id)\n', ""),
+        (f"{PACKAGE}/usecases/refresh_session.py", "        refresh_tokens.revoke(conn, given.session_id)\n", ""),
+    ),
+    _mutant(
+        "a_lost_answer_to_a_refresh_is_lost",
+        "a token gives its successor again until that one is used",
+        (f"{_AUTH}::test_whoever_lost_the_answer_to_a_refresh_has_the_successor_again_for_ten_minutes",),
+        (f"{PACKAGE}/domain/sessions.py", "HAD_AGAIN_S: Final = 600", "HAD_AGAIN_S: Final = 10"),
+    ),
+    _mutant(
+        "a_used_successor_can_be_had_again",
+        "a token from two rotations ago ends the session",
+        (f"{_AUTH}::test_a_token_from_two_rotations_ago_ends_the_session_even_at_once",),
+        (f"{PACKAGE}/postgres/refresh_tokens.py", "WHEN previous_hash = %s AND rotated_at >", "WHEN (previous_hash = %s OR true) AND rotated_at >"),
     ),
     _mutant(
         "a_signature_signs_in_twice",

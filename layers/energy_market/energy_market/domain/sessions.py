@@ -1,12 +1,16 @@
 """A session goes on with a refresh token: "<session id>.<secret>", of which the database keeps the secret's hash.
 
-The secret is 256 random bits, so a plain hash is enough: there is nothing to guess.
+A session's first secret is 256 random bits, and each later one is derived from the one before under a configured key:
+whoever lost an answer can have it again, though the database has nothing but hashes. A plain hash is enough, since
+there is nothing to guess.
 """
 
+import base64
 import hashlib
+import hmac
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -14,8 +18,9 @@ from energy_market.domain.errors import Unauthorized
 
 LIFE_S: Final = 7 * 24 * 3600
 MAX_SESSIONS_OF_A_USER: Final = 50  # one more ends the oldest
-# Two tabs of a browser, or a request whose answer got lost, use the same token at nearly the same time.
-GRACE_S: Final = 10
+HAD_AGAIN_S: Final = 600
+"""Seconds after its rotation for which a token gives its successor once more, as long as nobody has used that one."""
+_SUCCESSOR: Final = b"refresh token's successor\0"
 _TOKEN: Final = re.compile(
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.([A-Za-z0-9_-]{43})", re.ASCII
 )
@@ -26,7 +31,18 @@ class RefreshToken:
     """A refresh token taken apart."""
 
     session_id: UUID
-    token_hash: bytes
+    secret: str = field(repr=False)
+
+    @property
+    def token_hash(self) -> bytes:
+        """What the database keeps."""
+        return hash_of(self.secret)
+
+    def successor(self, key: str) -> str:
+        """The secret that follows this one: 43 characters, the same each time (HMAC-SHA256 under `key`)."""
+        spelled = spell(self.session_id, self.secret)
+        digest = hmac.digest(key.encode(), _SUCCESSOR + spelled.encode(), "sha256")
+        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def new_secret() -> str:
@@ -44,7 +60,7 @@ def parse(token: str) -> RefreshToken:
     match = _TOKEN.fullmatch(token)
     if match is None:
         raise invalid()
-    return RefreshToken(session_id=UUID(match[1]), token_hash=hash_of(match[2]))
+    return RefreshToken(session_id=UUID(match[1]), secret=match[2])
 
 
 def hash_of(secret: str) -> bytes:

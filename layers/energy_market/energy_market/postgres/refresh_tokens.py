@@ -1,13 +1,23 @@
 """Sessions: one row each, with the hash of the refresh token it goes on with and of the one before."""
 
-from typing import Literal
+from dataclasses import dataclass
 from uuid import UUID
 
 from psycopg import Connection
+from psycopg.rows import class_row
 
 PRUNED_AT_ONCE = 20
 
-Standing = Literal["just_replaced", "used_again", "over"]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A session that goes on, as one sees it who brings a token that is not its current one.
+
+    `token_hash`: of the current token, if what was brought is the one before it and was replaced a short time ago.
+    """
+
+    user_id: UUID
+    token_hash: bytes | None
 
 
 def open_session(conn: Connection, *, user_id: UUID, token_hash: bytes, life_s: int, most: int) -> UUID:
@@ -49,23 +59,21 @@ def rotate(conn: Connection, *, session_id: UUID, token_hash: bytes, next_hash: 
     return row[0] if row else None
 
 
-def standing(conn: Connection, *, session_id: UUID, token_hash: bytes, grace_s: int) -> Standing:
-    """Why `rotate` refused a token.
+def standing(conn: Connection, *, session_id: UUID, token_hash: bytes, within_s: int) -> Standing | None:
+    """What a session is to a token that `rotate` refused; None if it is over, or was never there.
 
     `clock_timestamp()`, since another request may have rotated after this transaction began.
     """
-    row = conn.execute(
-        """
-        SELECT CASE
-            WHEN revoked_at IS NOT NULL OR expires_at <= now() THEN 'over'
-            WHEN previous_hash = %s AND rotated_at > clock_timestamp() - make_interval(secs => %s) THEN 'just_replaced'
-            ELSE 'used_again'
-        END
-        FROM refresh_tokens WHERE id = %s
-        """,
-        (token_hash, grace_s, session_id),
-    ).fetchone()
-    return row[0] if row else "over"
+    with conn.cursor(row_factory=class_row(Standing)) as cursor:
+        return cursor.execute(
+            """
+            SELECT user_id, CASE
+                WHEN previous_hash = %s AND rotated_at > clock_timestamp() - make_interval(secs => %s) THEN token_hash
+            END AS token_hash
+            FROM refresh_tokens WHERE id = %s AND revoked_at IS NULL AND expires_at > now()
+            """,
+            (token_hash, within_s, session_id),
+        ).fetchone()
 
 
 def revoke(conn: Connection, session_id: UUID) -> None:

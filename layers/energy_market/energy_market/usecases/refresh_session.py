@@ -1,10 +1,14 @@
 """Go on with a session."""
 
 from collections.abc import Mapping
+from uuid import UUID
+
+from psycopg import Connection
 
 from energy_market.database import Database
 from energy_market.domain import sessions, tokens
-from energy_market.domain.errors import Conflict, Unauthorized
+from energy_market.domain.errors import Unauthorized
+from energy_market.domain.sessions import RefreshToken
 from energy_market.postgres import challenges, refresh_tokens
 from energy_market.usecases.log_in import Session
 
@@ -12,41 +16,49 @@ from energy_market.usecases.log_in import Session
 def refresh_session(database: Database, *, refresh_token: str, keys: Mapping[str, str]) -> Session:
     """The next pair of tokens; the one given is used up.
 
-    An old token means that two hold this session, one of whom may have stolen it: the session ends for both
-    (`refresh_token_reused`). Except the one replaced in the last ten seconds, which is rather a second tab:
-    `Conflict`, and nothing is revoked. Opens its own transaction, for the revocation must outlive the refusal.
+    A token whose answer got lost, or that a second tab sends, gives the same successor again: until that one is used,
+    and for ten minutes at most. Any other old token means that two hold this session, one of whom may have stolen it:
+    the session ends for both (`refresh_token_reused`). Opens its own transaction, for the revocation must outlive the
+    refusal.
+
+    `keys`: by their id; the first derives a successor, and any may have derived one. Without the key that did, the
+    successor cannot be had again (`invalid_refresh_token`), and nothing is ended.
     """
     given = sessions.parse(refresh_token)
-    secret = sessions.new_secret()
+    successors = [given.successor(key) for key in keys.values()]
     with database.transaction() as conn:
         user_id = refresh_tokens.rotate(
             conn,
             session_id=given.session_id,
             token_hash=given.token_hash,
-            next_hash=sessions.hash_of(secret),
+            next_hash=sessions.hash_of(successors[0]),
             life_s=sessions.LIFE_S,
         )
         if user_id is not None:
-            return Session(
-                user_id=user_id,
-                access_token=tokens.issue(
-                    user_id=user_id,
-                    session_id=given.session_id,
-                    token_id=tokens.new_id(),
-                    keys=keys,
-                    now=challenges.database_time(conn),
-                ),
-                refresh_token=sessions.spell(given.session_id, secret),
-            )
+            return _session(conn, given, user_id=user_id, secret=successors[0], keys=keys)
         standing = refresh_tokens.standing(
-            conn, session_id=given.session_id, token_hash=given.token_hash, grace_s=sessions.GRACE_S
+            conn, session_id=given.session_id, token_hash=given.token_hash, within_s=sessions.HAD_AGAIN_S
         )
-        if standing == "used_again":
-            refresh_tokens.revoke(conn, given.session_id)
-    match standing:
-        case "just_replaced":
-            raise Conflict("refresh_token_rotated", "This refresh token was replaced moments ago: use its successor.")
-        case "used_again":
-            raise Unauthorized("refresh_token_reused", "This refresh token was used before: the session is ended.")
-        case "over":
+        if standing is None:
             raise sessions.invalid()
+        if standing.token_hash is not None:
+            for secret in successors:
+                if sessions.hash_of(secret) == standing.token_hash:
+                    return _session(conn, given, user_id=standing.user_id, secret=secret, keys=keys)
+            raise sessions.invalid()
+        refresh_tokens.revoke(conn, given.session_id)
+    raise Unauthorized("refresh_token_reused", "This refresh token was used before: the session is ended.")
+
+
+def _session(conn: Connection, given: RefreshToken, *, user_id: UUID, secret: str, keys: Mapping[str, str]) -> Session:
+    return Session(
+        user_id=user_id,
+        access_token=tokens.issue(
+            user_id=user_id,
+            session_id=given.session_id,
+            token_id=tokens.new_id(),
+            keys=keys,
+            now=challenges.database_time(conn),
+        ),
+        refresh_token=sessions.spell(given.session_id, secret),
+    )
