@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -33,6 +33,31 @@ def pytest_configure() -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let a skipped test fail under REQUIRE_ALL=1, unless the marker `may_be_skipped` says why it may be."""
+    report = yield
+    if report.skipped and item.get_closest_marker("may_be_skipped") is None:
+        _fail_if_all_is_required(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Let a file that is skipped as a whole fail under REQUIRE_ALL=1."""
+    report = yield
+    if report.skipped:
+        _fail_if_all_is_required(report)
+    return report
+
+
+def _fail_if_all_is_required(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if os.environ.get("REQUIRE_ALL") == "1":
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped, and REQUIRE_ALL=1 asks for all tests. {reason}"
 
 
 @pytest.fixture(scope="session", autouse=True)

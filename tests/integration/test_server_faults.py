@@ -163,6 +163,7 @@ def full(disk: Path) -> Iterator[None]:
     ballast.unlink()
 
 
+@pytest.mark.may_be_skipped("mounting needs a right that a container may not have")
 def test_on_a_full_disk_what_finds_no_room_is_done_when_there_is_some(
     api: Api, loop: Loop, small_disk: tuple[str, Path]
 ) -> None:
