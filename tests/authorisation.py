@@ -83,6 +83,7 @@ ACCESS: Mapping[Route, Access] = {
         status=201,
         shows=("user",),
     ),
+    ("GET", "/api/v1/iot/device/{id}/reports"): Access(rule=Rule.OWNER, named="device"),
     ("POST", "/api/v1/iot/device/{id}/certificate"): Access(
         rule=Rule.OWNER, named="spare_device", body=lambda _: {}, status=201
     ),

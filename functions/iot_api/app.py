@@ -1,7 +1,7 @@
 """Devices and their certificates."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from chalice.app import Response
 from msgspec import Meta, Struct
@@ -9,20 +9,36 @@ from msgspec import Meta, Struct
 from energy_market import answers, config
 from energy_market.database import Database
 from energy_market.device_registry import MAX_CSR_CHARACTERS, Credentials, DeviceRegistry
-from energy_market.domain.devices import DeviceSide, DeviceType
+from energy_market.domain.devices import DeviceSide, DeviceType, ReportKind
 from energy_market.http import Api, encode
 from energy_market.postgres import certificates, devices
 from energy_market.usecases.register_device import RegisteredDevice, Registration, register_device
 from energy_market.usecases.remove_device import remove_device
-from energy_market.usecases.revoke_certificates import revoke_certificates
+from energy_market.usecases.revoke_certificates import revoke_certificates, unknown_device
 from energy_market.usecases.rotate_certificate import Rotation, rotate_certificate
-from energy_market.wire import Location
+from energy_market.wire import Cursor, Location, PageLimit
 
 settings = config.device_settings()
 online_s = config.device_online_s()
 database = Database(config.database_url())
 registry = DeviceRegistry(settings.policy)
 app = Api("iot_api", settings=config.http_settings(), database=database)
+
+
+# What the API calls a report, and what it is kept as.
+KINDS: Final[dict[str, list[ReportKind]]] = {
+    "status": ["donor_status", "recipient_status"],
+    "alert": ["alert"],
+    "transfer": ["transfer"],
+}
+
+
+class ReportsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A filter of a device's reports, and a page of them."""
+
+    kind: Literal["status", "alert", "transfer"] | None = None
+    limit: PageLimit = PageLimit(100)
+    cursor: Cursor | None = None
 
 
 class DeviceRequest(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +89,29 @@ def register() -> Response:
     )
     answer = register_device(database, registry, asked, present=_present)
     return app.present_text(answer.body, status=answer.status)
+
+
+@app.route("/api/v1/iot/device/{id}/reports", methods=["GET"], takes_query=True)
+def reports(id: str) -> Response:  # noqa: A002 - the path's name for it
+    """What a device of the caller's has sent in the last week, latest first."""
+    caller, device_id = app.caller(), app.path_id(id)
+    query = app.query(ReportsQuery)
+    with database.transaction() as conn:
+        found = devices.reports(
+            conn,
+            device_id,
+            caller.user_id,
+            kinds=KINDS[query.kind] if query.kind is not None else [kind for kinds in KINDS.values() for kind in kinds],
+            before=query.cursor.moment() if query.cursor is not None else None,
+            limit=query.limit + 1,
+        )
+    if found is None:
+        raise unknown_device()
+    page = found[: query.limit]
+    return app.present(
+        [answers.report(one) for one in page],
+        next_cursor=Cursor.spell_moment(page[-1].received_at, page[-1].id) if len(found) > len(page) else None,
+    )
 
 
 @app.route("/api/v1/iot/device/{id}", methods=["DELETE"])

@@ -241,13 +241,13 @@ def recent_trades() -> Response:
         page = trades.confirmed(
             conn,
             users.zone_of(conn, caller.user_id, share_lock=False),
-            before=_position(query.cursor),
+            before=query.cursor.moment() if query.cursor is not None else None,
             limit=query.limit,
         )
     last = page[-1] if len(page) == query.limit else None
     cursor = None
     if last is not None and last.confirmed_at is not None:
-        cursor = Cursor.spell(f"{_microseconds(last.confirmed_at)},{last.seq}")
+        cursor = Cursor.spell_moment(last.confirmed_at, last.seq)
     return app.present([answers.public_trade(one) for one in page], next_cursor=cursor)
 
 
@@ -270,21 +270,3 @@ def _instant(value: datetime | None, name: str) -> datetime | None:
     if value is not None and value.tzinfo is None:
         raise InvalidRequest("invalid_query", f"{name} must have a time zone.")
     return value
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _position(cursor: Cursor | None) -> tuple[datetime, int] | None:
-    """Where a page of trades goes on: (confirmed_at, seq), exactly."""
-    if cursor is None:
-        return None
-    microseconds, seq = cursor.integers(2)
-    try:
-        return _EPOCH + timedelta(microseconds=microseconds), seq
-    except OverflowError:
-        raise Cursor.refusal() from None

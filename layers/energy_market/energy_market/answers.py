@@ -5,8 +5,10 @@ from decimal import Decimal
 from typing import Any, get_args
 from uuid import UUID
 
+import msgspec
+
 from energy_market.domain.dashboard import Dashboard, Totals
-from energy_market.domain.devices import Certificate, Device
+from energy_market.domain.devices import Certificate, Device, Report
 from energy_market.domain.market import Candle, Level, PriceSummary
 from energy_market.domain.network_nodes import NetworkNode
 from energy_market.domain.operators import MarketState
@@ -182,6 +184,15 @@ def device(found: Device, *, now: datetime, device_online_s: int) -> dict[str, A
         "free_kwh": None if found.free_wh is None else kwh(int(found.free_wh)),
         "battery_level": found.battery_level,
         "created_at": found.created_at,
+    }
+
+
+def report(found: Report) -> dict[str, Any]:
+    """What a device sent; the payload as it was, whatever its firmware put into it."""
+    return {
+        "kind": "status" if found.kind in {"donor_status", "recipient_status"} else found.kind,
+        "received_at": found.received_at,
+        "payload": msgspec.Raw(found.payload.encode()),
     }
 
 

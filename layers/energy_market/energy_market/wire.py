@@ -5,6 +5,7 @@ A `parse` takes what the JSON (or the query string) held and raises `InvalidRequ
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Final, Self
 
@@ -21,6 +22,7 @@ VISIBLE: Final = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*\Z"
 Location = Annotated[str, Meta(min_length=1, max_length=200, pattern=VISIBLE)]
 _NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _PLAIN_INTEGER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _CURSOR: Final = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 
@@ -103,6 +105,19 @@ class Cursor(str):
         if len(parts) != count or not all(part.isdecimal() and len(part) < 19 for part in parts):  # noqa: PLR2004
             raise self.refusal()
         return tuple(map(int, parts))
+
+    @classmethod
+    def spell_moment(cls, moment: datetime, seq: int) -> str:
+        """The opaque word for a place among rows in the order of time, and of `seq` where they have the same."""
+        return cls.spell(f"{(moment - _EPOCH) // timedelta(microseconds=1)},{seq}")
+
+    def moment(self) -> tuple[datetime, int]:
+        """What `spell_moment` was given, exactly."""
+        microseconds, seq = self.integers(2)
+        try:
+            return _EPOCH + timedelta(microseconds=microseconds), seq
+        except OverflowError:
+            raise self.refusal() from None
 
     @staticmethod
     def refusal() -> InvalidRequest:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 DeviceType = Literal["esp32", "raspi"]
 DeviceSide = Literal["donor", "recipient"]
+ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
 DeviceStatus = Literal["Provisioning", "Registered", "Online", "Offline", "Removed"]
 
 
@@ -27,6 +28,16 @@ class Device:
     free_wh: int | None
     battery_level: Decimal | None
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a device sent, as it was kept: `payload` is the text of a JSON object."""
+
+    id: int
+    kind: ReportKind
+    received_at: datetime
+    payload: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,14 +1,15 @@
 """Devices (the tables `iot_devices` and `device_reports`)."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from decimal import Decimal
-from typing import Final, Literal, LiteralString
+from typing import Final, LiteralString
 from uuid import UUID
 
 from psycopg import Connection
 from psycopg.rows import class_row
 
-from energy_market.domain.devices import Device, DeviceSide, DeviceType
+from energy_market.domain.devices import Device, DeviceSide, DeviceType, Report, ReportKind
 from energy_market.postgres.book import array
 
 REPORTS_KEPT_DAYS: Final = 7
@@ -20,8 +21,6 @@ COUNT_FORGOTTEN_AFTER_S: Final = 600
 
 UNFINISHED_AFTER_S: Final = 600
 """A registration that is not done by then has died: no request takes that long."""
-
-ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
 
 # What a device `d` has promised: its trades that neither failed nor came to the end of their delivery, and its matches.
 _TRADED: Final[LiteralString] = """
@@ -365,3 +364,46 @@ def keep_report(conn: Connection, device_id: UUID, kind: ReportKind, payload: st
             "most": MAX_REPORTS_IN_TEN_MINUTES,
         },
     )
+
+
+def reports(
+    conn: Connection,
+    device_id: UUID,
+    owner_id: UUID,
+    *,
+    kinds: Sequence[ReportKind],
+    before: tuple[datetime, int] | None,
+    limit: int,
+) -> list[Report] | None:
+    """What a device sent of these kinds, latest first; None if the user has no such device.
+
+    `before`: when the last report of the page before this one was received, and its id.
+    """
+    is_owned = conn.execute(
+        "SELECT FROM iot_devices WHERE id = %s AND owner_id = %s AND status NOT IN ('Provisioning', 'Removed')",
+        (device_id, owner_id),
+    ).fetchone()
+    if is_owned is None:
+        return None
+    received_at, report_id = before or (None, None)
+    with conn.cursor(row_factory=class_row(Report)) as cursor:
+        return cursor.execute(
+            """
+            SELECT r.id, r.kind, r.received_at, r.payload::text AS payload
+            FROM unnest(%(kinds)s::text[]) k(kind) CROSS JOIN LATERAL (
+                SELECT * FROM device_reports
+                WHERE device_id = %(device)s AND kind = k.kind
+                  AND received_at <= coalesce(%(received_at)s::timestamptz, 'infinity')
+                  AND (%(received_at)s::timestamptz IS NULL
+                       OR (received_at, id) < (%(received_at)s::timestamptz, %(id)s::bigint))
+                ORDER BY received_at DESC, id DESC LIMIT %(limit)s) r
+            ORDER BY r.received_at DESC, r.id DESC LIMIT %(limit)s
+            """,
+            {
+                "device": device_id,
+                "kinds": list(kinds),
+                "received_at": received_at,
+                "id": report_id,
+                "limit": limit,
+            },
+        ).fetchall()

@@ -17,9 +17,9 @@ from energy_market.devices import (
     read_text,
     sender,
 )
+from energy_market.domain.devices import ReportKind
 from energy_market.domain.trades import Shortfall, ShortReason
 from energy_market.postgres import certificates, devices, trades
-from energy_market.postgres.devices import ReportKind
 from energy_market.usecases.recognise_device import recognise
 
 PRESENCE_TOPIC = "$aws/events/presence/"
