@@ -5,6 +5,7 @@
     reservations  which energy is promised to whom; pure, standard library only
     store         the same, on disk, before anybody is told
     messages      the commands and reports as they are on the wire
+    hardware      what plugs in, as it is trusted: checked, and with a deadline
     energy_source what plugs in below: a battery and its inverter, real or simulated
     config        device.json
 

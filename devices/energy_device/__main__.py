@@ -21,7 +21,7 @@ def _open_hardware(installation: Installation) -> EnergySource:
     try:
         factory = getattr(importlib.import_module(module), name)
         return cast("EnergySource", factory(**installation.hardware_options))
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # it is anybody's code
         raise ConfigError(f"The hardware {installation.hardware} cannot be opened: {error}") from error
 
 
@@ -29,11 +29,9 @@ def main() -> int:
     """Run the device; 0 when it was told to end, 2 when it could not begin."""
     parser = argparse.ArgumentParser(prog="energy_device", description="Run a home's device in the energy market.")
     parser.add_argument("--config", type=Path, required=True, help="the device.json of this device")
-    parser.add_argument("--verbose", action="store_true", help="log every decision, not only trouble")
+    parser.add_argument("--quiet", action="store_true", help="print trouble only, not what the device does")
     arguments = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO if arguments.verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logging.basicConfig(level=logging.WARNING if arguments.quiet else logging.INFO, format="%(asctime)s %(message)s")
     told_to_end = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: told_to_end.set())

@@ -7,7 +7,8 @@
     agent.stop()
     network.close()
 
-Any number of agents share one Network, and with it a thread for the sockets and a thread on which every device works.
+Any number of agents share one Network, and with it a thread for the sockets, one on which every device works, and one
+that calls the hardware (one more for each piece that hangs).
 The broker keeps the session of a device that is away, so that commands sent meanwhile arrive later. A command is
 acknowledged to the broker once its decision is on the device's disk.
 """
@@ -20,6 +21,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Final, TypeVar
 
 from awscrt import mqtt5
@@ -29,6 +31,7 @@ from awsiot import mqtt5_client_builder
 from energy_device.config import ConfigError, DeviceConfig
 from energy_device.device import Device
 from energy_device.energy_source import EnergySource
+from energy_device.hardware import Workers
 from energy_device.messages import Report
 from energy_device.reservations import State
 from energy_device.store import Store
@@ -41,8 +44,6 @@ _STATUS_DELAY_S: Final = 0.05
 """A change is reported after this, so that a burst of commands makes one status message."""
 
 _RETRY_DISK_S: Final = 5.0
-_RECEIVE_MAXIMUM: Final = 32
-"""Commands the broker may send ahead of their acknowledgement: what a device that is behind has to hold."""
 
 _FAILURE: Final = 0x80
 """MQTT 5 reason codes from here on are refusals."""
@@ -53,7 +54,7 @@ def _wall_clock() -> datetime:
 
 
 class Network:
-    """What the agents of one process share: a thread for the sockets, and a thread for their work."""
+    """What the agents of one process share: threads for the sockets, for their work, and for their hardware."""
 
     def __init__(self) -> None:
         # One loop: an agent sends a few messages a minute, and every loop more is a thread more.
@@ -63,6 +64,7 @@ class Network:
         self._loop.set_exception_handler(_log_failure)
         self._thread = threading.Thread(target=self._loop.run_forever, name="energy-devices", daemon=True)
         self._thread.start()
+        self.workers = Workers()
 
     @property
     def bootstrap(self) -> ClientBootstrap:
@@ -91,11 +93,15 @@ class Network:
         return future.result(timeout=timeout_s)
 
     def close(self, *, timeout_s: float = 10.0) -> None:
-        """End both threads. The agents must have stopped. Raises TimeoutError if a thread is still there."""
+        """End the threads. The agents must have stopped. Raises TimeoutError if one is still there, but for hardware's.
+
+        A thread whose hardware does not come back ends when it does, or with the program.
+        """
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             raise TimeoutError("The devices' working thread does not end.")
+        self.workers.close(timeout_s=timeout_s)
         self._loop.close()
         ended = [self._bootstrap.shutdown_event, self._event_loops.shutdown_event]
         # The SDK ends its threads when the last reference is gone.
@@ -108,8 +114,21 @@ class Network:
 def _log_failure(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     error = context.get("exception")
     logger.error(
-        "device work failed: %s", context.get("message"), exc_info=error if isinstance(error, BaseException) else None
+        "A device's work failed: %s",
+        context.get("message"),
+        exc_info=error if isinstance(error, BaseException) else None,
     )
+
+
+def _words(packet: mqtt5.ConnackPacket | mqtt5.DisconnectPacket | None) -> str | None:
+    """What a broker says about the end of a connection, if it says anything."""
+    if packet is None:
+        return None
+    code = packet.reason_code
+    if code == mqtt5.DisconnectReasonCode.SESSION_TAKEN_OVER:
+        return "another connection took this device's name: is its program running twice?"
+    word = code.name.lower().replace("_", " ") if isinstance(code, Enum) else str(code)
+    return f"{word}: {packet.reason_string}" if packet.reason_string else word
 
 
 class DeviceAgent:
@@ -126,6 +145,7 @@ class DeviceAgent:
         self.config = config
         self._source = source
         self._network = network
+        self._broker = f"{config.host}:{config.port}"
         self._now = now
         self._device: Device | None = None
         self._client: mqtt5.Client | None = None
@@ -134,6 +154,7 @@ class DeviceAgent:
         self._stopped = threading.Event()
         # All below belongs to the working thread.
         self._online = False
+        self._connections = 0
         self._subscribed = False
         self._in_flight: set[tuple[str, State]] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -184,6 +205,7 @@ class DeviceAgent:
             store=store,
             source=self._source,
             patience_s=config.delivery_patience_s,
+            submit=self._network.workers.submit,
         )
         try:
             self._client = self._make_client()
@@ -216,7 +238,7 @@ class DeviceAgent:
             ping_timeout_ms=10_000,
             connack_timeout_ms=10_000,
             ack_timeout_sec=30,
-            receive_maximum=_RECEIVE_MAXIMUM,
+            receive_maximum=config.receive_maximum,
             enable_metrics_collection=False,
             on_publish_received=self._on_publish_received,
             on_lifecycle_connection_success=self._on_connected,
@@ -247,11 +269,12 @@ class DeviceAgent:
         self._network.soon(self._connected, bool(data.connack_packet.session_present))
 
     def _on_connection_failed(self, data: mqtt5.LifecycleConnectFailureData) -> None:
-        logger.warning("connection failed: device=%s: %s", self.device_id, data.exception)
+        why = _words(data.connack_packet) or str(data.exception)
+        logger.warning("%s: Cannot connect to %s (%s); trying again.", self.device_id, self._broker, why)
 
     def _on_disconnected(self, data: mqtt5.LifecycleDisconnectData) -> None:
         self._ready.clear()
-        self._network.soon(self._disconnected, str(data.exception))
+        self._network.soon(self._disconnected, _words(data.disconnect_packet) or str(data.exception))
 
     def _on_stopped(self, _data: mqtt5.LifecycleStoppedData) -> None:
         self._stopped.set()
@@ -280,16 +303,19 @@ class DeviceAgent:
             self._locks, self._reserved_wh = tuple(self._device.locks), self._device.reserved_wh
 
     def _connected(self, session_present: bool) -> None:  # noqa: FBT001 - a callback's argument
-        logger.info("connected: device=%s session_present=%s", self.device_id, session_present)
+        logger.info("%s: Connected to %s.", self.device_id, self._broker)
         self._online = True
+        self._connections += 1
         # Once a process, whatever the broker says: a session may stem from a device that died before it had subscribed.
         self._subscribed = self._subscribed and session_present
         self._subscribe()
         self._report()
 
     def _disconnected(self, why: str) -> None:
-        level = logging.INFO if self._stopping else logging.WARNING
-        logger.log(level, "disconnected: device=%s: %s", self.device_id, why)
+        if self._stopping:
+            logger.info("%s: Disconnected.", self.device_id)
+        else:
+            logger.warning("%s: The connection to %s is lost (%s); trying again.", self.device_id, self._broker, why)
         self._online = False
 
     def _subscribe(self) -> None:
@@ -311,20 +337,28 @@ class DeviceAgent:
         refused = [code for code in done.result().reason_codes if code >= _FAILURE] if error is None else []
         if error is not None or refused:
             # The next tick tries again.
-            logger.warning("subscription failed: device=%s: %s", self.device_id, error or refused)
+            if self._device is not None:
+                why = f"The broker does not take the subscription to commands: {error or refused}."
+                self._device.alert("critical", "subscription_failed", why)
             return
         self._subscribed = True
         if self._online:
             self._ready.set()
 
-    def _received(self, topic: str, payload: bytes, control: mqtt5.PublishAcknowledgementControlHandle | None) -> None:
-        if self._device is None:
-            return
+    def _received(
+        self,
+        topic: str,
+        payload: bytes,
+        control: mqtt5.PublishAcknowledgementControlHandle | None,
+        retried_on: int | None = None,
+    ) -> None:
+        if self._device is None or retried_on not in (None, self._connections):
+            return  # over another connection the broker sends again what was not acknowledged
         try:
             reports = self._device.receive(topic, payload)
         except sqlite3.Error as error:
             self._disk_failed(error)
-            self._network.later(_RETRY_DISK_S, self._received, topic, payload, control)
+            self._network.later(_RETRY_DISK_S, self._received, topic, payload, control, self._connections)
             return
         if control is not None and self._client is not None:
             self._acknowledge(control)
@@ -338,10 +372,9 @@ class DeviceAgent:
         try:
             self._client.invoke_publish_acknowledgement(control)
         except Exception as error:  # noqa: BLE001 - the SDK raises many kinds; unacknowledged, the command comes again
-            logger.info("not acknowledged: device=%s: %s", self.device_id, error)
+            logger.info("%s: A command was not acknowledged, so it comes again: %s", self.device_id, error)
 
     def _disk_failed(self, error: sqlite3.Error) -> None:
-        logger.error("state file failed: device=%s: %s", self.device_id, error)
         if self._device is not None:
             self._device.alert("critical", "storage_failed", f"The state file cannot be written: {error}")
 
@@ -413,11 +446,11 @@ class DeviceAgent:
             self._in_flight.discard((report.of.id, report.of.state))
         error = done.exception()
         if error is not None:
-            logger.info("not published: device=%s topic=%s: %s", self.device_id, report.topic, error)
+            logger.info("%s: A message on %s was not published: %s", self.device_id, report.topic, error)
             return
         reason_code = done.result().puback.reason_code
         if reason_code is not None and reason_code >= _FAILURE:
-            logger.warning("publication refused: device=%s topic=%s code=%s", self.device_id, report.topic, reason_code)
+            logger.warning("%s: The broker refused a message on %s: %r", self.device_id, report.topic, reason_code)
             return
         if self._device is not None:
             self._device.settle(report)

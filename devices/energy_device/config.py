@@ -32,6 +32,8 @@ class DeviceConfig:
     min_reconnect_s: float = 0.5
     max_reconnect_s: float = 30.0
     keep_alive_s: int = 30
+    receive_maximum: int = 32
+    """Commands the broker may send ahead of their acknowledgement: what a device that is behind has to hold."""
 
     def __post_init__(self) -> None:
         try:
@@ -48,6 +50,8 @@ class DeviceConfig:
             raise ConfigError("broker is host:port.")
         if min(self.status_period_s, self.transfer_period_s, self.min_reconnect_s, self.delivery_patience_s) <= 0:
             raise ConfigError("Periods are above 0 seconds.")
+        if not 0 < self.receive_maximum < 1 << 16:
+            raise ConfigError("receive_maximum is from 1 to 65535.")
 
 
 _REQUIRED: Final = ("device_id", "side", "broker", "certificate_file", "private_key_file", "ca_file")

@@ -7,11 +7,12 @@ only after `receive` has returned, so that a crash in between brings the command
 import logging
 import time
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from energy_device import messages
 from energy_device.energy_source import EnergySource
-from energy_device.messages import Report, UnreadableError
+from energy_device.hardware import Hardware, HardwareError, Submit, at_once
+from energy_device.messages import Report, UnreadableError, kwh
 from energy_device.reservations import OVER, RefusedError, Reservation, Reservations, State
 from energy_device.store import Store
 
@@ -27,6 +28,9 @@ PATIENCE_S: Final = 43_200.0
 """One that has not moved for so long (half a day: a night) is ended, and what was delivered is reported."""
 
 _MAX_ALERTS_WAITING: Final = 20
+_LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
+
+T = TypeVar("T")
 
 
 class Device:
@@ -45,11 +49,15 @@ class Device:
         source: EnergySource,
         patience_s: float = PATIENCE_S,
         elapsed: Callable[[], float] = time.monotonic,
+        submit: Submit = at_once,
     ) -> None:
+        """`submit` calls the hardware, in another thread if it may take long."""
         self._device_id = device_id
         self._side = side
         self._store = store
-        self._source = source
+        self._hardware = Hardware(source, submit=submit)
+        self._hardware_fails = False
+        self._said: str | None = None
         self._patience_s = patience_s
         self._elapsed = elapsed
         self._reservations = Reservations(store.load())
@@ -89,26 +97,20 @@ class Device:
         """Carry out a command; the reports to publish. What is no command is dropped with a log line and an alert."""
         command = self._commands.get(topic)
         if command is None:
-            logger.warning("message dropped: device=%s topic=%s is not one of its commands", self._device_id, topic)
+            logger.warning("%s: Dropped a message on %s, which is none of its topics.", self._device_id, topic)
             return []
         try:
             return command(payload)
         except UnreadableError as error:
-            logger.warning(
-                "command dropped: device=%s topic=%s bytes=%d: %s", self._device_id, topic, len(payload), error
-            )
-            self.alert("warning", "unreadable_command", f"A message on {topic} was dropped: {error}")
+            message = f"A message of {len(payload)} bytes on {topic} was dropped: {error}"
+            self.alert("warning", "unreadable_command", message)
         except RefusedError as error:
-            self._refused(error)
+            self.alert("critical", error.code, error.sentence)
         return []
-
-    def _refused(self, error: RefusedError) -> None:
-        logger.warning("command refused: device=%s code=%s: %s", self._device_id, error.code, error.sentence)
-        self.alert("critical", error.code, error.sentence)
 
     def _lock(self, payload: bytes) -> list[Report]:
         command = messages.read_lock(payload)
-        decision = self._reservations.lock(command, free_wh=self._available_wh() - self.reserved_wh)
+        decision = self._reservations.lock(command, free_wh=self._free_wh())
         if decision is not self._reservations.find(command.id):
             self._record(decision, owed=True)
         return [messages.lock_response(self._device_id, command, decision, seq=self._store.next_seq())]
@@ -129,7 +131,7 @@ class Device:
         try:
             decision = self._reservations.transfer(command.id, energy_wh=command.energy_wh)
         except RefusedError as error:
-            self._refused(error)
+            self.alert("critical", error.code, error.sentence)
             refusal = messages.transfer_refused(
                 self._device_id,
                 command.id,
@@ -143,26 +145,20 @@ class Device:
         self._record(decision, owed=False)
         return [self._progress(decision, "started")]
 
-    def _available_wh(self) -> int:
-        """What the hardware has; nothing if it does not answer, so that nothing is promised blindly."""
+    def _free_wh(self) -> int | None:
+        """What is there and not reserved; None if the hardware does not answer, so that nothing is promised blindly."""
         try:
-            return self._source.available_wh()
-        except OSError as error:
+            available_wh = self._hardware.available_wh()
+        except HardwareError as error:
             self._hardware_failed(error)
-            return 0
+            return None
+        return available_wh - self.reserved_wh
 
     def _record(self, decision: Reservation, *, owed: bool) -> None:
         """Write a decision, then take it as made. In this order: if the disk fails, it was not made."""
         self._store.save(decision, owed=owed, forgotten=self._reservations.forgotten_by(decision))
         self._reservations.record(decision)
-        logger.info(
-            "%s: device=%s id=%s energy_wh=%d reason=%s",
-            decision.state,
-            self._device_id,
-            decision.id,
-            decision.energy_wh,
-            decision.reason,
-        )
+        logger.info("%s: %s", self._device_id, _sentence(decision))
 
     def advance(self) -> list[Report]:
         """Carry on with the oldest delivery; its report. To be called every few seconds while `is_delivering`."""
@@ -172,15 +168,18 @@ class Device:
         return []
 
     def _carry_on(self, reservation: Reservation) -> list[Report]:
+        known_wh = self._fed_wh.get(reservation.id, 0)
+        answers = True
         try:
-            fed_wh = self._source.deliver(reservation.id, reservation.energy_wh)
-        except OSError as error:
+            # Energy that was fed stays fed, whatever a meter says that begins anew.
+            fed_wh = max(known_wh, self._hardware.deliver(reservation.id, reservation.energy_wh))
+        except HardwareError as error:
             self._hardware_failed(error)
-            return []
+            fed_wh, answers = known_wh, False
         if fed_wh >= reservation.energy_wh:
             return self._end(reservation, fed_wh)
         now = self._elapsed()
-        if self._fed_wh.get(reservation.id) != fed_wh:
+        if fed_wh != known_wh or reservation.id not in self._moved_at:
             self._fed_wh[reservation.id] = fed_wh
             self._moved_at[reservation.id] = now
         elif now - self._moved_at[reservation.id] >= self._patience_s:
@@ -191,16 +190,16 @@ class Device:
                 "delivery_stalled",
                 f"Delivery {reservation.id} stands at {fed_wh} of {reservation.energy_wh} Wh.",
             )
-        return [self._progress(reservation, "delivering")]
+        return [self._progress(reservation, "delivering")] if answers else []
 
     def _stop(self, reservation: Reservation) -> list[Report]:
         """End a delivery as it stands. Nothing, if the hardware does not answer: the command comes again."""
         try:
-            fed_wh = self._source.stop(reservation.id)
-        except OSError as error:
+            fed_wh = self._hardware.stop(reservation.id)
+        except HardwareError as error:
             self._hardware_failed(error)
             return []
-        return self._end(reservation, fed_wh)
+        return self._end(reservation, max(fed_wh, self._fed_wh.get(reservation.id, 0)))
 
     def _end(self, reservation: Reservation, fed_wh: int) -> list[Report]:
         decision = self._reservations.ended(reservation.id, fed_wh=fed_wh)
@@ -225,21 +224,30 @@ class Device:
         )
 
     def status(self) -> list[Report]:
-        """What it has and has promised, or has consumed. Nothing if its hardware is silent: then it is silent too."""
+        """What it has and has promised, or has consumed. Nothing if its hardware is silent: then it is silent too.
+
+        Battery level and power only inform: without them the rest is said.
+        """
         try:
             if self._side == "recipient":
-                return [
-                    messages.recipient_status(
-                        self._device_id,
-                        consumption_wh=self._source.consumption_wh(),
-                        power_w=self._source.power_w(),
-                        seq=self._store.next_seq(),
-                    )
-                ]
-            available_wh, battery_level = self._source.available_wh(), self._source.battery_level()
-        except OSError as error:
+                consumption_wh = self._hardware.consumption_wh()
+            else:
+                available_wh = self._hardware.available_wh()
+        except HardwareError as error:
             self._hardware_failed(error)
             return []
+        if self._side == "recipient":
+            power_w = self._if_known(self._hardware.power_w)
+            self._note_recovery()
+            self._say(f"Reporting a meter at {kwh(consumption_wh)} kWh.")
+            return [
+                messages.recipient_status(
+                    self._device_id, consumption_wh=consumption_wh, power_w=power_w, seq=self._store.next_seq()
+                )
+            ]
+        battery_level = self._if_known(self._hardware.battery_level)
+        self._note_recovery()
+        self._say(f"Reporting {kwh(available_wh)} kWh, of which {kwh(self.reserved_wh)} kWh are reserved.")
         if available_wh < self.reserved_wh:
             self.alert("critical", "over_reserved", f"{self.reserved_wh} Wh are promised, {available_wh} Wh are there.")
         return [
@@ -266,23 +274,60 @@ class Device:
         if report.of is not None:
             self._store.settle(report.of)
 
+    def _if_known(self, ask: Callable[[], T]) -> T | None:
+        """What only informs; None if the hardware does not know it, which is an alert."""
+        try:
+            return ask()
+        except HardwareError as error:
+            self._hardware_failed(error)
+            return None
+
+    def _note_recovery(self) -> None:
+        if self._hardware_fails and not self._hardware.failing:
+            self._hardware_fails = False
+            logger.info("%s: The hardware answers again.", self._device_id)
+
+    def _say(self, sentence: str) -> None:
+        """Log what is reported again and again once, until it changes."""
+        if sentence != self._said:
+            self._said = sentence
+            logger.info("%s: %s", self._device_id, sentence)
+
     def alert(self, severity: Literal["info", "warning", "critical"], code: str, message: str) -> None:
-        """Raise an alert, to be fetched with `take_alerts`; one a minute for each code."""
+        """Raise an alert, to be fetched with `take_alerts`, and log it; one a minute for each code."""
         now = self._elapsed()
         if now - self._alerted_at.get(code, -ALERT_PAUSE_S) < ALERT_PAUSE_S or len(self._alerts) >= _MAX_ALERTS_WAITING:
             return
         self._alerted_at[code] = now
         self._alerts.append(messages.alert(self._device_id, severity=severity, code=code, message=message))
+        logger.log(_LEVELS[severity], "%s: Alert %s: %s", self._device_id, code, message)
 
     def take_alerts(self) -> list[Report]:
         """The alerts raised since the last call."""
         alerts, self._alerts = self._alerts, []
         return alerts
 
-    def _hardware_failed(self, error: OSError) -> None:
-        logger.error("hardware failed: device=%s: %s", self._device_id, error)
-        self.alert("critical", "hardware_failed", f"The hardware does not answer: {error}")
+    def _hardware_failed(self, error: HardwareError) -> None:
+        self._hardware_fails = True
+        self.alert("critical", "hardware_failed", f"The hardware does not answer as it should: {error}")
 
     def close(self) -> None:
         """Give the state file free."""
         self._store.close()
+
+
+def _sentence(decision: Reservation) -> str:
+    """A decision for a person."""
+    energy = f"{kwh(decision.energy_wh)} kWh for trade {decision.id}"
+    match decision.state:
+        case State.LOCKED:
+            return f"Locked {energy}."
+        case State.REJECTED:
+            return f"Rejected a lock of {energy}: {decision.reason}."
+        case State.RELEASED if not decision.order_id:
+            return f"Released trade {decision.id}, whose lock has not come."
+        case State.RELEASED:
+            return f"Released {energy}."
+        case State.DELIVERING:
+            return f"Delivering {energy}."
+    return f"Delivered {kwh(decision.delivered_wh)} of {energy}."

@@ -15,11 +15,13 @@ _MAX_REMEMBERED: Final = 1_000
 class EnergySource(Protocol):
     """A home's hardware.
 
-    Methods are called by one thread, return at once, and raise OSError when the hardware fails.
+    Methods are called one at a time and return at once. Whatever they raise means that the hardware fails, and so does
+    an amount that is no finite number, is below 0, or comes after more than three seconds: the device then promises
+    nothing, and asks again. Amounts may have a fraction, which is cut off.
     """
 
     def available_wh(self) -> int:
-        """Energy that could be sold now, in watt-hours; what is reserved is part of it."""
+        """Energy that could be sold now, in watt-hours; what is reserved is part of it. Below 0 counts as 0."""
 
     def battery_level(self) -> float:
         """State of charge in percent."""

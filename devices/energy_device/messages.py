@@ -130,27 +130,22 @@ def lock_response(device_id: str, command: Lock | Reservation, reservation: Rese
     )
 
 
-def donor_status(device_id: str, *, available_wh: int, battery_level: float, locks: list[str], seq: int) -> Report:
-    """What a donor could sell, reserved energy included, and what it has reserved."""
-    return Report(
-        topic=f"energy/donor/{device_id}/status",
-        payload=_json(
-            {
-                "available_kwh": kwh(max(0, min(available_wh, MAX_ENERGY_WH))),
-                "battery_level": round(max(0.0, min(battery_level, 100.0)), 1),
-                "locks": locks,
-                "seq": seq,
-            }
-        ),
-    )
+def donor_status(
+    device_id: str, *, available_wh: int, battery_level: float | None, locks: list[str], seq: int
+) -> Report:
+    """What a donor could sell, reserved energy included, and what it has reserved; the level in percent, if known."""
+    fields: dict[str, object] = {"available_kwh": kwh(available_wh)}
+    if battery_level is not None:
+        fields["battery_level"] = round(battery_level, 1)
+    return Report(topic=f"energy/donor/{device_id}/status", payload=_json(fields | {"locks": locks, "seq": seq}))
 
 
-def recipient_status(device_id: str, *, consumption_wh: int, power_w: int, seq: int) -> Report:
-    """What a recipient has consumed: the meter, which never falls, and the power now."""
-    return Report(
-        topic=f"energy/recipient/{device_id}/status",
-        payload=_json({"consumption_kwh": kwh(consumption_wh), "power_w": power_w, "seq": seq}),
-    )
+def recipient_status(device_id: str, *, consumption_wh: int, power_w: int | None, seq: int) -> Report:
+    """What a recipient has consumed: the meter, which never falls, and the power now, if known."""
+    fields: dict[str, object] = {"consumption_kwh": kwh(consumption_wh)}
+    if power_w is not None:
+        fields["power_w"] = power_w
+    return Report(topic=f"energy/recipient/{device_id}/status", payload=_json(fields | {"seq": seq}))
 
 
 def transfer_status(device_id: str, reservation: Reservation, *, status: str, delivered_wh: int, seq: int) -> Report:

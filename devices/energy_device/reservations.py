@@ -113,12 +113,12 @@ class Reservations:
         """The energy held back for all of them, before anything of it was delivered."""
         return sum(reservation.held_wh for reservation in self._known.values())
 
-    def lock(self, command: Lock, *, free_wh: int) -> Reservation:
+    def lock(self, command: Lock, *, free_wh: int | None) -> Reservation:
         """Decide on a lock: hold the energy back if it is free.
 
-        `free_wh` is what is available and not reserved. A lock that was decided before is not decided again, whatever
-        the battery says now. Raises RefusedError for a known id with another order or amount: of one id there is one
-        answer.
+        `free_wh` is what is available and not reserved; None if the hardware does not say. A lock that was decided
+        before is not decided again, whatever the battery says now. Raises RefusedError for a known id with another
+        order or amount: of one id there is one answer.
         """
         known = self._known.get(command.id)
         if known is not None and known.order_id:
@@ -134,9 +134,11 @@ class Reservations:
             reason=reason,
         )
 
-    def _reason_against(self, command: Lock, *, free_wh: int) -> str | None:
+    def _reason_against(self, command: Lock, *, free_wh: int | None) -> str | None:
         if len(self.holding()) >= self._max_locks:
             return "too_many_locks"
+        if free_wh is None:
+            return "hardware_failed"
         if command.energy_wh > free_wh:
             return "insufficient_energy"
         return None
