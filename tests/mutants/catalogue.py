@@ -573,6 +573,18 @@ MUTANTS: Final = (
         ("devices/energy_device/device.py", "if known is not None and known.state is State.DELIVERING:", "if known is None:"),
     ),
     _mutant(
+        "a_command_is_acknowledged_only_if_it_brought_an_answer_worth_sending",
+        "a broker that keeps Receive Maximum does not fall silent",
+        ("tests/integration/test_brokers.py::test_a_plug_in_that_raises_does_not_make_a_device_deaf_on_mosquitto",),
+        ("devices/energy_device/agent.py", "if control is not None and self._client is not None:", 'if control is not None and b"locked" in b"".join(r.payload for r in reports):'),
+    ),
+    _mutant(
+        "not_a_number_is_taken_for_energy",
+        "whatever is plugged in returns, nothing is promised blindly",
+        ("tests/unit/test_hardware.py::test_a_lock_is_rejected_with_a_reason_until_the_plug_in_works_again",),
+        ("devices/energy_device/hardware.py", "if isinstance(value, bool) or not isinstance(value, Real | Decimal)", "if not isinstance(value, Real | Decimal)"),
+    ),
+    _mutant(
         "two_registrations_under_one_key",
         "one that is asked for again gives way",
         (f"{_REGISTERING}::test_a_registration_that_is_asked_for_again_meanwhile_gives_way",),
