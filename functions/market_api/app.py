@@ -27,6 +27,8 @@ INTERVALS: Final = {
     "1h": timedelta(hours=1),
     "1d": timedelta(days=1),
 }
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+"""The moment from which intervals are counted."""
 
 settings = config.market_settings()
 verified_only = config.verified_only()
@@ -76,7 +78,7 @@ class BookQuery(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class HistoryQuery(Struct, forbid_unknown_fields=True, kw_only=True, rename={"since": "from", "until": "to"}):
-    """Which candles are wanted; without `from`, as many as an answer holds, up to `to` or now."""
+    """Which candles are wanted; without `from`, those of the last `MAX_CANDLES` intervals, up to `to` or now."""
 
     interval: Literal["5m", "15m", "1h", "1d"] = "1h"
     since: datetime | None = None
@@ -207,27 +209,31 @@ def price() -> Response:
 
 @app.route("/api/v1/market/history", methods=["GET"], takes_query=True)
 def history() -> Response:
-    """Candles of the caller's zone; intervals without a trade have none."""
+    """Candles of the caller's zone: each whole, of every interval that `from` and `to` touch; none without a trade.
+
+    A window of `MAX_CANDLES` intervals that begins within one touches one more.
+    """
     caller = app.caller()
     query = app.query(HistoryQuery)
     interval = INTERVALS[query.interval]
     until = _instant(query.until, "to") or datetime.now(UTC)
-    try:
-        since = _instant(query.since, "from") or until - MAX_CANDLES * interval
-    except OverflowError:
-        raise InvalidRequest("invalid_query", "to is before all times.") from None
-    if not since < until:
+    since = _instant(query.since, "from")
+    if since is not None and not since < until:
         raise InvalidRequest("invalid_query", "from must be before to.")
-    if until - since > MAX_CANDLES * interval:
-        raise InvalidRequest("invalid_query", f"from and to are more than {MAX_CANDLES} intervals apart.")
+    if since is not None and until - since > MAX_CANDLES * interval:
+        raise InvalidRequest("invalid_query", f"from and to are more than {MAX_CANDLES:,} intervals apart.")
+    try:
+        end = until + (_EPOCH - until) % interval
+        begin = end - MAX_CANDLES * interval if since is None else since - (since - _EPOCH) % interval
+    except OverflowError:
+        raise InvalidRequest("invalid_query", "from and to are not within the years 1 to 9999.") from None
     with database.transaction() as conn:
         found = market.candles(
             conn,
             users.zone_of(conn, caller.user_id, share_lock=False),
             interval=interval,
-            since=since,
-            until=until,
-            limit=MAX_CANDLES + 1,
+            since=begin,
+            until=end,
         )
     return app.present([answers.candle(one) for one in found])
 

@@ -106,6 +106,7 @@ def test_the_dashboard_counts_what_was_paid_for(api: Client, auth: Client, marke
     assert sold[-4] == Decimal("1.5")
     assert sum(sold) == Decimal("1.5")
     assert [day["day"] for day in anns["days"]] == sorted(day["day"] for day in anns["days"])
+    assert [day["complete"] for day in anns["days"]] == [True] * 29 + [False]
 
 
 def test_each_side_sees_its_own_order_of_a_trade(api: Client, auth: Client, market: Market) -> None:

@@ -307,10 +307,11 @@ def test_a_candle_is_open_high_low_close_and_volume(market: Market) -> None:
             interval=timedelta(minutes=5),
             since=noon,
             until=noon + timedelta(hours=1),
-            limit=10,
         )
     assert candles == [
-        Candle(start=noon, open_micro=5, high_micro=9, low_micro=2, close_micro=6, volume_wh=400, trades=4),
+        Candle(
+            start=noon, open_micro=5, high_micro=9, low_micro=2, close_micro=6, volume_wh=400, trades=4, complete=True
+        ),
         Candle(
             start=noon + timedelta(minutes=5),
             open_micro=7,
@@ -319,6 +320,7 @@ def test_a_candle_is_open_high_low_close_and_volume(market: Market) -> None:
             close_micro=7,
             volume_wh=100,
             trades=1,
+            complete=True,
         ),
     ]
 

@@ -48,6 +48,7 @@ _LOST: Final = "tests/integration/test_lost_devices.py"
 _REGISTERING: Final = "tests/integration/test_iot_api.py"
 _CERTIFICATES: Final = "tests/integration/test_certificates.py"
 _MARKET: Final = "tests/integration/test_market_api.py"
+_HISTORY: Final = "tests/integration/test_history.py"
 _READS: Final = "tests/integration/test_market_reads.py"
 _AUTH: Final = "tests/integration/test_auth_api.py"
 _SIGN_IN: Final = "tests/integration/test_sign_in.py"
@@ -987,5 +988,11 @@ MUTANTS: Final = (
         "whoever changes a user's status holds the book",
         (f"{_ADMIN}::test_an_order_that_is_placed_while_its_user_is_refused_is_not_matched",),
         (f"{PACKAGE}/usecases/set_kyc_status.py", "        book.hold(conn)\n", ""),
+    ),
+    _mutant(
+        "a_candle_is_cut_where_the_window_begins",
+        "the same start is the same candle",
+        (f"{_HISTORY}::test_a_window_that_begins_or_ends_within_an_hour_has_that_hours_whole_candle",),
+        ("functions/market_api/app.py", "since - (since - _EPOCH) % interval", "since"),
     ),
 )  # fmt: skip

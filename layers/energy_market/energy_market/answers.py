@@ -165,6 +165,7 @@ def candle(found: Candle) -> dict[str, Any]:
         "close": price(found.close_micro),
         "volume_kwh": kwh(found.volume_wh),
         "trades": found.trades,
+        "complete": found.complete,
     }
 
 
@@ -237,7 +238,7 @@ def dashboard(found: Dashboard) -> dict[str, Any]:
         **_totals(found.totals),
         "open_orders": found.open_orders,
         "trades": {status: found.trades.get(status, 0) for status in get_args(TradeStatus)},
-        "days": [{"day": day.day, **_totals(day)} for day in found.days],
+        "days": [{"day": day.day, "complete": day.complete, **_totals(day)} for day in found.days],
     }
 
 

@@ -16,9 +16,10 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day(Totals):
-    """One day (UTC) of it."""
+    """One day (UTC) of it; `complete` when it is over."""
 
     day: date
+    complete: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,7 +29,10 @@ class PriceSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candle:
-    """The confirmed trades of one interval, by the time of their confirmation."""
+    """All confirmed trades of one interval, by the time of their confirmation.
+
+    `complete`: the interval is over, and no confirmation that fell into it is still being written.
+    """
 
     start: datetime
     open_micro: int
@@ -38,3 +41,4 @@ class Candle:
     close_micro: int
     volume_wh: int
     trades: int
+    complete: bool

@@ -31,13 +31,12 @@ def dashboard(conn: Connection, user_id: UUID) -> Dashboard:
     assert totals is not None  # an aggregate without GROUP BY returns one row
     with conn.cursor(row_factory=class_row(Day)) as cursor:
         days = cursor.execute(
-            "SELECT d.day::date AS day, "
-            + _SUMS
-            + " FROM generate_series(date_trunc('day', now()) - make_interval(days => %(days)s - 1),"
-            "      date_trunc('day', now()), interval '1 day') d (day)"
+            "SELECT d.day, d.day < d.today AS complete, " + _SUMS + " FROM (SELECT t.today, t.today - n AS day"
+            "       FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS today) t, generate_series(0, %(days)s - 1) n) d"
             " LEFT JOIN (" + _SIDES + ") sides ON sides.status = 'Confirmed'"
-            "   AND sides.confirmed_at >= d.day AND sides.confirmed_at < d.day + interval '1 day'"
-            " GROUP BY d.day ORDER BY d.day",
+            "   AND sides.confirmed_at >= d.day::timestamp AT TIME ZONE 'UTC'"
+            "   AND sides.confirmed_at < (d.day + 1)::timestamp AT TIME ZONE 'UTC'"
+            " GROUP BY d.day, d.today ORDER BY d.day",
             parameters,
         ).fetchall()
     trades = conn.execute(

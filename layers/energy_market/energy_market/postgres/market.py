@@ -19,6 +19,10 @@ from energy_market.postgres import users
 MAX_FOLDED: Final = 50_000
 """So many changes of the book are added to its levels at once; the next time takes the rest."""
 
+SETTLED_AFTER_S: Final = 30
+"""Seconds after the end of an interval from which on its candle is complete: a confirmation has its time before it is
+committed, by less than the time of a statement (`STATEMENT_TIMEOUT_MS`)."""
+
 # What makes the levels the book of this moment: the changes, and orders that have run out but are not taken out yet.
 _RECENT: Final[LiteralString] = """
     here AS (SELECT zone FROM users WHERE id = %(viewer)s),
@@ -121,10 +125,12 @@ def fold_changes(conn: Connection, *, limit: int = MAX_FOLDED) -> int:
     ).rowcount
 
 
-def candles(
-    conn: Connection, zone: str, *, interval: timedelta, since: datetime, until: datetime, limit: int
-) -> list[Candle]:
-    """A zone's confirmed trades from `since` to before `until`, one candle an interval that has any, oldest first."""
+def candles(conn: Connection, zone: str, *, interval: timedelta, since: datetime, until: datetime) -> list[Candle]:
+    """A zone's confirmed trades from `since` to before `until`, one candle an interval that has any, oldest first.
+
+    Intervals are counted from 1970 (UTC). `since` and `until` must be where one begins: else the first and the last
+    candle lack trades.
+    """
     with conn.cursor(row_factory=class_row(Candle)) as cursor:
         return cursor.execute(
             """
@@ -132,10 +138,12 @@ def candles(
                    (array_agg(price_micro ORDER BY confirmed_at, seq))[1] AS open_micro,
                    max(price_micro) AS high_micro, min(price_micro) AS low_micro,
                    (array_agg(price_micro ORDER BY confirmed_at DESC, seq DESC))[1] AS close_micro,
-                   sum(energy_wh)::bigint AS volume_wh, count(*) AS trades
+                   sum(energy_wh)::bigint AS volume_wh, count(*) AS trades,
+                   date_bin(%(interval)s, confirmed_at, 'epoch') + %(interval)s
+                       <= now() - make_interval(secs => %(settled_s)s) AS complete
             FROM transactions
             WHERE zone = %(zone)s AND status = 'Confirmed' AND confirmed_at >= %(since)s AND confirmed_at < %(until)s
-            GROUP BY 1 ORDER BY 1 LIMIT %(limit)s
+            GROUP BY 1, complete ORDER BY 1
             """,
-            {"zone": zone, "interval": interval, "since": since, "until": until, "limit": limit},
+            {"zone": zone, "interval": interval, "since": since, "until": until, "settled_s": SETTLED_AFTER_S},
         ).fetchall()
