@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from pathlib import Path
@@ -60,14 +61,19 @@ def start_anvil(
     port: int | None = None,
     block_time_s: int | None = 1,
     outlives_us: bool = False,
+    more: Sequence[str] = (),
 ) -> Chain:
-    """Start Anvil with the chain kept in the folder; without a block time each transaction makes its own block."""
+    """Start Anvil with the chain kept in the folder; without a block time each transaction makes its own block.
+
+    `more`: further arguments.
+    """
     return on_some_port(
-        port, lambda chosen: _anvil_on(chosen, folder=folder, block_time_s=block_time_s, outlives_us=outlives_us)
+        port,
+        lambda chosen: _anvil_on(chosen, folder=folder, block_time_s=block_time_s, outlives_us=outlives_us, more=more),
     )
 
 
-def _anvil_on(port: int, *, folder: Path, block_time_s: int | None, outlives_us: bool) -> Chain:
+def _anvil_on(port: int, *, folder: Path, block_time_s: int | None, outlives_us: bool, more: Sequence[str]) -> Chain:
     home = folder / "anvil"
     home.mkdir(parents=True, exist_ok=True)
     arguments: list[str | Path] = [anvil_binary(), "--host", "127.0.0.1", "--port", str(port), "--chain-id", "31337"]
@@ -75,6 +81,7 @@ def _anvil_on(port: int, *, folder: Path, block_time_s: int | None, outlives_us:
     arguments += ["--state", home / "state.json", "--state-interval", "5"]
     if block_time_s is not None:
         arguments += ["--block-time", str(block_time_s)]
+    arguments += more
     log = folder / "logs" / "anvil.log"
     process = start(
         "anvil",

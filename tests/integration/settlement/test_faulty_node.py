@@ -1,101 +1,61 @@
 """A node that is away, slow, lies, or keeps its answers to itself, between the settlement and a real chain."""
 
-import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 import pytest
+from faulty_node import FaultyNode, Way
+from faulty_node.way import Call, Json, Reply, Request
 
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import ChainError, Rpc
 from tests.chain import trade as chain_trade
 from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, World
 
-Json: TypeAlias = Any
 Lie = Callable[[str, Json], Json]
 """(method, the node's answer to one call) -> what is said instead."""
 
 
-class FaultyNode:
-    """Hands requests on to a node; what comes back may be bent, late or lost."""
+class Node(FaultyNode):
+    """Hands requests on to a node; what comes back may be bent, late or lost, as it is set."""
 
-    def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
-        self.lie: Lie | None = None
-        self.loses: set[str] = set()  # methods whose answers get lost after the node has heard them
-        self.is_away = False
-        self.delay_s = 0.0
-        self.asked: list[str] = []
+    def __init__(self, rpc_url: str) -> None:
+        super().__init__(rpc_url)
+        self.recover()
         node = self
 
-        class Between(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True  # head and body leave apart, and the body would wait for 40 ms
+        class AsItIsSet(Way):
+            def exchange(self, request: Request, go_on: Callable[[Request], Reply | None]) -> Reply | None:
+                time.sleep(node.delay_s)
+                if node.is_away:
+                    return None
+                reply = go_on(request)
+                return None if any(method.encode() in request.body for method in node.loses) else reply
 
-            def do_POST(self) -> None:
-                request = self.rfile.read(int(self.headers["Content-Length"]))
-                answer = node.answer(request)
-                if answer is None:
-                    self.close_connection = True
-                    return
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+            def call(self, call: Call, go_on: Callable[[Call], Json]) -> Json:
+                answer = go_on(call)
+                return answer if node.lie is None else node.lie(call.method, answer)
 
-            def log_message(self, *_: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Between)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        AsItIsSet.name = "as_it_is_set"
+        self.play(AsItIsSet)
 
     def recover(self) -> None:
-        self.lie, self.loses, self.is_away, self.delay_s = None, set(), False, 0.0
-
-    def answer(self, request: bytes) -> bytes | None:
-        calls = json.loads(request)
-        methods = [call["method"] for call in (calls if isinstance(calls, list) else [calls])]
-        self.asked += methods
-        time.sleep(self.delay_s)
-        if self.is_away:
-            return None
-        connection = HTTPConnection(str(self._target.hostname), self._target.port)
-        connection.request("POST", "/", request, {"Content-Type": "application/json"})
-        answer = json.loads(connection.getresponse().read())
-        connection.close()
-        if self.loses & set(methods):
-            return None
-        if self.lie is not None:
-            answers = answer if isinstance(answer, list) else [answer]
-            names = {call["id"]: call["method"] for call in (calls if isinstance(calls, list) else [calls])}
-            bent = [self.lie(names[one["id"]], one) for one in answers]
-            answer = bent if isinstance(answer, list) else bent[0]
-        return json.dumps(answer).encode()
+        self.lie: Lie | None = None
+        self.loses: set[str] = set()  # methods whose answers get lost after the node has received them
+        self.is_away = False
+        self.delay_s = 0.0
 
 
 @pytest.fixture
-def node(world: World) -> Iterator[FaultyNode]:
-    node = FaultyNode(world.rpc_url)
+def node(world: World) -> Iterator[Node]:
+    node = Node(world.rpc_url)
     yield node
-    node.stop()
+    node.close()
 
 
 @pytest.fixture
-def ledger(world: World, node: FaultyNode) -> Iterator[Ledger]:
+def ledger(world: World, node: Node) -> Iterator[Ledger]:
     rpc = Rpc(node.url, timeout_s=0.3)
     yield world.ledger_of(Ledger, rpc=rpc)
     rpc.close()
@@ -109,7 +69,7 @@ def disturbed_sweep(world: World, ledger: Ledger, *, budget_s: float = 1.5) -> N
         assert world.sql("SELECT name FROM leases") == [], "a sweep that fails gives its lease back"
 
 
-def settle_in_the_end(world: World, node: FaultyNode, ledger: Ledger) -> None:
+def settle_in_the_end(world: World, node: Node, ledger: Ledger) -> None:
     node.recover()
     world.sweep_until_final(ledger=ledger)
     assert world.differences() == []
@@ -118,7 +78,7 @@ def settle_in_the_end(world: World, node: FaultyNode, ledger: Ledger) -> None:
 # ------------------------------------------------------------------------------------------------ away, slow, silent
 
 
-def test_a_node_that_is_away_at_any_step_costs_no_trade(world: World, node: FaultyNode, ledger: Ledger) -> None:
+def test_a_node_that_is_away_at_any_step_costs_no_trade(world: World, node: Node, ledger: Ledger) -> None:
     deal = world.lock()
     for prepare in (lambda: None, lambda: world.sweep(ledger=ledger), world.mine, lambda: world.mine(FINALITY_BLOCKS)):
         node.recover()
@@ -132,7 +92,7 @@ def test_a_node_that_is_away_at_any_step_costs_no_trade(world: World, node: Faul
     assert (world.nonce(), len(world.forms())) == (1, 1)
 
 
-def test_a_slow_node_costs_the_budget_and_no_more(world: World, node: FaultyNode, ledger: Ledger) -> None:
+def test_a_slow_node_costs_the_budget_and_no_more(world: World, node: Node, ledger: Ledger) -> None:
     deal = world.lock()
     node.delay_s = 0.5
     began = time.monotonic()
@@ -143,7 +103,7 @@ def test_a_slow_node_costs_the_budget_and_no_more(world: World, node: FaultyNode
     assert world.trade(deal) == ("Confirmed", None)
 
 
-def test_an_answer_that_is_lost_after_every_sending_pays_once(world: World, node: FaultyNode, ledger: Ledger) -> None:
+def test_an_answer_that_is_lost_after_every_sending_pays_once(world: World, node: Node, ledger: Ledger) -> None:
     """The node has the transaction, and nobody knows. Each sweep says it again."""
     deals = [world.lock(), world.lock(in_escrow=False)]
     world.hold()
@@ -185,15 +145,13 @@ ERRORS: list[Json] = [{"code": -32000, "message": "header not found"}, {"message
 
 def says(method: str, **instead: Json) -> Lie:
     def lie(asked: str, answer: Json) -> Json:
-        return {"jsonrpc": "2.0", "id": answer["id"], **instead} if asked == method else answer
+        return instead if asked == method else answer
 
     return lie
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_garbage_instead_of_any_answer_costs_no_trade(
-    world: World, node: FaultyNode, ledger: Ledger, method: str
-) -> None:
+def test_garbage_instead_of_any_answer_costs_no_trade(world: World, node: Node, ledger: Ledger, method: str) -> None:
     """Before a trade is sent, after it is mined, and when somebody else has paid it: every kind of garbage."""
     lies = [says(method, result=one) for one in GARBAGE] + [says(method, error=one) for one in ERRORS]
 
@@ -219,7 +177,7 @@ def test_garbage_instead_of_any_answer_costs_no_trade(
 
 @pytest.mark.parametrize("method", ["eth_maxPriorityFeePerGas", "eth_getBlockByNumber"])
 def test_a_stuck_transaction_is_not_replaced_by_one_that_nobody_can_pay(
-    world: World, node: FaultyNode, ledger: Ledger, method: str
+    world: World, node: Node, ledger: Ledger, method: str
 ) -> None:
     """Each replacement must pay more than the last: one absurd fee, and all after it would be absurd."""
     deal = world.lock()
@@ -247,7 +205,7 @@ def test_a_stuck_transaction_is_not_replaced_by_one_that_nobody_can_pay(
 
 
 def test_a_node_that_lags_behind_confirms_nothing_too_early_and_fails_nothing(
-    world: World, node: FaultyNode, ledger: Ledger
+    world: World, node: Node, ledger: Ledger
 ) -> None:
     """One of several behind an address: it knows only older blocks, and may be asked in turn with one that is ahead."""
     deal = world.lock()
