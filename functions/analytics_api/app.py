@@ -1,22 +1,32 @@
 """Figures, the chain, health, and the contract of the API."""
 
+import time
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from chalice.app import Response
 from msgspec import Struct
 
 from energy_market import answers, config
 from energy_market.database import UNAVAILABLE, Database
+from energy_market.domain.errors import Unavailable
 from energy_market.domain.trades import TradeStatus
-from energy_market.evm.rpc import chain_reachable
+from energy_market.evm.rpc import ChainError, Rpc, chain_reachable
 from energy_market.http import Api
+from energy_market.logs import log
 from energy_market.postgres import dashboard, trades
 from energy_market.postgres.migrations import schema_version
+from energy_market.usecases.read_profile import read_profile
 from energy_market.wire import Cursor, PageLimit
 
 # The build puts them beside this file: infra/pack.py.
 SERVED = Path(__file__).parent
+
+CHAIN_TIMEOUT_S: Final = 2.0
+CHAIN_BUDGET_S: Final = 3.0
+CHAIN_RETRY_S: Final = 5
+"""Seconds after which who asked in vain may ask again."""
 
 settings = config.chain_settings()
 database = Database(config.database_url())
@@ -70,6 +80,27 @@ def chain() -> Response:
             "confirmations": settings.confirmations,
         }
     )
+
+
+@app.route("/api/v1/chain/account", methods=["GET"])
+def my_account() -> Response:
+    """The caller's escrow and cap in the settlement contract, and its limit: as the chain has them now."""
+    from energy_market.evm import books  # noqa: PLC0415 - no other route needs it
+
+    caller = app.caller()
+    with database.transaction() as conn:
+        wallet = read_profile(conn, user_id=caller.user_id).wallet_address
+    rpc = Rpc(settings.rpc_url, timeout_s=CHAIN_TIMEOUT_S, budget_s=CHAIN_BUDGET_S)
+    try:
+        found = books.account(rpc, contract=settings.settlement_contract, wallet=wallet, now_s=time.time())
+    except ChainError as error:
+        log("account.chain_away", level="error", error=type(error).__name__, detail=str(error))
+        raise Unavailable(
+            "chain_unavailable", "The chain cannot be asked now; try again shortly.", retry_after_s=CHAIN_RETRY_S
+        ) from error
+    finally:
+        rpc.close()
+    return app.present(answers.chain_account(found, wallet=wallet, token_decimals=settings.token_decimals))
 
 
 @app.route("/api/v1/health", methods=["GET"], needs_database=False)

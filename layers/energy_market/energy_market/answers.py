@@ -1,6 +1,6 @@
 """What the API answers with: the domain's integers as the JSON numbers of the specification."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, get_args
 from uuid import UUID
@@ -14,7 +14,7 @@ from energy_market.domain.network_nodes import NetworkNode
 from energy_market.domain.operators import MarketState
 from energy_market.domain.orders import Order
 from energy_market.domain.quantities import kwh, price, tokens
-from energy_market.domain.settlement import StuckBatch
+from energy_market.domain.settlement import Account, StuckBatch
 from energy_market.domain.trades import REASON_SENTENCES, Trade, TradeStatus
 
 
@@ -216,6 +216,26 @@ def device_topics(found: Device) -> dict[str, Any]:
             "alert": alert,
         },
         "subscribe": {name: f"energy/donor/{own}/{name}" for name in ("lock", "unlock", "transfer")},
+    }
+
+
+def chain_account(found: Account, *, wallet: str, token_decimals: int) -> dict[str, Any]:
+    """An account in the settlement contract: tokens, with all their digits; `units` are the contract's integers."""
+
+    def amount(units: int) -> Decimal:
+        # Digit by digit: `Decimal` arithmetic would round at its context.
+        digits = f"{units:0{token_decimals + 1}}"
+        return Decimal(f"{digits[:-token_decimals]}.{digits[-token_decimals:]}".rstrip("0").rstrip("."))
+
+    return {
+        "wallet_address": wallet,
+        "escrow": amount(found.escrow),
+        "escrow_units": str(found.escrow),
+        "cap": None if found.cap is None else amount(found.cap.limit),
+        "cap_left": None if found.cap is None else amount(found.cap.room),
+        "limit": amount(found.all_trades.limit),
+        "limit_left": amount(found.all_trades.room),
+        "hour_ends_at": datetime.fromtimestamp(found.hour_ends_s, UTC),
     }
 
 

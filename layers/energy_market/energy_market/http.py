@@ -45,6 +45,7 @@ STATUS_OF: Final[Mapping[type[MarketError], int]] = {
     errors.PayloadTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.TooManyRequests: 429,
+    errors.Unavailable: 503,
 }
 
 
@@ -332,7 +333,7 @@ class Api(Chalice):
             status = next((STATUS_OF[class_] for class_ in type(error).__mro__ if class_ in STATUS_OF), None)
             if status is not None:
                 refusal = self._error(status, error.code, error.sentence)
-                if isinstance(error, errors.TooManyRequests):
+                if isinstance(error, errors.TooManyRequests | errors.Unavailable):
                     refusal.headers["Retry-After"] = str(error.retry_after_s)
                 if isinstance(error, Unauthorized):
                     refusal.headers["WWW-Authenticate"] = "Bearer"

@@ -8,7 +8,8 @@ MarketError
  ├── Conflict               what is asked does not fit the present state
  ├── PayloadTooLarge
  ├── UnsupportedMediaType
- └── TooManyRequests
+ ├── TooManyRequests
+ └── Unavailable            what the answer needs is away
 
 The domain raises these; one table at the HTTP edge gives each class its status.
 """
@@ -57,5 +58,14 @@ class TooManyRequests(MarketError):
 
     def __init__(self, code: str, sentence: str, *, retry_after_s: int) -> None:
         """`retry_after_s`: seconds until the next request will be served."""
+        super().__init__(code, sentence)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(MarketError):
+    """What the answer needs cannot be asked now, as the chain's node."""
+
+    def __init__(self, code: str, sentence: str, *, retry_after_s: int) -> None:
+        """`retry_after_s`: seconds after which another try makes sense."""
         super().__init__(code, sentence)
         self.retry_after_s = retry_after_s

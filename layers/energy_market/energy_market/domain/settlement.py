@@ -40,3 +40,25 @@ class StuckBatch:
     sends: int
     sent_at: datetime | None  # the last time
     trades: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """How much trades may move in an hour by the clock, and how much of it they may still. In the smallest unit."""
+
+    limit: int
+    room: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """What the contract knows of one account. Escrow in the token's smallest unit.
+
+    `cap`: what trades may move out of it, None if its owner has set none. `all_trades`: what all trades together may
+    move. `hour_ends_s`: when either begins anew, in Unix seconds.
+    """
+
+    escrow: int
+    cap: Allowance | None
+    all_trades: Allowance
+    hour_ends_s: int

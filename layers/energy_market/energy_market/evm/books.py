@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from energy_market.domain.settlement import Account, Allowance
 from energy_market.domain.wallets import keccak256, parse_address
 from energy_market.evm.rpc import AnswerTooLong, ChainError, Refused, Rpc, Unreachable
 
 BLOCKS_PER_QUERY: Final = 10_000
 """Nodes bound what they answer to by blocks, by entries or by bytes; a query that is refused is halved."""
 WORD: Final = 64  # hexadecimal digits
+PERIOD_S: Final = 3600
+"""Seconds that the contract's limit and caps are for (`EnergySettlement.PERIOD`)."""
 
 Moved = Mapping[str, int]
 
@@ -43,6 +46,34 @@ class Holdings:
     held: int
     stated: int
     by_events: int
+
+
+def account(rpc: Rpc, *, contract: str, wallet: str, now_s: float) -> Account:
+    """Ask the contract about an account, in one request. Raises WrongContract, Refused, Unreachable.
+
+    `now_s`: Unix seconds. Rooms are as of then, and not of the newest block: some chains make none while nobody sends
+    anything.
+    """
+    hour = int(now_s) // PERIOD_S
+
+    def allowance(limit: int, moved: int, period: int) -> Allowance:
+        return Allowance(limit=limit, room=max(0, limit - (moved if period >= hour else 0)))
+
+    asked = [_ACCOUNTS + _word(int(wallet, 16)), _CAPS + _word(int(wallet, 16)), _BUDGET]
+    answers = rpc.call_many([("eth_call", [{"to": contract, "data": data}, "latest"]) for data in asked])
+    for answer in answers:
+        if isinstance(answer, Refused):
+            raise answer
+    try:
+        (escrow, is_capped), cap, budget = map(_words, answers)
+        return Account(
+            escrow=escrow,
+            cap=allowance(*cap) if is_capped else None,
+            all_trades=allowance(*budget),
+            hour_ends_s=(hour + 1) * PERIOD_S,
+        )
+    except (TypeError, ValueError) as error:
+        raise WrongContract(f"there is no settlement contract at {contract}") from error
 
 
 class Books:
@@ -197,6 +228,9 @@ _TOPICS: Final = (_TRADE_SETTLED, _DEPOSITED, _WITHDRAWN)
 _ARE_SETTLED: Final = _hash("areSettled(bytes32[])")[:10]
 _ESCROW: Final = _hash("escrow(address)")[:10]
 _TOTAL_ESCROW: Final = _hash("totalEscrow()")[:10]
+_ACCOUNTS: Final = _hash("accounts(address)")[:10]
+_CAPS: Final = _hash("caps(address)")[:10]
+_BUDGET: Final = _hash("budget()")[:10]
 _BALANCE_OF: Final = _hash("balanceOf(address)")[:10]
 
 
