@@ -574,5 +574,5 @@ class Parties:
         )
         assert paid == trades
         world.ledger.start_budget(60)
-        gas = sum(receipt.gas_used for receipt in world.ledger.receipts(hashes).values())
+        gas = sum(receipt.gas_used for receipt in world.ledger.receipts(hashes).values() if receipt is not None)
         return Swept(gas_a_trade=gas / trades, trades_a_second=trades / took_s)

@@ -144,12 +144,12 @@ class FusedRpc(Rpc):
         super().__init__(url, sleep=fuse.sleep)
         self._fuse = fuse
 
-    def call_many(self, calls: Any) -> list[Any]:  # noqa: ANN401 -- as Rpc has it
+    def call_many(self, calls: Any, *, present: bool = False) -> list[Any]:  # noqa: ANN401 -- as Rpc has it
         self._fuse.outside("a question to the chain")
         if all(method != "eth_sendRawTransaction" for method, _ in calls):
-            return super().call_many(calls)
+            return super().call_many(calls, present=present)
         with self._fuse.effect("send"):
-            return super().call_many(calls)
+            return super().call_many(calls, present=present)
 
 
 class FusedClient:

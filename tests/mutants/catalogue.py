@@ -38,6 +38,7 @@ CONTRACT: Final = "infra/contracts/EnergySettlement.sol"
 
 LIFE: Final = ("the state machine",)
 _FAULTS: Final = "tests/integration/settlement/test_faults.py"
+_REFUSING: Final = "tests/integration/settlement/test_refusing_node.py"
 _SETTLING: Final = "tests/integration/settlement/test_settling.py"
 _LOCKS: Final = "tests/integration/test_locks_and_reports.py"
 _MESSAGES: Final = "tests/integration/test_message_faults.py"
@@ -645,7 +646,19 @@ MUTANTS: Final = (
         "reorganisations_are_not_looked_for",
         "a batch whose block is another one's now has to be asked for again",
         (f"{_FAULTS}::test_a_payment_that_the_other_branch_refused_is_taken_back_at_the_next_look",),
-        (CONFIRM, "return newest is None or stands[newest.id]", "return True"),
+        (CONFIRM, "undisturbed = newest is None or stands[newest.id] is True", "undisturbed = True"),
+    ),
+    _mutant(
+        "a_node_that_is_behind_takes_payments_back",
+        "what a node does not know is no proof",
+        (f"{_REFUSING}::test_a_node_that_fell_behind_takes_nothing_back",),
+        (CONFIRM, "        if stands[batch.id] is False:\n            _put_back(database, batch)", "        if not stands[batch.id]:\n            _put_back(database, batch)"),
+    ),
+    _mutant(
+        "what_cannot_be_estimated_ends_the_sweep",
+        "an estimate that is refused in any words is asked for less",
+        (f"{_REFUSING}::test_what_is_too_big_for_a_block_and_cannot_even_be_estimated_is_halved",),
+        (SETTLE, "    except Refused as refusal:\n        if alone:\n            ledger.gas_for([])", "    except Refused as refusal:\n        if members:\n            raise\n        if alone:\n            ledger.gas_for([])"),
     ),
     _mutant(
         "a_begun_delivery_is_begun_again",
@@ -705,7 +718,7 @@ MUTANTS: Final = (
         "one_culprit_fails_all",
         "a trade that is refused does not undo the others of its batch",
         (f"{_FAULTS}::test_a_batch_that_reverts_is_halved_until_the_culprit_stands_alone_and_fails", f"{_FAULTS}::test_a_culprit_that_was_never_signed_for_fails_at_once"),
-        (SETTLE, "        if alone:\n            _give_up(database, ledger, view, members[0], reason=str(refusal))\n            return", "        for one in members:\n            _give_up(database, ledger, view, one, reason=str(refusal))\n        return"),
+        (SETTLE, "        if alone:\n            if ledger.reverts(payments, at=view.head):\n                _give_up(database, ledger, view, members[0], reason=str(refusal))\n            return", "        for one in members:\n            _give_up(database, ledger, view, one, reason=str(refusal))\n        return"),
     ),
     _mutant(
         "a_batch_is_stored_without_its_trades",

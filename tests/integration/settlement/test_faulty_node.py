@@ -15,6 +15,8 @@ from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, World
 
 Lie = Callable[[str, Json], Json]
 """(method, the node's answer to one call) -> what is said instead."""
+Refusal = Callable[[Json], Json]
+"""A call, as JSON -> the error that it is refused with, or None. What is refused never reaches the node."""
 
 
 class Node(FaultyNode):
@@ -34,6 +36,9 @@ class Node(FaultyNode):
                 return None if any(method.encode() in request.body for method in node.loses) else reply
 
             def call(self, call: Call, go_on: Callable[[Call], Json]) -> Json:
+                refusal = None if node.refuse is None else node.refuse({"method": call.method, "params": call.params})
+                if refusal is not None:
+                    return {"error": refusal}
                 answer = go_on(call)
                 return answer if node.lie is None else node.lie(call.method, answer)
 
@@ -42,6 +47,7 @@ class Node(FaultyNode):
 
     def recover(self) -> None:
         self.lie: Lie | None = None
+        self.refuse: Refusal | None = None
         self.loses: set[str] = set()  # methods whose answers get lost after the node has received them
         self.is_away = False
         self.delay_s = 0.0

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from energy_market.domain.settlement import Account, Allowance
 from energy_market.domain.wallets import keccak256, parse_address
-from energy_market.evm.rpc import AnswerTooLong, ChainError, Refused, Rpc, Unreachable
+from energy_market.evm.rpc import ChainError, Refused, Rpc, Unreachable
 
 BLOCKS_PER_QUERY: Final = 10_000
 """Nodes bound what they answer to by blocks, by entries or by bytes; a query that is refused is halved."""
@@ -122,7 +122,7 @@ class Books:
             until = min(newest, self.block + self._blocks_per_query)
             try:
                 entries = self._entries(self.block + 1, until, [[*_TOPICS]])
-            except (Refused, AnswerTooLong):
+            except Refused:
                 if until == self.block + 1:
                     raise
                 self._blocks_per_query = (until - self.block) // 2

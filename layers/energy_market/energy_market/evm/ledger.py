@@ -3,7 +3,7 @@
 Nothing here remembers anything: what was signed is the caller's to store, before it is sent.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +20,7 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from hexbytes import HexBytes
 
-from energy_market.evm.rpc import ChainError, Refused, Rpc, Unreachable
+from energy_market.evm.rpc import Behind, ChainError, Refused, Rpc, Unreachable, is_revert
 
 SETTLE: Final = "settle((bytes32,address,address,uint256,uint256,uint64)[])"
 ARE_SETTLED: Final = "areSettled(bytes32[])"
@@ -38,8 +38,11 @@ GAS_PER_TRADE: Final = 75_000
 # A replacement must pay at least a tenth more, both fees (the rule of the common nodes); we pay an eighth more.
 REPLACEMENT_NUMERATOR, REPLACEMENT_DENOMINATOR = 9, 8
 LOG_BLOCKS_PER_QUERY: Final = 1000
+SEARCH_S: Final = 2.0
+"""Seconds of a sweep for the search of one payment in the chain's events; the next sweep goes on from there."""
+LOWER: Final = (0, 1, 2, 4)
+"""Blocks below the newest at which to look, one after the other, while the node that answers does not know it."""
 CLOCK_SKEW_S: Final = 600  # between the database's clock and the chain's
-REVERT_CODE: Final = 3
 # What a count or a fee (in wei for each gas), a time, and anything else can be at most: they go into bigint columns and
 # timestamps.
 COUNT_BITS: Final = 63
@@ -49,6 +52,10 @@ WORD_BITS: Final = 256
 
 class WrongChain(ChainError):
     """The node is on another chain, or the settlement contract is not there."""
+
+
+class NotYet(ChainError):
+    """The search for a payment takes longer than this sweep has for it; it is gone on with."""
 
 
 class Reverts(ChainError):
@@ -173,6 +180,9 @@ class Ledger:
         self._key: LocalAccount | None = Account.from_key(operator_key)
         self.operator: str = self._key.address
         self._checked = False
+        self._by_hash = True  # whether the node takes a block's hash for its state (EIP-1898)
+        self._log_blocks = LOG_BLOCKS_PER_QUERY  # as many as the node answers for
+        self._searched: dict[tuple[str, UUID], int] = {}  # where the search for a payment goes on, downwards
 
     def elsewhere(self, *, contract: str, operator: str) -> Self:
         """The same node, asked about another contract or another operator's transactions. It cannot sign."""
@@ -201,21 +211,34 @@ class Ledger:
     # ------------------------------------------------------------------------------------------------ what is
 
     def look(self, *, confirmations: int, finality_blocks: int) -> View:
-        """The chain now. Raises WrongChain, Refused, Unreachable."""
+        """The chain now, or a few blocks ago if the newest is not known to every node behind the address.
+
+        Raises WrongChain, Refused, Unreachable.
+        """
         self._check()
-        head = _block(self._rpc.call("eth_getBlockByNumber", "latest", False))  # noqa: FBT003 -- JSON
+        newest = self._block_at("latest")
+        for lower in LOWER:
+            head = newest if lower == 0 else self._block_at(hex(max(0, newest.number - lower)))
+            try:
+                return self._view(head, confirmations=confirmations, finality_blocks=finality_blocks)
+            except Behind as refusal:
+                behind = refusal
+        raise behind
+
+    def _view(self, head: Block, *, confirmations: int, finality_blocks: int) -> View:
         confirmed, final = head.number - confirmations + 1, head.number - finality_blocks + 1
         count = "eth_getTransactionCount"
-        answers = self._all(
-            [
-                (count, [self.operator, hex(head.number)]),
+        answers = self._at(
+            head,
+            lambda at: [
+                (count, [self.operator, at]),
                 (count, [self.operator, "pending"]),
                 (count, [self.operator, hex(max(0, confirmed))]),
                 (count, [self.operator, hex(max(0, final))]),
-                ("eth_getBalance", [self.operator, hex(head.number)]),
+                ("eth_getBalance", [self.operator, at]),
                 ("eth_maxPriorityFeePerGas", []),
                 ("eth_getBlockByNumber", [hex(max(0, final)), False]),
-            ]
+            ],
         )
         nonce, pending, nonce_confirmed, nonce_final = (_number(one, bits=COUNT_BITS) for one in answers[:4])
         balance, tip = _number(answers[4]), _number(answers[5], bits=COUNT_BITS)
@@ -232,14 +255,26 @@ class Ledger:
         )
 
     def block_hashes(self, numbers: Sequence[int]) -> list[str | None]:
-        """The hash of the block that now has each number; None above the head."""
-        blocks = self._all([("eth_getBlockByNumber", [hex(number), False]) for number in numbers])
-        return [None if block is None else _block(block).hash for block in blocks]
+        """The hash of the block that now has each number; None where the node that was asked knows none."""
+        answers = self._rpc.call_many([("eth_getBlockByNumber", [hex(number), False]) for number in numbers])
+        return [None if one is None or isinstance(one, Refused) else _block(one).hash for one in answers]
 
-    def receipts(self, hashes: Sequence[str]) -> dict[str, Receipt]:
-        """The receipts of those of the transactions that are mined."""
-        answers = self._all([("eth_getTransactionReceipt", [one]) for one in hashes])
-        return {one: self._receipt(answer) for one, answer in zip(hashes, answers, strict=True) if answer is not None}
+    def receipts(self, hashes: Sequence[str]) -> dict[str, Receipt | None]:
+        """The receipt of each transaction, None if it is not mined; what the node can't say now is absent.
+
+        None comes from a node that is behind as well: it is no proof.
+        """
+        answers = self._rpc.call_many([("eth_getTransactionReceipt", [one]) for one in hashes])
+        receipts: dict[str, Receipt | None] = {}
+        for one, answer in zip(hashes, answers, strict=True):
+            if answer is None:
+                receipts[one] = None
+            elif not isinstance(answer, Refused):
+                try:
+                    receipts[one] = self._receipt(answer)
+                except Unreachable:
+                    continue
+        return receipts
 
     def paid(self, ids: Collection[UUID], *, at: Block) -> set[UUID]:
         """Those of the trades that were paid, by whatever transaction, up to that block."""
@@ -247,7 +282,7 @@ class Ledger:
         if not asked:
             return set()
         data = _selector(ARE_SETTLED) + encode(["bytes32[]"], [[_word(one) for one in asked]])
-        answer = self._rpc.call("eth_call", {"to": self.contract, "data": "0x" + data.hex()}, hex(at.number))
+        answer = self._call(data, at)
         try:
             (paid,) = decode(["bool[]"], bytes.fromhex(str(answer).removeprefix("0x")))
             return {one for one, is_paid in zip(asked, paid, strict=True) if is_paid}
@@ -259,15 +294,14 @@ class Ledger:
 
         By the later of the two clocks: some chains make no block while nobody sends anything.
         """
-        call = {"to": self.contract, "data": "0x" + _selector(BUDGET).hex()}
         no_contract = f"there is no settlement contract with a limit at {self.contract}"
         try:
-            answer = str(self._rpc.call("eth_call", call, hex(at.number)))
+            answer = self._call(_selector(BUDGET), at)
             limit, moved, period = decode(["uint112", "uint112", "uint32"], bytes.fromhex(answer.removeprefix("0x")))
         except (DecodingError, ValueError, OverflowError) as error:
             raise WrongChain(no_contract) from error
         except Refused as error:
-            if _is_revert(error):
+            if is_revert(error):
                 raise WrongChain(no_contract) from error
             raise
         is_over = max(at.time_s, int(now_s)) // PERIOD_S > period
@@ -276,30 +310,35 @@ class Ledger:
     def payment_of(self, trade: UUID, *, since: datetime, head: Block) -> tuple[str, int] | None:
         """(hash, block number) of the transaction that paid a trade after `since`; None if none did.
 
-        Walks back from the head in steps that every node answers.
+        Walks back from the head in steps that the node answers for. Raises NotYet when that takes longer than a sweep
+        has for one trade.
         """
-        newest = head.number
         since_s = int(since.timestamp()) - CLOCK_SKEW_S
+        newest = self._searched.pop((self.contract, trade), head.number)
+        began_with_s = self.remaining_s()
         while newest >= 0:
-            oldest = max(0, newest - LOG_BLOCKS_PER_QUERY + 1)
-            logs, block = self._all(
-                [
-                    (
-                        "eth_getLogs",
-                        [
-                            {
-                                "address": self.contract,
-                                "fromBlock": hex(oldest),
-                                "toBlock": hex(newest),
-                                "topics": [_topic(TRADE_SETTLED), "0x" + _word(trade).hex()],
-                            }
-                        ],
-                    ),
-                    ("eth_getBlockByNumber", [hex(oldest), False]),
-                ]
+            if began_with_s - self.remaining_s() > SEARCH_S:
+                self._searched[self.contract, trade] = newest
+                raise NotYet(f"the payment is not in the blocks from {newest + 1} on")
+            oldest = max(0, newest - self._log_blocks + 1)
+            asked = {
+                "address": self.contract,
+                "fromBlock": hex(oldest),
+                "toBlock": hex(newest),
+                "topics": [_topic(TRADE_SETTLED), "0x" + _word(trade).hex()],
+            }
+            logs, block = self._rpc.call_many(
+                [("eth_getLogs", [asked]), ("eth_getBlockByNumber", [hex(oldest), False])]
             )
+            if isinstance(logs, Refused):
+                if oldest == newest:
+                    raise logs
+                self._log_blocks = (newest - oldest + 1) // 2
+                continue
             if logs:
                 return _place(logs)
+            if isinstance(block, Refused):
+                raise block
             if _block(block).time_s < since_s:
                 return None
             newest = oldest - 1
@@ -313,10 +352,20 @@ class Ledger:
         try:
             estimate = _number(self._rpc.call("eth_estimateGas", call))
         except Refused as error:
-            if _is_revert(error):
+            if is_revert(error):
                 raise Reverts(error.message, error.data) from error
             raise
         return max(estimate * 5 // 4, GAS_PER_BATCH + GAS_PER_TRADE * len(payments))
+
+    def reverts(self, payments: Sequence[Payment], *, at: Block) -> bool:
+        """Whether the contract would undo this batch after that very block. Raises Refused, Unreachable."""
+        try:
+            self._call(self._settle(payments), at)
+        except Refused as error:
+            if is_revert(error):
+                return True
+            raise
+        return False
 
     def sign(self, payments: Sequence[Payment], *, nonce: int, gas: int, fees: Fees) -> Signed:
         """A batch under a nonce."""
@@ -348,6 +397,36 @@ class Ledger:
         if code == "0x":
             raise WrongChain(f"there is no settlement contract at {self.contract}")
         self._checked = True
+
+    def _block_at(self, tag: str) -> Block:
+        (answer,) = self._rpc.call_many([("eth_getBlockByNumber", [tag, False])], present=True)
+        if isinstance(answer, Refused):
+            raise answer
+        return _block(answer)
+
+    def _call(self, data: bytes, at: Block) -> str:
+        """What the contract answers to the operator after that block."""
+        call = {"from": self.operator, "to": self.contract, "data": "0x" + data.hex()}
+        (answer,) = self._at(at, lambda state: [("eth_call", [call, state])])
+        return str(answer)
+
+    def _at(self, block: Block, calls: Callable[[object], Sequence[tuple[str, list[object]]]]) -> list[Any]:
+        """The answers to calls about the state after a block, named by its hash: no other node takes another for it.
+
+        A node that does not know EIP-1898 is asked by the block's number.
+        """
+        if self._by_hash:
+            try:
+                return self._all(calls({"blockHash": block.hash}))
+            except Behind:
+                raise
+            except Refused as refusal:
+                if is_revert(refusal):
+                    raise
+                answers = self._all(calls(hex(block.number)))
+                self._by_hash = False
+                return answers
+        return self._all(calls(hex(block.number)))
 
     def _all(self, calls: Sequence[tuple[str, list[object]]]) -> list[Any]:
         answers = self._rpc.call_many(calls)
@@ -407,10 +486,6 @@ class Ledger:
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise Unreachable("the node's receipt is not one") from error
-
-
-def _is_revert(error: Refused) -> bool:
-    return error.code == REVERT_CODE or "revert" in error.message.lower()
 
 
 def _verdict(message: str) -> Sent:

@@ -1,42 +1,63 @@
-"""JSON-RPC over HTTP. Imports only the standard library: the health route uses it without the EVM libraries."""
+"""JSON-RPC over HTTP. Imports only the standard library: the health route uses it without the EVM libraries.
+
+Providers refuse in many ways and words (`evm.refusals`). "Later" is asked again, "less" is asked for less, and all else
+is a refusal of one call. A list that is refused, or twice gets no answer, is halved down to single calls; a refusal
+inside a list is believed only when the call alone is refused as well.
+"""
 
 import json
 import random
 import time
 from collections.abc import Callable, Sequence
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+from energy_market.evm.endpoint import Endpoint, Reply
+from energy_market.evm.refusals import (
+    TOO_MANY_REQUESTS,
+    Behind,
+    ChainError,
+    Later,
+    Refused,
+    TooMuch,
+    Unreachable,
+    is_behind,
+    is_later,
+    is_revert,
+    may_be_later,
+)
+
+__all__ = ["Behind", "ChainError", "Refused", "Rpc", "TooMuch", "Unreachable", "chain_reachable", "is_revert"]
+
 MAX_CALLS_PER_REQUEST: Final = 50
+SHORT_LISTS_S: Final = 600.0
+"""Seconds for which lists stay as short as a node wanted them; then a longer one is tried again."""
 FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 2.0
-TOO_MANY_REQUESTS: Final = 429
-SERVER_ERRORS: Final = 500
+LIST_TRIES: Final = 2
+"""Tries of a list of calls that gets no answer, before it is halved."""
+UNSURE_TRIES: Final = 4
+"""Tries of what is refused with words that may mean "later", before the refusal is believed."""
+BEHIND_TRIES: Final = 8
+"""Tries of what a node does not know yet: of several behind one address another one may, and soon this one."""
+OK: Final = range(200, 300)
+SERVER_ERRORS: Final = range(500, 600)
+OVERLOADED: Final = frozenset({408, 425, TOO_MANY_REQUESTS, 503})
+"""HTTP statuses that say "later", whatever the body says."""
+TOO_LARGE: Final = 413
+MALFORMED: Final = frozenset({400, TOO_LARGE, 414, 422, 431})
+"""HTTP statuses that judge the request, not who asks or when."""
+ADVICE: Final = {
+    401: " (it wants other credentials than RpcUrl has)",
+    403: " (it refuses this client)",
+    404: " (there is no node at this path)",
+    407: " (a proxy wants credentials)",
+}
+
+Call = tuple[str, list[object]]
 
 
-class ChainError(Exception):
-    """The chain could not be asked, or did not do what was asked."""
-
-
-class Unreachable(ChainError):
-    """No usable answer came in time. Whether the node acted on the request is not known."""
-
-
-class AnswerTooLong(Unreachable):
-    """The node answered with more than we take, as it would again: less must be asked for."""
-
-
-class Refused(ChainError):
-    """The node answered with an error."""
-
-    def __init__(self, code: int, message: str, data: object = None) -> None:
-        """`data` is the revert data, as 0x-hex, where the node gives it."""
-        super().__init__(f"{message} ({code})")
-        self.code = code
-        self.message = message
-        self.data = data if isinstance(data, str) else None
+class _ListRefused(Exception):
+    """The list as a whole was refused: it may be answered in parts."""
 
 
 class Rpc:
@@ -57,14 +78,15 @@ class Rpc:
         chance: Callable[[], float] = random.random,
     ) -> None:
         """`timeout_s` bounds one attempt; `budget_s` all attempts together, counted from now or `start_budget`."""
-        self._secure, self._host, self._port, self._target = _parts_of(url)
+        self._endpoint = Endpoint(url)
         self._timeout_s = timeout_s
         self._monotonic = monotonic
         self._sleep = sleep
         self._chance = chance
         self._deadline = monotonic() + budget_s
-        self._connection: HTTPConnection | None = None
         self._last_id = 0
+        self._calls_at_once = MAX_CALLS_PER_REQUEST
+        self._short_lists_until = 0.0
 
     def start_budget(self, budget_s: float) -> None:
         """From now on, all calls together may take this long; a call beyond it raises Unreachable."""
@@ -81,111 +103,199 @@ class Rpc:
             raise answer
         return answer
 
-    def call_many(self, calls: Sequence[tuple[str, list[object]]]) -> list[Any]:
+    def call_many(self, calls: Sequence[Call], *, present: bool = False) -> list[Any]:
         """The results of many calls in few requests, in their order; a call that the node refused gives a Refused.
 
-        Raises Unreachable.
+        `present`: what is asked for is known to exist, so null says that the node is behind. Raises Unreachable.
         """
         answers: list[Any] = []
-        for start in range(0, len(calls), MAX_CALLS_PER_REQUEST):
-            answers += self._request_until_answered(calls[start : start + MAX_CALLS_PER_REQUEST])
+        while len(answers) < len(calls):
+            if self._monotonic() >= self._short_lists_until:
+                self._calls_at_once = MAX_CALLS_PER_REQUEST
+            answers += self._answers(calls[len(answers) : len(answers) + self._calls_at_once], present=present)
         return answers
 
     def close(self) -> None:
         """Drop the kept connection; the next call opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._endpoint.close()
 
-    def _request_until_answered(self, calls: Sequence[tuple[str, list[object]]]) -> list[Any]:
-        backoff_s = FIRST_BACKOFF_S
+    # ------------------------------------------------------------------------------------------------ again, or less
+
+    def _answers(self, calls: Sequence[Call], *, present: bool) -> list[Any]:
+        """An answer to each of the calls, however often and in whatever portions they must be asked."""
+        found: dict[int, Any] = {}
+        waiting = list(range(len(calls)))
+        backoff_s, tries = FIRST_BACKOFF_S, 0
         while True:
+            tries += 1
             try:
-                return self._request(calls)
-            except AnswerTooLong:
-                raise
-            except Unreachable:
-                pause_s = backoff_s * self._chance()
-                if self.remaining_s() <= pause_s:
-                    raise
-                self._sleep(pause_s)
-                backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
+                outcomes = self._request([calls[i] for i in waiting], present=present)
+            except _ListRefused:
+                return self._in_parts(calls, found, waiting, present=present)
+            except Unreachable as trouble:
+                outcomes = [trouble] * len(waiting)
+            alone = len(waiting) == 1
+            believed = {
+                i: outcome
+                for i, outcome in zip(waiting, outcomes, strict=True)
+                if not isinstance(outcome, ChainError) or _is_believed(outcome, alone=alone, tries=tries)
+            }
+            found |= believed
+            waiting = [i for i in waiting if i not in believed]
+            if not waiting:
+                return [found[i] for i in range(len(calls))]
+            troubles = [one for one in outcomes if isinstance(one, Unreachable)] or [Later(str(outcomes[0]))]
+            is_refused = any(isinstance(one, Refused) and not may_be_later(one) for one in outcomes)
+            patience = LIST_TRIES
+            if any(isinstance(one, Behind) for one in outcomes):
+                patience = BEHIND_TRIES
+            elif all(isinstance(one, Later) for one in troubles):
+                patience = UNSURE_TRIES
+            if not alone and (is_refused or (tries >= patience and not believed)):
+                return self._in_parts(calls, found, waiting, present=present)
+            last = max(troubles, key=lambda one: one.pause_s)
+            pause_s = max(backoff_s * self._chance(), last.pause_s)
+            if self.remaining_s() <= pause_s:
+                raise last
+            self._sleep(pause_s)
+            backoff_s = min(2 * backoff_s, MAX_BACKOFF_S)
 
-    def _request(self, calls: Sequence[tuple[str, list[object]]]) -> list[Any]:
+    def _in_parts(
+        self, calls: Sequence[Call], found: dict[int, Any], waiting: Sequence[int], *, present: bool
+    ) -> list[Any]:
+        """Ask in halves for what a list left open. The length that was answered is remembered for a while."""
+        size = (len(waiting) + 1) // 2
+        for start in range(0, len(waiting), size):
+            part = waiting[start : start + size]
+            answers = self._answers([calls[i] for i in part], present=present)
+            if not all(isinstance(one, Refused) for one in answers):
+                self._calls_at_once = min(self._calls_at_once, max(size, len(calls) - len(waiting)))
+                self._short_lists_until = self._monotonic() + SHORT_LISTS_S
+            found |= dict(zip(part, answers, strict=True))
+        return [found[i] for i in range(len(calls))]
+
+    # ------------------------------------------------------------------------------------------------ one request
+
+    def _request(self, calls: Sequence[Call], *, present: bool) -> list[Any]:
+        """What became of each call: its result, Refused, or Unreachable where it is to be asked again.
+
+        Raises Unreachable where none was answered, and _ListRefused.
+        """
         timeout_s = min(self._timeout_s, self.remaining_s())
         if timeout_s <= 0:
             raise Unreachable("the time for talking to the chain is used up")
-        requests = []
-        for method, params in calls:
-            self._last_id += 1
-            requests.append({"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params})
+        first = self._last_id + 1
+        self._last_id += len(calls)
+        requests = [
+            {"jsonrpc": "2.0", "id": first + number, "method": method, "params": params}
+            for number, (method, params) in enumerate(calls)
+        ]
         # A single call is not sent as a list: not every proxy before a node knows lists.
-        body = self._post(json.dumps(requests if len(requests) > 1 else requests[0]).encode(), timeout_s)
-        try:
-            answer = json.loads(body)
-        except ValueError as error:
-            raise Unreachable("the node's answer is no JSON") from error
-        answers = answer if isinstance(answer, list) else [answer]
-        by_id = {one["id"]: one for one in answers if isinstance(one, dict) and isinstance(one.get("id"), int)}
-        results = []
-        for request in requests:
-            found = by_id.get(request["id"])
-            if found is None:
-                raise Unreachable("the node's answer is not to what was asked")
-            results.append(_result(found))
-        return results
+        alone = len(requests) == 1
+        reply = self._endpoint.post(json.dumps(requests[0] if alone else requests).encode(), timeout_s=timeout_s)
+        if reply.status in OVERLOADED:
+            raise self._trouble(reply, Later)
+        if alone:
+            return [self._answer(reply, first, present=present)]
+        return self._list(reply, range(first, first + len(calls)), present=present)
 
-    def _post(self, body: bytes, timeout_s: float) -> bytes:
-        try:
-            connection = self._connected(timeout_s)
-            connection.request("POST", self._target, body, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            answer = response.read(MAX_ANSWER_BYTES + 1)
-        except (OSError, HTTPException) as error:
-            self.close()
-            raise Unreachable(f"the node cannot be reached: {error or type(error).__name__}") from error
-        if len(answer) > MAX_ANSWER_BYTES:
-            self.close()
-            raise AnswerTooLong("the node's answer is too long")
-        if response.status == TOO_MANY_REQUESTS or response.status >= SERVER_ERRORS:
-            raise Unreachable(f"the node answered with HTTP status {response.status}")
-        return answer
+    def _answer(self, reply: Reply, id_: int, *, present: bool) -> Any:  # noqa: ANN401 -- JSON
+        """What became of a call that was asked alone. Raises Unreachable."""
+        if reply.body is None:
+            return TooMuch(reply.status, "the node's answer is too long")
+        answer = _json(reply.body)
+        if isinstance(answer, list) and len(answer) == 1:
+            (answer,) = answer
+        if isinstance(answer, dict) and (_id(answer) == str(id_) or _is_error_to_nobody(answer)):
+            return self._outcome(answer, reply, present=present)
+        if reply.status in MALFORMED:
+            kind = TooMuch if reply.status == TOO_LARGE else Refused
+            return kind(reply.status, str(self._trouble(reply)))
+        raise self._trouble(reply)
 
-    def _connected(self, timeout_s: float) -> HTTPConnection:
-        if self._connection is None:
-            make = HTTPSConnection if self._secure else HTTPConnection
-            self._connection = make(self._host, self._port, timeout=timeout_s)
-        self._connection.timeout = timeout_s
-        if self._connection.sock is not None:
-            self._connection.sock.settimeout(timeout_s)
-        return self._connection
+    def _list(self, reply: Reply, ids: Sequence[int], *, present: bool) -> list[Any]:
+        """What became of each call of a list. Raises Unreachable, and _ListRefused."""
+        if reply.body is None:
+            raise _ListRefused
+        answers = _json(reply.body)
+        if isinstance(answers, list):
+            by_id = {_id(one): one for one in answers if isinstance(one, dict)}
+            if not any(str(id_) in by_id for id_ in ids):
+                raise _ListRefused
+            missing = {"error": {"code": 0, "message": "the node's answer is shorter than the list of calls"}}
+            return [self._outcome(by_id.get(str(id_), missing), reply, present=present) for id_ in ids]
+        if isinstance(answers, dict) and answers.get("error") is not None:
+            outcome = self._outcome(answers, reply, present=present)
+            if isinstance(outcome, Unreachable):
+                raise outcome
+            raise _ListRefused
+        if reply.status in OK or reply.status in SERVER_ERRORS:
+            raise self._trouble(reply)
+        raise _ListRefused
 
-
-def _parts_of(url: str) -> tuple[bool, str, int | None, str]:
-    """(secure, host, port, target). Raises ValueError, which does not quote the address: it may hold an access key."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("the address of a node cannot be read") from None
-    if parts.scheme not in ("http", "https") or host is None:
-        raise ValueError("the address of a node begins with http:// or https://")
-    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    if not (target.isascii() and target.isprintable() and " " not in target):
-        raise ValueError("the address of a node has a character that no address has")
-    return parts.scheme == "https", host, port, target
-
-
-def _result(answer: dict[str, Any]) -> Any:  # noqa: ANN401 -- JSON
-    error = answer.get("error")
-    if error is None:
+    def _outcome(self, answer: dict[str, Any], reply: Reply, *, present: bool) -> Any:  # noqa: ANN401 -- JSON
+        error = answer.get("error")
+        if error is not None:
+            return self._refusal(error, reply)
         if "result" not in answer:
-            raise Unreachable("the node's answer has neither a result nor an error")
+            return Unreachable("the node's answer has neither a result nor an error")
+        if answer["result"] is None and present:
+            return Behind(0, "the node does not know what another one has")
         return answer["result"]
-    if not isinstance(error, dict):
-        return Refused(0, str(error))
-    code = error.get("code")
-    return Refused(code if isinstance(code, int) else 0, str(error.get("message", "")), error.get("data"))
+
+    def _refusal(self, error: object, reply: Reply) -> ChainError:
+        if not isinstance(error, dict):
+            return Refused(0, self._endpoint.words(str(error)))
+        code, data, told = error.get("code"), error.get("data"), str(error.get("message", ""))
+        if data is not None and not (isinstance(data, str) and data.startswith("0x")):
+            # Some put what they mean there: "invalid params", "range 9009594 is bigger than range limit 2000".
+            told += f" {json.dumps(data)}"
+        refusal = Refused(code if isinstance(code, int) else 0, self._endpoint.words(told), data)
+        if is_later(refusal):
+            return Later(f"the node has no time for us: {refusal}", pause_s=reply.pause_s)
+        if is_behind(refusal):
+            return Behind(refusal.code, refusal.message, data)
+        return refusal
+
+    def _trouble(self, reply: Reply, kind: type[Unreachable] = Unreachable) -> Unreachable:
+        """Why an answer is none, with the other side's own words."""
+        body = reply.body or b""
+        if reply.status not in OK:
+            what = f"the node answered with HTTP status {reply.status}{ADVICE.get(reply.status, '')}"
+        elif _json(body) is None:
+            what = "the node's answer is no JSON"
+        else:
+            what = "the node's answer is not to what was asked"
+        words = self._endpoint.words(body.decode("utf-8", "replace"))
+        return kind(f"{what}: {words}" if words else f"{what}, without a word", pause_s=reply.pause_s)
+
+
+def _is_believed(outcome: ChainError, *, alone: bool, tries: int) -> bool:
+    """Whether an error is the answer to its call: not in a list, and not as long as it may mean "later"."""
+    if not isinstance(outcome, Refused):
+        return False
+    if isinstance(outcome, Behind):
+        return tries >= BEHIND_TRIES
+    return alone and (tries >= UNSURE_TRIES or not may_be_later(outcome))
+
+
+def _json(body: bytes) -> Any:  # noqa: ANN401 -- JSON
+    """None for what is no JSON, and for null."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _id(answer: dict[str, Any]) -> str:
+    """As text: some send a number back as text, or with a point."""
+    id_ = answer.get("id")
+    return str(int(id_) if isinstance(id_, float) and id_.is_integer() else id_)
+
+
+def _is_error_to_nobody(answer: dict[str, Any]) -> bool:
+    """An error whose id is null or absent: the other side had not read as far as the id."""
+    return answer.get("id") is None and answer.get("error") is not None
 
 
 def chain_reachable(url: str, *, chain_id: int, timeout_s: float = 1.0) -> bool:

@@ -318,13 +318,25 @@ def mark_final(conn: Connection, batch_id: UUID) -> bool:
 
 
 def end_without_effect(
-    conn: Connection, batch_id: UUID, status: Literal["Reverted", "Replaced"], *, reason: str
+    conn: Connection,
+    batch_id: UUID,
+    status: Literal["Reverted", "Replaced"],
+    *,
+    reason: str,
+    seen_in: tuple[int, str] | None = None,
 ) -> int:
-    """A batch that pays nothing: its trades are Locked again, to go into another. Returns how many."""
+    """A batch that pays nothing: its trades are Locked again, to go into another. Returns how many.
+
+    `seen_in`: number and hash of the block after which its nonce was used, where it is in none itself. While that
+    block stands, so does this end.
+    """
     row = conn.execute(
         """
         WITH ended AS (
-            UPDATE settlement_batches SET status = %s, reason = %s WHERE id = %s AND status IN ('Stored', 'Mined')
+            UPDATE settlement_batches
+            SET status = %s, reason = %s, block_number = coalesce(block_number, %s),
+                block_hash = coalesce(block_hash, %s)
+            WHERE id = %s AND status IN ('Stored', 'Mined')
             RETURNING id
         ), carried AS (
             SELECT t.id FROM transactions t JOIN ended ON t.batch_id = ended.id
@@ -336,7 +348,7 @@ def end_without_effect(
         )
         SELECT count(*) FROM freed
         """,
-        (status, reason, batch_id),
+        (status, reason, *(seen_in or (None, None)), batch_id),
     ).fetchone()
     return 0 if row is None else row[0]
 
@@ -401,6 +413,20 @@ def waiting_trades(conn: Connection, batch_id: UUID) -> dict[UUID, datetime]:
         conn.execute(
             "SELECT id, locked_at FROM transactions WHERE batch_id = %s AND status = 'Submitted' ORDER BY seq",
             (batch_id,),
+        ).fetchall()
+    )
+
+
+def forms_of(conn: Connection, trades: Sequence[UUID]) -> dict[UUID, list[str]]:
+    """The hashes of all that was ever signed to pay each of the trades."""
+    return dict(
+        conn.execute(
+            """
+            SELECT m.transaction_id, array_agg(f.hash)
+            FROM settlement_batch_trades m JOIN signed_transactions f ON f.batch_id = m.batch_id
+            WHERE m.transaction_id = ANY (%s) GROUP BY m.transaction_id
+            """,
+            (list(trades),),
         ).fetchall()
     )
 

@@ -12,13 +12,16 @@ from uuid import UUID
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
 from energy_market.domain.trades import FailReason
-from energy_market.evm.ledger import Ledger, Receipt, Skip, View
+from energy_market.evm.ledger import Ledger, NotYet, Receipt, Skip, View
+from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
 from energy_market.postgres import settlement, trades
 from energy_market.postgres.settlement import Batch
 from energy_market.usecases.report_failures import report_failures
 
 MAX_BATCHES: Final = 1000
+LOOKS_BEFORE_REPLACED: Final = 2
+"""Further looks for a receipt before a nonce counts as used by somebody else."""
 OUTCOMES: Final[dict[Skip, tuple[FailReason, trades.Side | None]]] = {
     Skip.INSUFFICIENT_ESCROW: ("insufficient_escrow", "bid"),  # the buyer's doing: the bid is not opened again
     Skip.OVER_CAP: ("spending_cap", "bid"),
@@ -28,27 +31,43 @@ OUTCOMES: Final[dict[Skip, tuple[FailReason, trades.Side | None]]] = {
 
 
 def confirm_trades(database: Database, ledger: Ledger, view: View, rules: SettlementRules) -> None:
-    """Bring every batch under way, and its trades, to where the chain has them. Raises `evm.rpc.ChainError`."""
+    """Bring every batch under way, and its trades, to where the chain has them. Raises `evm.rpc.ChainError`.
+
+    Several nodes may be behind one address, some of them a few blocks behind the others. What such a node does not know
+    (a null, a nonce that is lower than before) proves nothing: a payment is taken back only when another block has
+    the number of its block, and a receipt counts only if its block is the one that has that number.
+    """
     account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
     with database.transaction() as conn:
         under_way = settlement.under_way(conn, account, contract=ledger.contract, limit=MAX_BATCHES)
-        undone = settlement.ended_with_free_nonce(conn, account, nonce=view.nonce, limit=MAX_BATCHES)
+        ended = settlement.ended_with_free_nonce(conn, account, nonce=view.nonce, limit=MAX_BATCHES)
         last_final = settlement.newest_final(conn, account)
-    undisturbed = _check_blocks(ledger, [b for b in under_way if b.status == "Mined"], last_final)
-    _reopen(database, undone)
+    mined = [b for b in under_way if b.status == "Mined"]
+    newest = max(mined, key=lambda b: b.block_number or 0, default=None)
+    doubtful = [b for b in mined if b.nonce >= view.nonce]
+    stands = _stand(ledger, [b for b in (newest, last_final, *doubtful, *ended) if b is not None])
+    if last_final is not None and stands[last_final.id] is False:
+        _alarm(last_final)
+    _reopen(database, [b for b in ended if b.block_hash is None or stands[b.id] is False])
+    # A block's hash holds those of all before it: while the newest of these blocks stands, all do.
+    undisturbed = newest is None or stands[newest.id] is True
     asked = [b for b in under_way if b.nonce < view.nonce and not (undisturbed and _is_settled(b, view, rules))]
     receipts = ledger.receipts([one for b in asked for one in b.hashes])
-    for batch in under_way:
-        if batch.nonce >= view.nonce:
-            if batch.status == "Mined":
-                _put_back(database, batch)
-        elif batch in asked:
-            found = [receipts[one] for one in batch.hashes if one in receipts]
-            receipt = next((r for r in found if r.block_number <= view.head.number), None)
+    canonical = _canonical(ledger, [r for r in receipts.values() if r is not None])
+    for batch in doubtful:
+        if stands[batch.id] is False:
+            _put_back(database, batch)
+    for batch in asked:
+        try:
+            found = [receipt for one in batch.hashes if (receipt := receipts.get(one)) is not None]
+            receipt = next((r for r in found if r.hash in canonical and r.block_number <= view.head.number), None)
             if receipt is not None:
                 _follow(database, ledger, view, rules, batch=batch, receipt=receipt)
-            elif not found:
+            elif not found and all(one in receipts for one in batch.hashes):
                 _missing(database, ledger, view, rules, batch)
+        except Refused as refusal:
+            log("settlement.batch_not_followed", level="error", batch_id=batch.id, detail=str(refusal))
+            metric("TradesUnexplained", 1)
 
 
 def confirm_paid_elsewhere(
@@ -56,11 +75,27 @@ def confirm_paid_elsewhere(
 ) -> set[UUID]:
     """Confirm trades that were paid by another transaction than their batch's; those that are Confirmed now.
 
-    `paid`: trades and when each was locked. Nobody will look after them later, so the payment must be final.
+    `paid`: trades and when each was locked. Nobody will look after them later, so the payment must be final. What
+    cannot be found out about one trade waits for the next sweep, and holds up no other.
     """
-    confirmed = set()
+    confirmed: set[UUID] = set()
+    if not paid:
+        return confirmed
+    with database.transaction() as conn:
+        forms = settlement.forms_of(conn, list(paid))
+    receipts = [r for r in ledger.receipts(sorted({one for known in forms.values() for one in known})).values() if r]
+    canonical = _canonical(ledger, receipts)
+    known = {trade: (r.hash, r.block_number) for r in receipts if r.hash in canonical for trade in r.paid}
     for trade, locked_at in paid.items():
-        payment = ledger.payment_of(trade, since=locked_at, head=view.head)
+        try:
+            payment = known.get(trade) or ledger.payment_of(trade, since=locked_at, head=view.head)
+        except NotYet as reason:
+            log("settlement.payment_searched", transaction_id=trade, detail=str(reason))
+            continue
+        except Refused as refusal:
+            log("settlement.payment_not_found", level="error", transaction_id=trade, detail=str(refusal))
+            metric("TradesUnexplained", 1)
+            continue
         if payment is None:
             log("settlement.payment_not_found", level="error", transaction_id=trade)
             metric("TradesUnexplained", 1)
@@ -70,25 +105,30 @@ def confirm_paid_elsewhere(
     return confirmed
 
 
-def _check_blocks(ledger: Ledger, mined: Sequence[Batch], last_final: Batch | None) -> bool:
-    """Whether no reorganisation touched the batches in blocks. Raises the alarm when one reached below finality.
+def _stand(ledger: Ledger, batches: Sequence[Batch]) -> dict[UUID, bool | None]:
+    """Whether each batch's block still has its number; None if the node that was asked does not know."""
+    placed = [b for b in batches if b.block_number is not None]
+    hashes = ledger.block_hashes([b.block_number or 0 for b in placed])
+    stands = {b.id: None if now is None else now == b.block_hash for b, now in zip(placed, hashes, strict=True)}
+    return {b.id: stands.get(b.id) for b in batches}
 
-    A block's hash holds those of all before it: while the newest of these blocks stands, all do.
-    """
-    newest = max(mined, key=lambda b: b.block_number or 0, default=None)
-    watched = [b for b in (newest, last_final) if b is not None]
-    hashes = ledger.block_hashes([b.block_number or 0 for b in watched])
-    stands = {b.id: b.block_hash == now for b, now in zip(watched, hashes, strict=True)}
-    if last_final is not None and not stands[last_final.id]:
-        log(
-            "settlement.deep_reorganisation",
-            level="error",
-            batch_id=last_final.id,
-            block_number=last_final.block_number,
-            block_hash=last_final.block_hash,
-        )
-        metric("DeepReorganisations", 1)
-    return newest is None or stands[newest.id]
+
+def _canonical(ledger: Ledger, receipts: Sequence[Receipt]) -> set[str]:
+    """The hashes of those transactions whose receipt is of a block that has its number."""
+    numbers = sorted({r.block_number for r in receipts})
+    hashes = dict(zip(numbers, ledger.block_hashes(numbers), strict=True))
+    return {r.hash for r in receipts if hashes[r.block_number] == r.block_hash}
+
+
+def _alarm(batch: Batch) -> None:
+    log(
+        "settlement.deep_reorganisation",
+        level="error",
+        batch_id=batch.id,
+        block_number=batch.block_number,
+        block_hash=batch.block_hash,
+    )
+    metric("DeepReorganisations", 1)
 
 
 def _is_settled(batch: Batch, view: View, rules: SettlementRules) -> bool:
@@ -124,11 +164,19 @@ def _put_back(database: Database, batch: Batch) -> None:
 
 
 def _missing(database: Database, ledger: Ledger, view: View, rules: SettlementRules, batch: Batch) -> None:
-    """The batch's nonce is used, but by no form of it: somebody else has the operator's key."""
+    """The batch's nonce is used, but by no form of it: somebody else has the operator's key.
+
+    Unless the node that was asked is behind: it is asked again, and what was paid is asked of the view's own block.
+    """
     if batch.status == "Mined":
+        if _stand(ledger, [batch])[batch.id] is not False:
+            return
         _put_back(database, batch)
     if batch.nonce >= view.nonce_confirmed:
         return
+    for _ in range(LOOKS_BEFORE_REPLACED):
+        if any(receipt is not None for receipt in ledger.receipts(batch.hashes).values()):
+            return
     with database.transaction() as conn:
         waiting = settlement.waiting_trades(conn, batch.id)
     paid = ledger.paid(waiting, at=view.head)
@@ -137,7 +185,11 @@ def _missing(database: Database, ledger: Ledger, view: View, rules: SettlementRu
         return  # paid by a stranger's transaction that is not final: the batch is ended when it is
     with database.transaction() as conn:
         freed = settlement.end_without_effect(
-            conn, batch.id, "Replaced", reason="its nonce was used by another transaction"
+            conn,
+            batch.id,
+            "Replaced",
+            reason="its nonce was used by another transaction",
+            seen_in=(view.head.number, view.head.hash),
         )
     log("settlement.nonce_taken", level="error", batch_id=batch.id, nonce=batch.nonce, trades=freed)
     metric("NoncesTaken", 1)

@@ -20,7 +20,9 @@ def resend_batches(database: Database, ledger: Ledger, view: View, rules: Settle
     """
     account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
     with database.transaction() as conn:
-        waiting = [b for b in settlement.under_way(conn, account, limit=MAX_BATCHES) if b.status == "Stored"]
+        # Those that were mined and seem not to be any more, too: it does no harm, and a chain that makes a block only
+        # when there is something to put into it would show no other.
+        waiting = settlement.under_way(conn, account, limit=MAX_BATCHES)
         # Final ones too, if a reorganisation below finality freed their nonce: nothing after them could be mined.
         waiting += settlement.ended_with_free_nonce(conn, account, nonce=view.nonce, limit=MAX_BATCHES)
     for batch in sorted(waiting, key=lambda b: b.nonce):

@@ -18,7 +18,8 @@ from psycopg.errors import UniqueViolation
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
-from energy_market.evm.ledger import Ledger, Payment, Reverts, View
+from energy_market.evm.ledger import Ledger, Payment, Reverts, View, WrongChain
+from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
 from energy_market.postgres import leases, settlement, trades
 from energy_market.postgres.settlement import Settleable
@@ -128,10 +129,14 @@ def _follow_former(database: Database, ledger: Ledger, rules: SettlementRules) -
         metric("TradesStoredElsewhere", elsewhere)
     for contract, operator in places:
         former = ledger.elsewhere(contract=contract, operator=operator)
-        view = former.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
-        confirm_trades(database, former, view, rules)
-        expire_stored(database, former, view, rules)
-        resend_batches(database, former, view, rules)
+        try:
+            view = former.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
+            confirm_trades(database, former, view, rules)
+            expire_stored(database, former, view, rules)
+            resend_batches(database, former, view, rules)
+        except (Refused, WrongChain) as error:
+            log("settlement.former_not_followed", level="error", contract=contract, sender=operator, detail=str(error))
+            metric("TradesUnexplained", 1)
 
 
 def _settle_locked(database: Database, ledger: Ledger, view: View, rules: SettlementRules, holder: UUID) -> bool:
@@ -243,7 +248,11 @@ def _batches(
 
 
 def _accepted(database: Database, ledger: Ledger, view: View, members: Sequence[Settleable]) -> Iterator[_Batch]:
-    """These trades in as few batches as the contract takes; halved until the culprit stands alone, and fails."""
+    """These trades in as few batches as node and contract take; halved until the culprit stands alone.
+
+    Whom the contract refuses, after the view's own block, fails. Whom only the node refuses, in whatever words (a
+    batch beyond a block's gas can't even be estimated), waits, and holds up no other.
+    """
     payments = [
         Payment(
             id=t.id,
@@ -262,7 +271,14 @@ def _accepted(database: Database, ledger: Ledger, view: View, members: Sequence[
         if _halted(ledger):
             return
         if alone:
-            _give_up(database, ledger, view, members[0], reason=str(refusal))
+            if ledger.reverts(payments, at=view.head):
+                _give_up(database, ledger, view, members[0], reason=str(refusal))
+            return
+    except Refused as refusal:
+        if alone:
+            ledger.gas_for([])  # what the node refuses of a batch of nothing, is no trade's trouble
+            log("settlement.not_estimated", level="error", transaction_id=members[0].id, detail=str(refusal))
+            metric("TradesUnexplained", 1)
             return
     else:
         if alone and members[0].lone_reverts >= MAX_LONE_REVERTS:
