@@ -2,7 +2,8 @@
 
     hand.py wallet NAME            make a wallet, if there is none of this name, and print its address
     hand.py sign NAME              sign the text on standard input, less its last newline, and print the signature
-    hand.py fund NAME TOKENS       mint test tokens and gas, and put the tokens into escrow (a local chain only)
+    hand.py fund NAME TOKENS       mint test tokens and gas, put the tokens into escrow, and say what is there then
+                                   (a local chain only)
     hand.py device NAME            keep the registration on standard input as NAME's device; print its device.json
 
 Keys lie in the stack's folder, .local/up/hand, and go with it. STACK names another stack's folder.
@@ -11,6 +12,7 @@ Keys lie in the stack's folder, .local/up/hand, and go with it. STACK names anot
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Final
@@ -20,20 +22,34 @@ from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
 from processes import LOCAL, ServiceError
 from services import read_stack
-from wallet import Wallet, call_data
+from wallet import TransactionFailedError, Wallet, call_data, read_uint
+
+from energy_market.evm.rpc import ChainError
 
 STACK: Final = Path(os.environ.get("STACK", LOCAL / "up"))
 FOLDER: Final = STACK / "hand"
 GAS_WEI: Final = 10**18
 TOKEN_UNIT: Final = 10**18
+MOST_TOKENS: Final = 1_000_000
+
+
+class RefusedError(Exception):
+    """What was asked for cannot be done, as a sentence for whoever typed it."""
+
+
+def make_wallet(name: str) -> LocalAccount:
+    """The wallet of this name; made when it is first asked for."""
+    if not _key_file(name).exists():
+        _write(_key_file(name), Account.create().key.hex())
+    return wallet(name)
 
 
 def wallet(name: str) -> LocalAccount:
-    """The wallet of this name; made when it is first asked for."""
-    file = FOLDER / f"{name}.key"
-    if not file.exists():
-        _write(file, Account.create().key.hex())
-    account: LocalAccount = Account.from_key(file.read_text())
+    """The wallet of this name. Raises RefusedError if there is none: a mistyped name must get no money."""
+    try:
+        account: LocalAccount = Account.from_key(_key_file(name).read_text())
+    except FileNotFoundError:
+        raise RefusedError(f"There is no wallet called {name}: `hand.py wallet {name}` makes one.") from None
     return account
 
 
@@ -48,15 +64,24 @@ def fund(account: LocalAccount, tokens: int) -> None:
     rpc_url, chain_id, token = str(stack["rpc_url"]), int(stack["chain_id"]), str(stack["token"])
     deployer = Wallet(Account.from_key(str(stack["deployer_key"])), rpc_url=rpc_url, chain_id=chain_id)
     deployer.wait(deployer.send(account.address, value_wei=GAS_WEI))
-    amount = tokens * TOKEN_UNIT
+    contract, amount = str(stack["settlement_contract"]), tokens * TOKEN_UNIT
     deployer.wait(deployer.send(token, data=call_data("mint(address,uint256)", account.address, amount)))
     own = Wallet(account, rpc_url=rpc_url, chain_id=chain_id)
-    own.deposit(token=token, contract=str(stack["settlement_contract"]), amount=amount)
+    before = read_uint(own.rpc, contract, "escrow(address)", account.address)
+    own.deposit(token=token, contract=contract, amount=amount)
+    after = read_uint(own.rpc, contract, "escrow(address)", account.address)
+    print(f"In escrow: {before / TOKEN_UNIT:g} tokens before, {after / TOKEN_UNIT:g} now.")
 
 
 def keep_device(name: str, registration: str) -> Path:
     """Lay out what the device agent needs; the path of its device.json."""
-    answer = json.loads(registration)
+    try:
+        answer = json.loads(registration)
+    except ValueError:
+        raise RefusedError("Standard input must be the answer to iot/device/register.") from None
+    if not isinstance(answer, dict) or "private_key" not in answer:
+        why = answer.get("error") if isinstance(answer, dict) else None
+        raise RefusedError(f"This is no registration with a private key: {why or 'it has none'}")
     folder = FOLDER / f"{name}-{answer['id']}"
     _write(folder / "certificate.pem", answer["certificate_pem"])
     _write(folder / "private_key.pem", answer["private_key"])
@@ -73,6 +98,12 @@ def keep_device(name: str, registration: str) -> Path:
     }
     _write(folder / "device.json", json.dumps(config, indent=2))
     return folder / "device.json"
+
+
+def _key_file(name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+        raise RefusedError("A name has 1 to 40 letters, digits, - and _.")
+    return FOLDER / f"{name}.key"
 
 
 def _stack() -> dict[str, str | int]:
@@ -94,11 +125,11 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for command in ("wallet", "sign", "fund", "device"):
         commands.add_parser(command).add_argument("name")
-    commands.choices["fund"].add_argument("tokens", type=int)
+    commands.choices["fund"].add_argument("tokens", type=int, choices=range(1, MOST_TOKENS + 1), metavar="TOKENS")
     arguments = parser.parse_args()
     match arguments.command:
         case "wallet":
-            print(wallet(arguments.name).address)
+            print(make_wallet(arguments.name).address)
         case "sign":
             print(sign(wallet(arguments.name), sys.stdin.read().removesuffix("\n")))
         case "fund":
@@ -110,5 +141,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ServiceError as error:
+    except (RefusedError, ServiceError, ChainError, TransactionFailedError) as error:
         sys.exit(str(error))

@@ -19,6 +19,7 @@ if not OLDEST <= sys.version_info[:2] <= NEWEST:
 import fcntl
 import hashlib
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -296,6 +297,20 @@ def npm() -> list[str]:
     return [str(LOCAL / "node" / "bin" / "npm")]
 
 
+def check_platform() -> None:
+    """Say before anything is installed what this machine cannot run: the first to be missed would be Anvil."""
+    system = platform.system()
+    if system not in {"Linux", "Darwin"}:
+        raise SetUpError(f"This runs on Linux and macOS, and this is {system or 'another system'}: on Windows use WSL.")
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+    packages = json.loads((CHECKOUT / "package.json").read_text())["optionalDependencies"]
+    has_anvil = f"@foundry-rs/anvil-{system.lower()}-{machine}" in packages
+    if not (has_anvil or os.environ.get("ANVIL_BIN") or on_path("anvil")):
+        raise SetUpError(
+            f"npm has no Anvil for {system} on {platform.machine()}: install Foundry's, and name it with ANVIL_BIN."
+        )
+
+
 def set_up_npm() -> None:
     """Install the chain's tools. No package's own install script runs: those would fetch from elsewhere.
 
@@ -334,6 +349,7 @@ def main() -> None:
             if sys.argv[1:] == ["uv"]:
                 set_up_uv()
             else:
+                check_platform()
                 set_up([*ALWAYS, *sys.argv[1:]])
     except SetUpError as error:
         sys.exit(str(error))

@@ -37,6 +37,7 @@ def main() -> None:
             print(f"Started in {time.monotonic() - began:.0f} s.")
     known = read_stack(FOLDER)
     print(f"API        {known['api_url']}/api/v1/health")
+    print(f"its page   {known['api_url']}/api/v1/docs")
     print(f"AWS        AWS_ENDPOINT_URL={known['aws_endpoint_url']} (region us-east-1, credentials test/test)")
     print(f"devices    {known['iot_host']}:{known['iot_port']} (authority: {known['iot_ca_file']})")
     print(f"database   {known['database_url']}")
