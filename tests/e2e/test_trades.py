@@ -426,13 +426,12 @@ def test_the_readmes_first_trade_by_hand_is_as_it_says_as_often_as_it_is_made(ne
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     assert blocks[0].startswith("make up\n")
     folder = neighbourhood.market.stack.folder
-    script = (
-        "".join(blocks).removeprefix("make up\n").replace(".local/up", str(folder)).replace("curl -sS", "curl -sSf")
-    )
+    script = "".join(blocks).removeprefix("make up\n").replace(".local/up", str(folder))
+    script = script.replace("curl -sS", "curl -sSf")
     assert "#" not in script  # an interactive zsh takes no comments
     for _ in range(2):
         done = subprocess.run(
-            ["bash", "-eu", "-o", "pipefail", "-c", script],
+            ["bash", "-eu", "-o", "pipefail", "-c", "trap 'kill $(jobs -p) || true' EXIT\n" + script],
             cwd=CHECKOUT,
             env={**os.environ, "STACK": str(folder)},
             capture_output=True,
