@@ -30,13 +30,14 @@ KINDS: Final[dict[str, list[ReportKind]]] = {
     "status": ["donor_status", "recipient_status"],
     "alert": ["alert"],
     "transfer": ["transfer"],
+    "refused": ["refused"],
 }
 
 
 class ReportsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
     """A filter of a device's reports, and a page of them."""
 
-    kind: Literal["status", "alert", "transfer"] | None = None
+    kind: Literal["status", "alert", "transfer", "refused"] | None = None
     limit: PageLimit = PageLimit(100)
     cursor: Cursor | None = None
 

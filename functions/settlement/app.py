@@ -11,6 +11,7 @@ from energy_market.database import Database, Unreachable
 from energy_market.devices import Dropped, read_queued
 from energy_market.domain.settlement import SettlementRules
 from energy_market.logs import log, metric
+from energy_market.usecases.note_refusals import log_dropped, taking
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.wake_sweep import wake_sweep
@@ -45,16 +46,17 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
     again: list[dict[str, str]] = []
     has_locked = False
     for number, record in enumerate(event["Records"]):
+        message = None
         try:
             message = read_queued(record["body"])
-            with database.transaction() as conn:
+            with taking(database, message) as conn:
                 outcome, trade = record_lock_response(conn, message, settlement_window_s=settings.settlement_window_s)
             has_locked = has_locked or outcome == "locked"
             log("lock.answered", outcome=outcome, transaction_id=trade)
             if outcome == "rejected":
                 report_failures([trade], "lock_rejected")
         except Dropped as dropped:
-            log("device.message.dropped", level="warning", reason=dropped.reason, message=record["messageId"])
+            log_dropped(dropped, message, message_id=record["messageId"])
         except Unreachable:
             # The rest would wait for a connection each, longer than the function may take.
             again += [{"itemIdentifier": rest["messageId"]} for rest in event["Records"][number:]]

@@ -10,6 +10,7 @@ from energy_market import config
 from energy_market.database import Database, Unreachable
 from energy_market.devices import Dropped, read_queued
 from energy_market.logs import log
+from energy_market.usecases.note_refusals import log_dropped, taking
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.report_shortfalls import report_shortfalls
@@ -26,16 +27,17 @@ def handle(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[st
     again: list[dict[str, str]] = []
     kinds: dict[str, int] = {}
     for number, record in enumerate(event["Records"]):
+        message = None
         try:
             message = read_queued(record["body"])
-            with database.transaction() as conn:
+            with taking(database, message) as conn:
                 recorded = record_telemetry(conn, message)
             kinds[recorded.kind] = kinds.get(recorded.kind, 0) + 1
             if recorded.short is not None:
                 report_shortfalls([recorded.short])
             report_failures(recorded.lost, "reservation_lost")
         except Dropped as dropped:
-            log("device.message.dropped", level="warning", reason=dropped.reason, message=record["messageId"])
+            log_dropped(dropped, message, message_id=record["messageId"])
         except Unreachable:
             # The rest would wait for a connection each, longer than the function may take.
             again += [{"itemIdentifier": rest["messageId"]} for rest in event["Records"][number:]]

@@ -202,9 +202,11 @@ def test_a_device_speaks_on_its_own_topics_and_on_no_others(backend: Backend) ->
             "$aws/rules/DonorStatusRule",
         ):
             assert connection.say(topic, STATUS) == NOT_AUTHORIZED, topic
-        assert connection.say(mine.topic("energy/donor/{}/status"), STATUS, retain=True) == NOT_AUTHORIZED
+        assert connection.say(other.topic("energy/donor/{}/status"), STATUS, retain=True) == NOT_AUTHORIZED
+        # Many a firmware retains by default: that is a message as any other.
+        assert connection.say(mine.topic("energy/device/{}/alert"), {"code": "fire"}, retain=True) == 0
     taken = backend.take()
-    assert taken.count("taken") == 5  # status, meter, alert; and that it came and went
+    assert taken.count("taken") == 6  # status, meter, alert, the retained one; and that it came and went
     assert backend.stand()[1] == before
 
 

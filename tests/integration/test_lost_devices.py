@@ -64,7 +64,7 @@ class Scene:
             try:
                 record_telemetry(conn, message)
             except Dropped as dropped:
-                assert dropped.reason in {"unknown_device_or_old_news", "foreign_transfer_or_old_news"}  # noqa: PT017
+                assert dropped.reason in {"unknown_device_or_old_news", "unpaid_trade_or_old_news"}  # noqa: PT017
 
     def pay(self) -> None:
         """The chain pays what is locked or submitted."""

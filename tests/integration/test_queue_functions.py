@@ -98,14 +98,16 @@ def shallow_stack() -> Iterator[None]:
     sys.setrecursionlimit(raised)
 
 
-POISON = [
-    b'{"available_kwh": 1, "seq": 1, "x": ' + b"[" * 8000 + b"]" * 8000 + b"}",
-    b'{"available_kwh": 1, "seq": 1, "x": "\xff"}',
-    b'{"available_kwh": 1, "seq": 1, "x": "\\ud800"}',
-    b'{"available_kwh": 1, "seq": 1, "x": 1e999999}',
-    b'{"available_kwh": 1, "seq": 1, "battery_level": 1e-20000}',
-    b'{"available_kwh": 1e99999999999999999999, "seq": 1}',
-]
+POISON = {
+    b'{"available_kwh": 1, "seq": 10000, "x": ' + b"[" * 8000 + b"]" * 8000 + b"}": "invalid_payload",
+    b'{"available_kwh": 1, "seq": 10000, "x": "\xff"}': "invalid_payload",
+    b'{"available_kwh": 1, "seq": 10000, "x": "\\ud800"}': "invalid_payload",
+    b'{"available_kwh": 1e99999999999999999999, "seq": 10000}': "invalid_field",
+    # Unimportant: the rest is taken.
+    b'{"available_kwh": 1, "seq": 10000, "x": 1e999999}': None,
+    b'{"available_kwh": 1, "seq": 10000, "x": "\\u0000"}': None,
+    b'{"available_kwh": 1, "seq": 10000, "battery_level": 1e-20000}': None,
+}
 
 
 @pytest.mark.usefixtures("shallow_stack")
@@ -125,11 +127,13 @@ def test_no_payload_holds_up_the_messages_beside_it(
         queued(f"energy/device/{home.device}/alert", poison),
         queued(f"energy/donor/{home.device}/status", {"available_kwh": 2.5, "seq": 10**6}),
     ]
+    records_topic = f"energy/donor/{home.device}/status"
     capsys.readouterr()
     assert telemetry.handle({"Records": records}, None) == {"batchItemFailures": []}
     said = lines(capsys)
-    assert said[0]["reason"] == "invalid_payload"
-    assert said[-1]["taken"]["donor_status"] == 1
+    dropped = [(line["reason"], line["topic"], line["client_id"]) for line in said if "dropped" in line["event"]]
+    assert dropped[:1] == ([(POISON[poison], records_topic, str(home.device))] if POISON[poison] else [])
+    assert said[-1]["taken"]["donor_status"] == (1 if POISON[poison] else 2)
 
 
 def test_a_sweep_that_cannot_be_woken_costs_no_answer(

@@ -41,6 +41,7 @@ _FAULTS: Final = "tests/integration/settlement/test_faults.py"
 _REFUSING: Final = "tests/integration/settlement/test_refusing_node.py"
 _SETTLING: Final = "tests/integration/settlement/test_settling.py"
 _LOCKS: Final = "tests/integration/test_locks_and_reports.py"
+_LEFT_OUT: Final = "tests/integration/test_what_devices_leave_out.py"
 _MESSAGES: Final = "tests/integration/test_message_faults.py"
 _MATCHES: Final = "tests/integration/test_matches.py"
 _TICKS: Final = "tests/integration/test_orders_and_ticks.py"
@@ -492,7 +493,7 @@ MUTANTS: Final = (
         "old_statuses_count",
         "a status that was overtaken says what is not so any more",
         (f"{_LOCKS}::test_an_old_status_is_dropped",),
-        (DEVICES, "AND (status_seq IS NULL OR status_seq < %(seq)s\n", "AND (true\n"),
+        (DEVICES, "ELSE status_seq IS NULL OR status_seq < %(seq)s\n", "ELSE true\n"),
     ),
     _mutant(
         "what_was_delivered_stays_available",
@@ -504,7 +505,7 @@ MUTANTS: Final = (
         "a_delivery_that_another_overtook_is_forgotten",
         "its energy counts neither as promised nor as gone",
         (f"{_DELIVERIES}::test_what_was_delivered_is_gone_in_whatever_order_it_is_reported",),
-        (DEVICES, "ORDER BY r.received_at DESC, r.id DESC LIMIT 1), -1) < %(seq)s", "ORDER BY r.received_at DESC, r.id DESC LIMIT 1), -1) < %(seq)s AND status_seq < %(seq)s"),
+        (DEVICES, "AND coalesce(available_seq < %(seq)s, ", "AND coalesce(available_seq < %(seq)s AND status_seq < %(seq)s, "),
     ),
     _mutant(
         "a_lost_reservation_is_paid",
@@ -534,13 +535,13 @@ MUTANTS: Final = (
         "a_delivery_has_no_end",
         "what is not delivered in time is short",
         (f"{_DELIVERIES}::test_what_is_not_delivered_in_time_is_short",),
-        (TRADES, "delivery IN ('Owed', 'Started') AND deliver_by <= clock_timestamp()", "delivery IN ('Owed', 'Started') AND deliver_by IS NULL"),
+        (TRADES, "AND t.deliver_by <= clock_timestamp()", "AND t.deliver_by IS NULL"),
     ),
     _mutant(
         "a_full_delivery_counts_only_in_order",
         "all of it is all of it, whatever was said meanwhile",
         (f"{_DELIVERIES}::test_a_full_delivery_counts_however_late_and_in_whatever_order_it_is_reported",),
-        (TRADES, "AND (%(wh)s >= energy_wh OR delivery_seq IS NULL OR delivery_seq < %(seq)s)", "AND (delivery_seq IS NULL OR delivery_seq < %(seq)s)"),
+        (TRADES, "AND (%(wh)s >= energy_wh OR delivery_seq IS NULL", "AND (delivery_seq IS NULL"),
     ),
     _mutant(
         "an_unlock_is_owed_for_ever",
@@ -585,6 +586,24 @@ MUTANTS: Final = (
         "whatever is plugged in returns, nothing is promised blindly",
         ("tests/unit/test_hardware.py::test_a_lock_is_rejected_with_a_reason_until_the_plug_in_works_again",),
         ("devices/energy_device/hardware.py", "if isinstance(value, bool) or not isinstance(value, Real | Decimal)", "if not isinstance(value, Real | Decimal)"),
+    ),
+    _mutant(
+        "what_a_status_does_not_say_is_taken_for_nothing",
+        "absent is not empty",
+        (f"{_LEFT_OUT}::test_a_status_without_locks_loses_no_reservation_and_settles_no_unlock",),
+        (f"{PACKAGE}/device_reports.py", 'locks=reader.if_sound("locks", _ids),', 'locks=reader.if_sound("locks", _ids) or (),'),
+    ),
+    _mutant(
+        "a_refusal_is_nobodys_to_know",
+        "an owner learns why their device is not heard",
+        (f"{_LEFT_OUT}::test_an_owner_sees_what_was_refused_and_why",),
+        (f"{PACKAGE}/usecases/note_refusals.py", "            _keep(conn, message, code=refused.reason", "            _ = (conn, message); str(refused.reason) or _keep(conn, message, code=refused.reason"),
+    ),
+    _mutant(
+        "a_device_of_two_fields_keeps_its_energy_reserved_for_a_day",
+        "what nobody will tell of is not waited for",
+        (f"{_LEFT_OUT}::test_a_device_of_two_fields_sells_and_its_delivery_ends_unreported_without_an_alarm",),
+        (SETTLEMENT, "THEN %(window_s)s ELSE least(%(window_s)s, %(unreported_s)s) END", "THEN %(window_s)s ELSE greatest(%(window_s)s, %(unreported_s)s) END"),
     ),
     _mutant(
         "two_registrations_under_one_key",

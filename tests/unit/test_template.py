@@ -283,11 +283,12 @@ def test_a_device_may_speak_and_hear_on_its_own_topics_only() -> None:
     allowed: dict[str, set[str]] = {}
     for statement in policy["Properties"]["PolicyDocument"]["Statement"]:
         resources = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
-        allowed[statement["Action"]] = {
-            resource["Fn::Sub"].rpartition("${AWS::AccountId}:")[2] for resource in resources
-        }
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        topics = {resource["Fn::Sub"].rpartition("${AWS::AccountId}:")[2] for resource in resources}
+        allowed |= dict.fromkeys(actions, topics)
     me = "${!iot:Connection.Thing.ThingName}"
     heard = {f"energy/donor/{me}/{command}" for command in ("lock", "unlock", "transfer")}
+    assert allowed.pop("iot:RetainPublish") == allowed["iot:Publish"]
     assert allowed == {
         "iot:Connect": {f"client/{me}"},
         "iot:Publish": {

@@ -6,23 +6,15 @@ connection, which the broker's rule adds; what a payload says of its sender is n
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from decimal import Decimal
-from typing import Any, Final, Literal, Protocol, TypeVar
+from typing import Final, Protocol
 from uuid import UUID
 
 import msgspec
 
 from energy_market.domain.commands import Command
-from energy_market.domain.errors import InvalidRequest
-from energy_market.domain.quantities import kwh, parse_reported_kwh
+from energy_market.domain.quantities import kwh
 
-MAX_PAYLOAD_BYTES: Final = 16 * 1024
-MAX_LOCKS: Final = 1000
-MAX_SEQ: Final = 2**63 - 1
-MAX_EXPONENT: Final = 1000
 PUBLISHERS: Final = 16  # at once; the client needs as many connections, or makes new ones again and again
-
-T = TypeVar("T")
 
 
 class Dropped(Exception):
@@ -45,68 +37,6 @@ class QueuedMessage(msgspec.Struct, frozen=True):
     payload: bytes  # base64 in the queue
     received_at_ms: int
     principal: str = ""  # the certificate of the connection; none of what the broker itself says
-
-
-class Reported:
-    """A JSON number of kWh in a device's message, in watt-hours."""
-
-    __slots__ = ("energy_wh",)
-
-    def __init__(self, energy_wh: int) -> None:
-        """From an amount that has been checked."""
-        self.energy_wh = energy_wh
-
-
-class Percent:
-    """A JSON number from 0 to 100."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Decimal) -> None:
-        """From a number that has been checked."""
-        self.value = value
-
-
-class LockResponse(msgspec.Struct, frozen=True):
-    """`energy/donor/{device_id}/lock/response`. The specification's two fields, and ours."""
-
-    order_id: UUID
-    status: Literal["locked", "rejected"]
-    transaction_id: UUID | None = None
-    seq: int | None = None
-
-    def __post_init__(self) -> None:
-        """What the types do not say."""
-        if self.seq is not None and not 0 <= self.seq <= MAX_SEQ:
-            raise ValueError("seq out of range")
-
-
-class DonorStatus(msgspec.Struct, frozen=True):
-    """`energy/donor/{device_id}/status`."""
-
-    available_kwh: Reported
-    seq: int
-    battery_level: Percent | None = None
-    locks: list[UUID] = []
-
-    def __post_init__(self) -> None:
-        """What the types do not say."""
-        if not 0 <= self.seq <= MAX_SEQ or len(self.locks) > MAX_LOCKS:
-            raise ValueError("seq or locks out of range")
-
-
-class TransferStatus(msgspec.Struct, frozen=True):
-    """`energy/transfer/{device_id}/status`. `delivered`: it is over; `refused`: nothing is reserved for it here."""
-
-    transaction_id: UUID
-    status: Literal["started", "delivering", "delivered", "refused"]
-    kwh_delivered: Reported
-    seq: int
-
-    def __post_init__(self) -> None:
-        """What the types do not say."""
-        if not 0 <= self.seq <= MAX_SEQ:
-            raise ValueError("seq out of range")
 
 
 def read_queued(body: str) -> QueuedMessage:
@@ -137,45 +67,6 @@ def device_uuid(text: str) -> UUID:
     if str(device_id) != text:
         raise Dropped("unknown_device")
     return device_id
-
-
-def read_payload(payload: bytes, kind: type[T]) -> T:
-    """A payload of that kind; Dropped if it is not one. Unknown fields are left alone: firmware may know more."""
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        raise Dropped("payload_too_large")
-    try:
-        return msgspec.json.Decoder(kind, dec_hook=_read_number, float_hook=_decimal).decode(payload)
-    except (msgspec.MsgspecError, ValueError, RecursionError, InvalidRequest) as error:
-        raise Dropped("invalid_payload") from error
-
-
-def read_text(payload: bytes) -> str:
-    """Any JSON object as it was said, to be kept; Dropped if it is none (or holds what PostgreSQL's jsonb cannot)."""
-    read_payload(payload, dict[str, Any])  # all of it: a Struct would pass over what it does not know
-    text = payload.decode()
-    if "\\u0000" in text:
-        raise Dropped("invalid_payload")
-    return text
-
-
-def _decimal(text: str) -> Decimal:
-    """A JSON number with all its digits; ValueError for one that no device measures and PostgreSQL cannot hold."""
-    try:
-        number = Decimal(text)
-    except ArithmeticError:
-        raise ValueError("number out of range") from None
-    exponent = number.as_tuple().exponent
-    if not isinstance(exponent, int) or abs(exponent) > MAX_EXPONENT:
-        raise ValueError("number out of range")
-    return number
-
-
-def _read_number(kind: type, value: object) -> object:
-    if kind is Reported:
-        return Reported(parse_reported_kwh(value, name="kwh"))
-    if isinstance(value, bool) or not isinstance(value, int | Decimal) or not 0 <= value <= 100:  # noqa: PLR2004 -- percent
-        raise ValueError("not a percentage")
-    return Percent(Decimal(value))
 
 
 # ------------------------------------------------------------------------------------------------------ to devices

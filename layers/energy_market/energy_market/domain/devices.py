@@ -1,5 +1,6 @@
 """Devices as their owners see them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -8,13 +9,16 @@ from uuid import UUID
 
 DeviceType = Literal["esp32", "raspi"]
 DeviceSide = Literal["donor", "recipient"]
-ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence"]
+ReportKind = Literal["donor_status", "recipient_status", "alert", "transfer", "presence", "refused"]
 DeviceStatus = Literal["Provisioning", "Registered", "Online", "Offline", "Removed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A device. `available_wh`: what may be sold, reserved energy included; `free_wh`: what of it is not promised."""
+    """A device. `available_wh`: what may be sold, reserved energy included; `free_wh`: what of it is not promised.
+
+    `refused`: topic, code, field and sentence of the latest message, or part of one, that was not taken.
+    """
 
     id: UUID
     owner_id: UUID
@@ -28,6 +32,8 @@ class Device:
     free_wh: int | None
     battery_level: Decimal | None
     created_at: datetime
+    refused_at: datetime | None = None
+    refused: Mapping[str, str | None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

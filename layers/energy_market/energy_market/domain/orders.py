@@ -12,7 +12,14 @@ MAX_OPEN_ORDERS_OF_A_USER: Final = 500
 OrderType = Literal["buy", "sell"]
 OrderStatus = Literal["Created", "Matched", "Executing", "Completed", "Cancelled", "Expired", "Rejected"]
 Unmatchable = Literal[
-    "no_device", "device_removed", "no_status_yet", "device_offline", "device_silent", "no_free_energy"
+    "no_device",
+    "device_removed",
+    "no_status_yet",
+    "status_refused",
+    "no_available_kwh",
+    "device_offline",
+    "device_silent",
+    "no_free_energy",
 ]
 
 

@@ -20,7 +20,12 @@ FailReason = Literal[
     "chain_refused",
 ]
 Delivery = Literal["Owed", "Started", "Delivered", "Short"]
-ShortReason = Literal["under_delivered", "delivery_timeout", "reservation_lost"]
+ShortReason = Literal["under_delivered", "delivery_timeout", "reservation_lost", "unreported"]
+
+UNREPORTED_AFTER_S: Final = 3_600
+"""Seconds from its confirmation until a delivery is over of which its device will never tell, for it has told of none.
+
+Until then its energy is promised: time to feed 5 kWh at 5 kW before it may be sold again."""
 
 # Neither side is at fault: both orders go back into the book. But where the same two meet and fail again and again,
 # both are rejected, so that nothing is tried for ever.
@@ -37,6 +42,7 @@ REASON_SENTENCES: Final[dict[str, str]] = {
     "under_delivered": "The donor's device delivered less than was traded.",
     "delivery_timeout": "The donor's device did not deliver all of it in time.",
     "reservation_lost": "The donor's device no longer held the energy.",
+    "unreported": "The donor's device does not report deliveries, so nobody can tell how much it delivered.",
     "cancelled_by_owner": "Cancelled by its owner.",
     "device_removed": "Its device was removed.",
     "expired": "Its time in force has passed.",

@@ -19,6 +19,9 @@ MAX_KEPT_CHARACTERS: Final = 4_096
 COUNT_FORGOTTEN_AFTER_S: Final = 600
 """A device that has said nothing above its count for so long may count anew."""
 
+LIFE_NOTED_EVERY_S: Final = 10
+"""A sign of life that is not a status is written if the one before is older than this."""
+
 UNFINISHED_AFTER_S: Final = 600
 """A registration that is not done by then has died: no request takes that long."""
 
@@ -31,6 +34,12 @@ PROMISED: Final[LiteralString] = (
     "SELECT (" + _TRADED + ") + coalesce((SELECT sum(m.energy_wh) FROM matches m WHERE m.device_no = d.no), 0)"
 )
 
+
+# That the latest status of a device `d` was refused.
+STATUS_REFUSED: Final[LiteralString] = """EXISTS (
+    SELECT FROM device_reports r
+    WHERE r.device_id = d.id AND r.kind = 'refused' AND r.received_at > coalesce(d.status_heard_at, '-infinity')
+      AND r.payload ->> 'topic' LIKE 'energy/donor/%%/status' AND r.payload ->> 'code' <> 'field_ignored')"""
 
 # That a device `d` is a donor's and was registered.
 IS_DONOR: Final[LiteralString] = "d.side = 'donor' AND d.status IN ('Registered', 'Online', 'Offline')"
@@ -150,8 +159,11 @@ def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
     with conn.cursor(row_factory=class_row(Device)) as cursor:
         return cursor.execute(
             "SELECT d.id, d.owner_id, d.device_type, d.side, d.location, d.zone, d.status, d.last_ping, d.available_wh,"
-            " d.available_wh - (" + PROMISED + ") AS free_wh, d.battery_level, d.created_at"
-            " FROM iot_devices d WHERE d.owner_id = %s AND d.status <> 'Removed'"
+            " d.available_wh - (" + PROMISED + ") AS free_wh, d.battery_level, d.created_at,"
+            " r.received_at AS refused_at, r.payload AS refused"
+            " FROM iot_devices d LEFT JOIN LATERAL ("
+            "     SELECT received_at, payload FROM device_reports WHERE device_id = d.id AND kind = 'refused'"
+            "     ORDER BY received_at DESC, id DESC LIMIT 1) r ON true WHERE d.owner_id = %s AND d.status <> 'Removed'"
             " AND (d.status <> 'Provisioning' OR d.created_at > now() - make_interval(secs => %s))"
             " ORDER BY d.created_at, d.id",
             (owner_id, UNFINISHED_AFTER_S),
@@ -195,24 +207,29 @@ def record_status(
     conn: Connection,
     device_id: UUID,
     *,
-    available_wh: int,
+    available_wh: int | None,
     battery_level: Decimal | None,
-    locks: Sequence[UUID],
-    seq: int,
+    locks: Sequence[UUID] | None,
+    seq: int | None,
     received_ms: int,
 ) -> bool:
     """Take a donor's status; False if it is of no device of ours, or older than one already taken.
 
-    `received_ms`: the broker's time. A device that was silent since is still silent. One whose count is behind (it lost
-    its memory, and its clock was ahead before) is heard again when the broker has it for long enough after the last
-    status that was taken; a message that only lay in a queue for so long is not.
+    What it does not say (None) stays as it is. `received_ms`: the broker's time. A device that was silent since is
+    still silent. One whose count is behind (it lost its memory, and its clock was ahead before) is heard again when the
+    broker has it for long enough after the last status that was taken; a message that only lay in a queue for so long
+    is not. Without a count the broker's time tells which is older.
     """
     return (
         conn.execute(
             """
             UPDATE iot_devices
-            SET available_wh = %(available_wh)s, battery_level = coalesce(%(battery_level)s, battery_level),
-                reported_locks = %(locks)s, status_seq = %(seq)s,
+            SET available_wh = coalesce(%(available_wh)s::bigint, available_wh),
+                available_seq = CASE WHEN %(available_wh)s::bigint IS NULL THEN available_seq ELSE %(seq)s::bigint END,
+                battery_level = coalesce(%(battery_level)s::numeric, battery_level),
+                reported_locks = coalesce(%(locks)s::uuid[], reported_locks),
+                status_seq = coalesce(%(seq)s::bigint, status_seq),
+                reports_deliveries = reports_deliveries OR %(seq)s::bigint IS NOT NULL,
                 status_heard_at = greatest(status_heard_at, """
             + _HEARD
             + """),
@@ -225,15 +242,18 @@ def record_status(
             + _HEARD
             + """ THEN silent_since END
             WHERE id = %(id)s AND side = 'donor' AND status NOT IN ('Provisioning', 'Removed')
-              AND (status_seq IS NULL OR status_seq < %(seq)s
-                   OR status_heard_at < """
+              AND CASE WHEN %(seq)s::bigint IS NULL THEN status_heard_at IS NULL OR status_heard_at <= """
             + _HEARD
-            + """ - make_interval(secs => %(forget_s)s))
+            + """
+                       ELSE status_seq IS NULL OR status_seq < %(seq)s
+                            OR status_heard_at < """
+            + _HEARD
+            + """ - make_interval(secs => %(forget_s)s) END
             """,
             {
                 "available_wh": available_wh,
                 "battery_level": battery_level,
-                "locks": list(locks),
+                "locks": None if locks is None else list(locks),
                 "seq": seq,
                 "id": device_id,
                 "received_ms": received_ms,
@@ -241,6 +261,37 @@ def record_status(
             },
         ).rowcount
         == 1
+    )
+
+
+def is_recipient(conn: Connection, device_id: UUID) -> bool:
+    """Whether a device is registered as one that only reports."""
+    row = conn.execute("SELECT side FROM iot_devices WHERE id = %s", (device_id,)).fetchone()
+    return row == ("recipient",)
+
+
+def note_life(conn: Connection, device_id: UUID, *, received_ms: int, reports_deliveries: bool) -> None:
+    """A device answered or told of a delivery at the broker's time `received_ms`; not each of many in a row is written.
+
+    A device that waits for its next status goes on waiting. `reports_deliveries`: it will tell how its deliveries end.
+    """
+    conn.execute(
+        "UPDATE iot_devices SET status = "
+        + _BACK
+        + ", last_ping = greatest(last_ping, "
+        + _HEARD
+        + "), reports_deliveries = reports_deliveries OR %(reports_deliveries)s"
+        + " WHERE id = %(id)s AND status NOT IN ('Provisioning', 'Removed')"
+        + " AND (status <> 'Online' OR last_ping IS NULL OR reports_deliveries < %(reports_deliveries)s"
+        + "      OR last_ping < "
+        + _HEARD
+        + " - make_interval(secs => %(pause_s)s))",
+        {
+            "id": device_id,
+            "received_ms": received_ms,
+            "reports_deliveries": reports_deliveries,
+            "pause_s": LIFE_NOTED_EVERY_S,
+        },
     )
 
 
@@ -303,25 +354,29 @@ def record_presence(
     )
 
 
-def record_delivered(conn: Connection, device_id: UUID, *, delivered_wh: int, seq: int, received_ms: int) -> None:
+def record_delivered(
+    conn: Connection, device_id: UUID, *, delivered_wh: int, seq: int | None, received_ms: int
+) -> None:
     """What was delivered since the last status is no longer available.
 
     Until the device's next status says so itself: else the trade would stop counting as promised a moment before
-    the energy stops counting as available, and would be sold again in between. The last status is the one in the
-    device's reports: `status_seq` may be another delivery's, whose report has overtaken this one.
+    the energy stops counting as available, and would be sold again in between. `available_seq` is of the last status
+    that told an amount: `status_seq` may be another delivery's, whose report has overtaken this one. Where either has
+    no count, the broker's time tells which is older.
     """
     conn.execute(
         """
         UPDATE iot_devices d
-        SET available_wh = greatest(0, available_wh - %(delivered_wh)s), status_seq = greatest(status_seq, %(seq)s),
-            status_heard_at = CASE WHEN status_seq > %(seq)s THEN status_heard_at
+        SET available_wh = greatest(0, available_wh - %(delivered_wh)s),
+            status_seq = greatest(status_seq, %(seq)s::bigint),
+            status_heard_at = CASE WHEN status_seq > %(seq)s OR %(seq)s::bigint IS NULL THEN status_heard_at
                                    ELSE greatest(status_heard_at, """
         + _HEARD
         + """) END
         WHERE id = %(id)s
-          AND coalesce((SELECT (r.payload ->> 'seq')::bigint FROM device_reports r
-                        WHERE r.device_id = d.id AND r.kind = 'donor_status'
-                        ORDER BY r.received_at DESC, r.id DESC LIMIT 1), -1) < %(seq)s
+          AND coalesce(available_seq < %(seq)s, status_heard_at <= """
+        + _HEARD
+        + """, true)
         """,
         {"delivered_wh": delivered_wh, "seq": seq, "id": device_id, "received_ms": received_ms},
     )

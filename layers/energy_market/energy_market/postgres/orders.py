@@ -8,16 +8,19 @@ from psycopg.rows import class_row
 
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.postgres import users
-from energy_market.postgres.devices import IS_DONOR, PROMISED
+from energy_market.postgres.devices import IS_DONOR, PROMISED, STATUS_REFUSED
 
 # Why the matcher passes an open order over; `free` is the device's energy that is not promised (see devices.py).
-_UNMATCHABLE: Final[LiteralString] = """
+_UNMATCHABLE: Final[LiteralString] = f"""
     CASE WHEN s.type = 'buy' OR s.status <> 'Created' THEN NULL
          WHEN s.device_id IS NULL THEN 'no_device'
          WHEN d.status = 'Removed' THEN 'device_removed'
-         WHEN d.available_wh IS NULL THEN 'no_status_yet'
+         WHEN d.available_wh IS NULL
+             THEN CASE WHEN {STATUS_REFUSED} THEN 'status_refused'
+                       WHEN d.status_heard_at IS NOT NULL THEN 'no_available_kwh'
+                       ELSE 'no_status_yet' END
          WHEN d.status <> 'Online' OR d.last_ping <= now() - make_interval(secs => %(online_s)s)
-             THEN 'device_offline'
+             THEN CASE WHEN {STATUS_REFUSED} THEN 'status_refused' ELSE 'device_offline' END
          WHEN d.silent_since IS NOT NULL THEN 'device_silent'
          WHEN f.free_wh <= 0 OR (s.all_or_none AND f.free_wh < s.remaining_wh) THEN 'no_free_energy'
     END AS unmatchable"""

@@ -17,6 +17,7 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from energy_market.domain.settlement import StuckBatch
+from energy_market.domain.trades import UNREPORTED_AFTER_S
 
 BatchStatus = Literal["Stored", "Mined", "Final", "Reverted", "Replaced"]
 
@@ -381,20 +382,28 @@ def unmined_nano(conn: Connection, account: Account, *, contract: str) -> int:
 def confirm(conn: Connection, trades: Collection[UUID], *, tx_hash: str, delivery_window_s: int) -> list[UUID]:
     """These trades were paid by that transaction; those that were not yet Confirmed. Their delivery may begin.
 
-    It has `delivery_window_s` seconds from the first confirmation on, whatever a reorganisation puts back.
+    It has `delivery_window_s` seconds from the first confirmation on, whatever a reorganisation puts back; of a device
+    that has never told of a delivery, nor sent a count, UNREPORTED_AFTER_S at most.
     """
     rows = conn.execute(
         """
         UPDATE transactions
-        SET status = 'Confirmed', blockchain_hash = %s, confirmed_at = clock_timestamp(),
+        SET status = 'Confirmed', blockchain_hash = %(hash)s, confirmed_at = clock_timestamp(),
             delivery = coalesce(delivery, 'Owed'), command_sent_at = NULL,
-            deliver_by = coalesce(deliver_by, clock_timestamp() + make_interval(secs => %s))
+            deliver_by = coalesce(deliver_by, clock_timestamp() + make_interval(secs => CASE
+                WHEN lock_seq IS NOT NULL OR (SELECT d.reports_deliveries FROM iot_devices d WHERE d.id = device_id)
+                THEN %(window_s)s ELSE least(%(window_s)s, %(unreported_s)s) END))
         WHERE status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL AND id IN (
-            SELECT id FROM transactions WHERE id = ANY (%s) AND status IN ('Locked', 'Submitted')
+            SELECT id FROM transactions WHERE id = ANY (%(trades)s) AND status IN ('Locked', 'Submitted')
             ORDER BY seq FOR NO KEY UPDATE)
         RETURNING id
         """,
-        (tx_hash, delivery_window_s, list(trades)),
+        {
+            "hash": tx_hash,
+            "window_s": delivery_window_s,
+            "unreported_s": UNREPORTED_AFTER_S,
+            "trades": list(trades),
+        },
     ).fetchall()
     return [row[0] for row in rows]
 

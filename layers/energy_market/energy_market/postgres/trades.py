@@ -205,6 +205,14 @@ def only_trade_of(conn: Connection, sell_order_id: UUID) -> UUID | None:
     return rows[0][0] if len(rows) == 1 else None
 
 
+def sell_order_of(conn: Connection, transaction_id: UUID, *, device_id: UUID) -> UUID | None:
+    """The sell order of a trade of that device; None if there is no such trade."""
+    row = conn.execute(
+        "SELECT sell_order_id FROM transactions WHERE id = %s AND device_id = %s", (transaction_id, device_id)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
 def status_at_device(conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID) -> TradeStatus | None:
     """Where a trade of that device and that sell order stands; None if there is no such trade."""
     row = conn.execute(
@@ -214,11 +222,11 @@ def status_at_device(conn: Connection, transaction_id: UUID, *, device_id: UUID,
     return None if row is None else row[0]
 
 
-def hold_reserved(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID], *, seq: int) -> list[UUID]:
+def hold_reserved(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID], *, seq: int | None) -> list[UUID]:
     """Lock the trades that a status changes, in the order in which all lock trades; those whose reservation is lost.
 
     Those are locked trades that the device does not list although it counted this status (`seq`) after its answer, and
-    for which nothing was ever signed, so that nothing can pay them.
+    for which nothing was ever signed, so that nothing can pay them. None without a count.
     """
     rows = conn.execute(
         """
@@ -235,6 +243,11 @@ def hold_reserved(conn: Connection, device_id: UUID, reported_locks: Sequence[UU
         {"device_id": device_id, "locks": list(reported_locks), "seq": seq},
     ).fetchall()
     return [trade for trade, is_lost in rows if is_lost]
+
+
+def is_of_device(conn: Connection, transaction_id: UUID, device_id: UUID) -> bool:
+    """Whether there is such a trade of that device."""
+    return sell_order_of(conn, transaction_id, device_id=device_id) is not None
 
 
 def owed_by_device(conn: Connection, device_id: UUID) -> int:
@@ -288,13 +301,19 @@ def settle_unlocks(conn: Connection, device_id: UUID, reported_locks: Sequence[U
 
 
 def record_delivery(
-    conn: Connection, transaction_id: UUID, *, device_id: UUID, ended: ShortReason | None, delivered_wh: int, seq: int
+    conn: Connection,
+    transaction_id: UUID,
+    *,
+    device_id: UUID,
+    ended: ShortReason | None,
+    delivered_wh: int,
+    seq: int | None,
 ) -> DeliveryReport | None:
     """Take a device's word on a delivery; None if it is old news, or of no confirmed trade of that device.
 
     `ended`: the device is done with it, and this is why if it was not all. What was delivered in full is Delivered
     whenever and in whatever order that is said; what ended with less is Short, and its device is told to release what
-    it may still hold.
+    it may still hold. A report without a count (`seq`) is never old news: amounts only rise, and what is over stays so.
     """
     with conn.cursor(row_factory=class_row(DeliveryReport)) as cursor:
         return cursor.execute(
@@ -304,7 +323,7 @@ def record_delivery(
                        %(ended)s::text IS NOT NULL AND delivery <> 'Short' AND %(wh)s < energy_wh AS falls_short
                 FROM transactions
                 WHERE id = %(id)s AND device_id = %(device_id)s AND status = 'Confirmed' AND delivery <> 'Delivered'
-                  AND (%(wh)s >= energy_wh OR delivery_seq IS NULL OR delivery_seq < %(seq)s)
+                  AND (%(wh)s >= energy_wh OR delivery_seq IS NULL OR %(seq)s::bigint IS NULL OR delivery_seq < %(seq)s)
                 FOR NO KEY UPDATE
             )
             UPDATE transactions t
@@ -314,7 +333,7 @@ def record_delivery(
                 unlock = CASE WHEN falls_short THEN 'Owed' ELSE unlock END,
                 command_sent_at = CASE WHEN falls_short THEN NULL ELSE command_sent_at END,
                 delivered_wh = greatest(delivered_wh, least(%(wh)s, energy_wh)),
-                delivery_seq = greatest(delivery_seq, %(seq)s)
+                delivery_seq = greatest(delivery_seq, %(seq)s::bigint)
             FROM told WHERE t.id = told.id
             RETURNING told.before, t.delivery, t.delivery_reason AS reason, t.delivered_wh
             """,
@@ -323,17 +342,25 @@ def record_delivery(
 
 
 def end_overdue_deliveries(conn: Connection, *, limit: int) -> list[Shortfall]:
-    """Make deliveries Short whose time is over, the longest overdue first. Their devices are to release the rest."""
+    """Make deliveries Short whose time is over, the longest overdue first. Their devices are to release the rest.
+
+    But for a device that has never told of any delivery: what it delivered is `unreported`, and it knows no unlock.
+    """
     with conn.cursor(row_factory=class_row(Shortfall)) as cursor:
         return cursor.execute(
             """
-            UPDATE transactions
-            SET delivery = 'Short', delivery_reason = 'delivery_timeout', unlock = 'Owed', command_sent_at = NULL
-            WHERE id IN (
-                SELECT id FROM transactions
-                WHERE status = 'Confirmed' AND delivery IN ('Owed', 'Started') AND deliver_by <= clock_timestamp()
-                ORDER BY deliver_by LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
-            RETURNING id AS transaction_id, device_id, delivery_reason AS reason, delivered_wh
+            WITH due AS (
+                SELECT t.id, t.delivery = 'Started' OR t.lock_seq IS NOT NULL OR d.reports_deliveries AS is_late
+                FROM transactions t JOIN iot_devices d ON d.id = t.device_id
+                WHERE t.status = 'Confirmed' AND t.delivery IN ('Owed', 'Started')
+                  AND t.deliver_by <= clock_timestamp()
+                ORDER BY t.deliver_by LIMIT %s FOR NO KEY UPDATE OF t SKIP LOCKED
+            )
+            UPDATE transactions t
+            SET delivery = 'Short', delivery_reason = CASE WHEN is_late THEN 'delivery_timeout' ELSE 'unreported' END,
+                unlock = CASE WHEN is_late THEN 'Owed' ELSE unlock END, command_sent_at = NULL
+            FROM due WHERE t.id = due.id
+            RETURNING t.id AS transaction_id, t.device_id, t.delivery_reason AS reason, t.delivered_wh
             """,
             (limit,),
         ).fetchall()

@@ -5,8 +5,10 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.devices import Dropped, LockResponse, QueuedMessage, read_payload, sender
-from energy_market.postgres import trades
+from energy_market.device_reports import LockResponse, Refused, read_lock_response, read_object
+from energy_market.devices import QueuedMessage, sender
+from energy_market.postgres import devices, trades
+from energy_market.usecases.note_refusals import note_ignored
 from energy_market.usecases.recognise_device import recognise
 
 TOPIC = "energy/donor/+/lock/response"
@@ -22,33 +24,49 @@ def record_lock_response(conn: Connection, message: QueuedMessage, *, settlement
     A late `locked` never settles; what the device has reserved is released again. Of two answers that contradict each
     other the first counts.
 
-    Raises Dropped for an answer that means no trade of that device.
+    Any of them is a sign of life; only a status ends a device's wait for its next status. Raises Refused for an answer
+    that means no trade of that device.
     """
     device_id = sender(message, topic=TOPIC)
     recognise(conn, device_id, message.principal)
-    response = read_payload(message.payload, LockResponse)
-    transaction_id = response.transaction_id or trades.only_trade_of(conn, response.order_id)
+    response = read_lock_response(read_object(message.payload))
+    taken = _take(conn, device_id, response, settlement_window_s=settlement_window_s)
+    devices.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=response.seq is not None)
+    note_ignored(conn, message, response.ignored)
+    return taken
+
+
+def _take(
+    conn: Connection, device_id: UUID, response: LockResponse, *, settlement_window_s: int
+) -> tuple[Outcome, UUID]:
+    transaction_id, order_id = response.transaction_id, response.order_id
     if transaction_id is None:
-        raise Dropped("ambiguous_lock_response")
-    if response.status == "locked":
-        if trades.lock(
+        assert order_id is not None  # one of the two is there
+        transaction_id = trades.only_trade_of(conn, order_id)
+        if transaction_id is None:
+            sentence = "The order has had no trade yet, or more than one: the answer must name the transaction_id."
+            raise Refused("ambiguous_lock_response", sentence, field="transaction_id")
+    if order_id is None:
+        order_id = trades.sell_order_of(conn, transaction_id, device_id=device_id)
+    status = None
+    if order_id is not None:
+        if response.status == "locked" and trades.lock(
             conn,
             transaction_id,
             device_id=device_id,
-            order_id=response.order_id,
+            order_id=order_id,
             settlement_window_s=settlement_window_s,
             seq=response.seq,
         ):
             return "locked", transaction_id
-        status = trades.status_at_device(conn, transaction_id, device_id=device_id, order_id=response.order_id)
-        if status is None:
-            raise Dropped("foreign_lock_response")
+        status = trades.status_at_device(conn, transaction_id, device_id=device_id, order_id=order_id)
+    if status is None:
+        field = "order_id" if response.transaction_id is None else "transaction_id"
+        raise Refused("foreign_trade", "This is no trade of this device and this sell order.", field=field)
+    if response.status == "locked":
         if status == "Failed":
             trades.owe_unlock(conn, device_id, [transaction_id])
         return ("late" if status in {"Pending", "Failed"} else "repeated"), transaction_id
-    status = trades.status_at_device(conn, transaction_id, device_id=device_id, order_id=response.order_id)
-    if status is None:
-        raise Dropped("foreign_lock_response")
     if trades.fail(conn, [transaction_id], reason="lock_rejected", expected="Pending", reject="ask"):
         return "rejected", transaction_id
     return ("repeated" if status == "Failed" else "contradicted"), transaction_id

@@ -7,19 +7,12 @@ from uuid import UUID
 import msgspec
 from psycopg import Connection
 
-from energy_market.devices import (
-    DonorStatus,
-    Dropped,
-    QueuedMessage,
-    TransferStatus,
-    device_uuid,
-    read_payload,
-    read_text,
-    sender,
-)
+from energy_market.device_reports import Refused, read_donor_status, read_object, read_transfer_status
+from energy_market.devices import Dropped, QueuedMessage, device_uuid, sender
 from energy_market.domain.devices import ReportKind
 from energy_market.domain.trades import Shortfall, ShortReason
 from energy_market.postgres import certificates, devices, trades
+from energy_market.usecases.note_refusals import note_ignored
 from energy_market.usecases.recognise_device import recognise
 
 PRESENCE_TOPIC = "$aws/events/presence/"
@@ -46,7 +39,7 @@ class _Presence(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def record_telemetry(conn: Connection, message: QueuedMessage) -> Recorded:
-    """Keep a report and let it do what it does. Raises Dropped for what is not taken.
+    """Keep a report and let it do what it does. Raises Dropped for what is not taken, Refused if that is its device's.
 
     It counts only under a certificate that speaks for its device; the first under a new one ends those before it.
     """
@@ -72,27 +65,32 @@ def _sender(conn: Connection, message: QueuedMessage, *, topic: str) -> tuple[UU
 
 def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
     device_id, is_new = _sender(conn, message, topic="energy/donor/+/status")
-    status = read_payload(message.payload, DonorStatus)
-    text = read_text(message.payload)
-    # What the device still holds of trades that are over is to be released; what it no longer lists has been, or was
-    # lost before it could be paid. Trades are locked before devices, here as everywhere; if the status proves to be old
-    # news, this is rolled back.
-    lost = trades.hold_reserved(conn, device_id, status.locks, seq=status.seq)
-    trades.owe_unlock(conn, device_id, status.locks)
-    trades.settle_unlocks(conn, device_id, status.locks)
-    failed = trades.fail(conn, lost, reason="reservation_lost", expected="Locked", reject="ask") if lost else []
+    payload = read_object(message.payload)
+    status = read_donor_status(payload)
+    failed: list[UUID] = []
+    if status.locks is not None:
+        # What the device still holds of trades that are over is to be released; what it no longer lists has been, or
+        # was lost before it could be paid. Trades are locked before devices, here as everywhere; if the status proves
+        # to be old news, this is rolled back.
+        lost = trades.hold_reserved(conn, device_id, status.locks, seq=status.seq)
+        trades.owe_unlock(conn, device_id, status.locks)
+        trades.settle_unlocks(conn, device_id, status.locks)
+        failed = trades.fail(conn, lost, reason="reservation_lost", expected="Locked", reject="ask") if lost else []
     taken = devices.record_status(
         conn,
         device_id,
-        available_wh=status.available_kwh.energy_wh,
-        battery_level=None if status.battery_level is None else status.battery_level.value,
+        available_wh=status.available_wh,
+        battery_level=status.battery_level,
         locks=status.locks,
         seq=status.seq,
         received_ms=message.received_at_ms,
     )
     if not taken:
+        if devices.is_recipient(conn, device_id):
+            raise Refused("wrong_side", "The device is registered as a recipient, and sends a donor's status.")
         raise Dropped("unknown_device_or_old_news")
-    devices.keep_report(conn, device_id, "donor_status", text)
+    devices.keep_report(conn, device_id, "donor_status", payload.text)
+    note_ignored(conn, message, status.ignored)
     if is_new:
         certificates.heard(conn, message.principal, device_id)
     return Recorded(kind="donor_status", device_id=device_id, lost=tuple(failed))
@@ -100,24 +98,31 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
 
 def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
     device_id, _ = _sender(conn, message, topic="energy/transfer/+/status")
-    transfer = read_payload(message.payload, TransferStatus)
-    text = read_text(message.payload)
-    delivered_wh = transfer.kwh_delivered.energy_wh
+    payload = read_object(message.payload)
+    transfer = read_transfer_status(payload)
     report = trades.record_delivery(
         conn,
         transfer.transaction_id,
         device_id=device_id,
         ended=WHY_SHORT.get(transfer.status),
-        delivered_wh=delivered_wh,
+        delivered_wh=transfer.delivered_wh,
         seq=transfer.seq,
     )
     if report is None:
-        raise Dropped("foreign_transfer_or_old_news")
+        if not trades.is_of_device(conn, transfer.transaction_id, device_id):
+            raise Refused("foreign_trade", "This is no trade of this device.", field="transaction_id")
+        raise Dropped("unpaid_trade_or_old_news")
     if transfer.status == "delivered":
         devices.record_delivered(
-            conn, device_id, delivered_wh=delivered_wh, seq=transfer.seq, received_ms=message.received_at_ms
+            conn,
+            device_id,
+            delivered_wh=transfer.delivered_wh,
+            seq=transfer.seq,
+            received_ms=message.received_at_ms,
         )
-    devices.keep_report(conn, device_id, "transfer", text)
+    devices.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=True)
+    devices.keep_report(conn, device_id, "transfer", payload.text)
+    note_ignored(conn, message, transfer.ignored)
     short = None
     if report.delivery == "Short" and report.before != "Short":
         assert report.reason is not None  # a constraint of the table
@@ -132,7 +137,7 @@ def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
 
 def _kept(conn: Connection, message: QueuedMessage, kind: ReportKind, *, topic: str) -> Recorded:
     device_id, is_new = _sender(conn, message, topic=topic)
-    text = read_text(message.payload)
+    text = read_object(message.payload).text
     if not devices.record_sign_of_life(conn, device_id, received_ms=message.received_at_ms):
         raise Dropped("unknown_device")
     devices.keep_report(conn, device_id, kind, text)
@@ -142,12 +147,15 @@ def _kept(conn: Connection, message: QueuedMessage, kind: ReportKind, *, topic: 
 
 
 def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
-    event = read_payload(message.payload, _Presence)
+    payload = read_object(message.payload)
+    try:
+        event = msgspec.convert(payload.fields, _Presence)
+    except msgspec.ValidationError as error:
+        raise Dropped("invalid_payload") from error
     device_id = device_uuid(event.client_id)
     kind, client_id = message.topic.removeprefix(PRESENCE_TOPIC).split("/", 1)
     if client_id != event.client_id or kind not in {"connected", "disconnected"}:
         raise Dropped("unknown_topic")
-    text = read_text(message.payload)
     # The broker says it, but of whoever called himself so.
     recognise(conn, device_id, event.principal_identifier)
     # Two events of a device at once: the later must see what the earlier has kept.
@@ -164,5 +172,5 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     if not taken and kind == "connected":
         raise Dropped("unknown_device_or_old_news")
     # The end of a session that we have not heard of is kept too, for its beginning may come later.
-    devices.keep_report(conn, device_id, "presence", text)
+    devices.keep_report(conn, device_id, "presence", payload.text)
     return Recorded(kind="presence", device_id=device_id)

@@ -7,15 +7,20 @@ from energy_market.logs import log, metric
 
 
 def report_shortfalls(shortfalls: Collection[Shortfall]) -> None:
-    """For each a line, with the reason as a word and as a sentence, and the metric `TradesShort`, also by reason."""
+    """For each a line, with the reason as a word and as a sentence, and the metric `TradesShort`, also by reason.
+
+    Of a device that never reports a delivery only the line: it is no news, and nobody is to be called for it.
+    """
     for short in shortfalls:
+        is_news = short.reason != "unreported"
         log(
             "trade.short",
-            level="warning",
+            level="warning" if is_news else "info",
             transaction_id=short.transaction_id,
             device_id=short.device_id,
             reason=short.reason,
             reason_text=REASON_SENTENCES[short.reason],
             delivered_wh=short.delivered_wh,
         )
-        metric("TradesShort", 1, by={"Reason": short.reason})
+        if is_news:
+            metric("TradesShort", 1, by={"Reason": short.reason})
