@@ -8,7 +8,7 @@ class SmallBlocks(Way):
     """Private chains and old Gnosis: 2,000,000 gas a block; what is too big for a block cannot be estimated."""
 
     anytime = False
-    anvil = ("--gas-limit", "2000000")
+    block_gas = 2_000_000
     trades = 40
 
 

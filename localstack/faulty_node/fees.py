@@ -189,16 +189,14 @@ class LegacyChain(_Header):
 
 
 @way
-class BaseFeeZero(_Header):
+class BaseFeeZero(Way):
     """BNB Chain and chains whose gas is free: the base fee is zero, and so is the tip suggested."""
 
-    def call(self, call: Call, go_on: Callable[[Call], Json]) -> Json:
-        if call.method == "eth_maxPriorityFeePerGas":
-            return {"result": "0x0"}
-        return super().call(call, go_on)
+    anytime = False
+    anvil = ("--block-base-fee-per-gas", "0")
 
-    def header(self, header: Json) -> Json:
-        return header | {"baseFeePerGas": "0x0"}
+    def call(self, call: Call, go_on: Callable[[Call], Json]) -> Json:
+        return {"result": "0x0"} if call.method == "eth_maxPriorityFeePerGas" else go_on(call)
 
 
 @way

@@ -47,8 +47,10 @@ class FaultyNode:
                 return node.reply(request)
 
             def finish(self) -> None:
-                super().finish()
-                node.let_go()
+                try:
+                    super().finish()
+                finally:
+                    node.let_go()
 
         self._server = _Server(("127.0.0.1", port), Handler)
         self.port = self._server.server_port

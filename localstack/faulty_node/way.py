@@ -52,6 +52,8 @@ class Way:
     """Whether it can begin and end in the middle of trading."""
     anvil: ClassVar[tuple[str, ...]] = ()
     """Arguments for Anvil, where it is a way of the chain's."""
+    block_gas: ClassVar[int | None] = None
+    """Gas of a block, once the contracts are deployed; None for Anvil's own."""
     makes_empty_blocks: ClassVar[bool] = True
     finality_blocks: ClassVar[int | None] = None
     """The parameter `FinalityBlocks` under which the way is met; None for any."""

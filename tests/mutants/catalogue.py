@@ -39,6 +39,7 @@ CONTRACT: Final = "infra/contracts/EnergySettlement.sol"
 LIFE: Final = ("the state machine",)
 _FAULTS: Final = "tests/integration/settlement/test_faults.py"
 _REFUSING: Final = "tests/integration/settlement/test_refusing_node.py"
+_NODES: Final = "tests/integration/settlement/test_world_of_nodes.py"
 _SETTLING: Final = "tests/integration/settlement/test_settling.py"
 _LOCKS: Final = "tests/integration/test_locks_and_reports.py"
 _LEFT_OUT: Final = "tests/integration/test_what_devices_leave_out.py"
@@ -1026,5 +1027,17 @@ MUTANTS: Final = (
         "the same start is the same candle",
         (f"{_HISTORY}::test_a_window_that_begins_or_ends_within_an_hour_has_that_hours_whole_candle",),
         ("functions/market_api/app.py", "since - (since - _EPOCH) % interval", "since"),
+    ),
+    _mutant(
+        "a_hash_is_kept_as_the_node_spells_it",
+        "a hash in capitals is the same hash",
+        (f"{_NODES}::test_a_settlement_ends_through_each_way_of_nodes",),
+        (LEDGER, "    return answer.lower()\n", "    return answer\n"),
+    ),
+    _mutant(
+        "a_receipt_without_status_is_of_a_batch_that_was_undone",
+        "chains by older rules have no status, and events tell",
+        (f"{_NODES}::test_a_settlement_ends_through_each_way_of_nodes",),
+        (LEDGER, "succeeded=bool(paid or skipped) if status is None", "succeeded=False if status is None"),
     ),
 )  # fmt: skip

@@ -468,23 +468,27 @@ class Ledger:
         try:
             paid, skipped = set(), {}
             for entry in answer["logs"]:
-                if to_checksum_address(entry["address"]) != self.contract:
+                if not entry["topics"] or to_checksum_address(entry["address"]) != self.contract:
                     continue
                 trade = UUID(int=int(entry["topics"][1], 16)) if len(entry["topics"]) > 1 else None
-                if entry["topics"][0] == _topic(TRADE_SETTLED) and trade is not None:
+                event = str(entry["topics"][0]).lower()
+                if event == _topic(TRADE_SETTLED) and trade is not None:
                     paid.add(trade)
-                elif entry["topics"][0] == _topic(TRADE_SKIPPED) and trade is not None:
+                elif event == _topic(TRADE_SKIPPED) and trade is not None:
                     skipped[trade] = int(entry["data"], 16)
+            status = answer.get("status")
             return Receipt(
-                hash=answer["transactionHash"],
+                hash=_hash(answer["transactionHash"]),
                 block_number=_number(answer["blockNumber"], bits=COUNT_BITS),
-                block_hash=answer["blockHash"],
-                succeeded=_number(answer["status"]) == 1,
+                block_hash=_hash(answer["blockHash"]),
+                # Chains by older rules than Byzantium's have no status. What is undone leaves no event, and the
+                # contract emits one for each trade.
+                succeeded=bool(paid or skipped) if status is None else _number(status) == 1,
                 gas_used=_number(answer["gasUsed"]),
                 paid=frozenset(paid),
                 skipped=skipped,
             )
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
             raise Unreachable("the node's receipt is not one") from error
 
 
@@ -519,9 +523,9 @@ def _topic(event: str) -> str:
 
 
 def _number(answer: Any, *, bits: int = WORD_BITS) -> int:  # noqa: ANN401 -- JSON
-    """A quantity of at most so many bits: what is beyond that, no node counts."""
+    """A quantity of at most so many bits: what is beyond that, no node counts. Some relays send a JSON number."""
     try:
-        number = int(answer, 16)
+        number = answer if isinstance(answer, int) and not isinstance(answer, bool) else int(answer, 16)
     except (TypeError, ValueError) as error:
         raise Unreachable("the node's answer is no number") from error
     if not 0 <= number < 2**bits:
@@ -529,10 +533,17 @@ def _number(answer: Any, *, bits: int = WORD_BITS) -> int:  # noqa: ANN401 -- JS
     return number
 
 
+def _hash(answer: Any) -> str:  # noqa: ANN401 -- JSON
+    """A hash as we store it: in lower case."""
+    if not isinstance(answer, str):
+        raise Unreachable("the node's answer is no hash")
+    return answer.lower()
+
+
 def _place(logs: Any) -> tuple[str, int]:  # noqa: ANN401 -- JSON
     """(transaction's hash, block's number) of the first of some log entries."""
     try:
-        return str(logs[0]["transactionHash"]), _number(logs[0]["blockNumber"], bits=COUNT_BITS)
+        return _hash(logs[0]["transactionHash"]), _number(logs[0]["blockNumber"], bits=COUNT_BITS)
     except (KeyError, IndexError, TypeError) as error:
         raise Unreachable("the node's log is none") from error
 
@@ -541,7 +552,7 @@ def _block(answer: Any) -> Block:  # noqa: ANN401 -- JSON
     try:
         return Block(
             number=_number(answer["number"], bits=COUNT_BITS),
-            hash=answer["hash"],
+            hash=_hash(answer["hash"]),
             time_s=_number(answer["timestamp"], bits=TIME_BITS),
             base_fee=_number(answer["baseFeePerGas"], bits=COUNT_BITS),
             gas_limit=_number(answer["gasLimit"], bits=COUNT_BITS),

@@ -37,6 +37,8 @@ LIST_TRIES: Final = 2
 """Tries of a list of calls that gets no answer, before it is halved."""
 UNSURE_TRIES: Final = 4
 """Tries of what is refused with words that may mean "later", before the refusal is believed."""
+LOGS: Final = "eth_getLogs"
+"""The method whose question can be made smaller: a proxy before a node gives up on a long one without a word of it."""
 BEHIND_TRIES: Final = 8
 """Tries of what a node does not know yet: of several behind one address another one may, and soon this one."""
 OK: Final = range(200, 300)
@@ -135,6 +137,13 @@ class Rpc:
             except Unreachable as trouble:
                 outcomes = [trouble] * len(waiting)
             alone = len(waiting) == 1
+            if (
+                alone
+                and tries >= UNSURE_TRIES
+                and calls[waiting[0]][0] == LOGS
+                and isinstance(outcomes[0], Unreachable)
+            ):
+                outcomes = [TooMuch(0, str(outcomes[0]))]
             believed = {
                 i: outcome
                 for i, outcome in zip(waiting, outcomes, strict=True)
