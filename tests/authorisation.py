@@ -116,4 +116,8 @@ ACCESS: Mapping[Route, Access] = {
     ("GET", "/api/v1/health"): Access(rule=Rule.ANYBODY, status=503),  # there is no chain in this test
     ("GET", "/api/v1/openapi.json"): Access(rule=Rule.ANYBODY),
     ("GET", "/api/v1/docs"): Access(rule=Rule.ANYBODY),
+    ("HEAD", "/api/v1/chain"): Access(rule=Rule.ANYBODY),
+    ("HEAD", "/api/v1/health"): Access(rule=Rule.ANYBODY, status=503),
+    ("HEAD", "/api/v1/openapi.json"): Access(rule=Rule.ANYBODY),
+    ("HEAD", "/api/v1/docs"): Access(rule=Rule.ANYBODY),
 }

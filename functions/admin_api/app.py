@@ -33,7 +33,23 @@ letters = DeadLetters(config.dead_letter_queues())
 registry = DeviceRegistry(config.device_policy())
 app = Api("admin_api", settings=config.http_settings(), database=database)
 
-Reason = Annotated[str, Meta(min_length=1, max_length=MAX_REASON_CHARACTERS, pattern=VISIBLE)]
+Reason = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=MAX_REASON_CHARACTERS,
+        pattern=VISIBLE,
+        description=f"a text of 1 to {MAX_REASON_CHARACTERS} characters, not blank and without control characters",
+    ),
+]
+# What an act was done to.
+Subject = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_.-]{1,100}\Z",
+        description="1 to 100 letters, digits, dots, hyphens and underscores",
+    ),
+]
 
 
 class ActRequest(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -83,7 +99,7 @@ class PageQuery(Struct, forbid_unknown_fields=True, kw_only=True):
 class ActsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
     """Which acts are wanted."""
 
-    subject: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,100}\Z")] | None = None
+    subject: Subject | None = None
     limit: PageLimit = DEFAULT_PAGE
     cursor: Cursor | None = None
 

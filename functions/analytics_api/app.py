@@ -68,7 +68,7 @@ def my_transactions() -> Response:
     )
 
 
-@app.route("/api/v1/chain", methods=["GET"], needs_database=False)
+@app.route("/api/v1/chain", methods=["GET", "HEAD"], needs_database=False)
 def chain() -> Response:
     """Where trades are settled: what a wallet needs to deposit and to withdraw."""
     return app.present(
@@ -103,7 +103,7 @@ def my_account() -> Response:
     return app.present(answers.chain_account(found, wallet=wallet, token_decimals=settings.token_decimals))
 
 
-@app.route("/api/v1/health", methods=["GET"], needs_database=False)
+@app.route("/api/v1/health", methods=["GET", "HEAD"], needs_database=False)
 def health() -> Response:
     """Whether what the market stands on is there: 200 if all of it is, else 503."""
     expected = int(_served("schema_version"))
@@ -126,13 +126,13 @@ def health() -> Response:
     )
 
 
-@app.route("/api/v1/openapi.json", methods=["GET"], needs_database=False)
+@app.route("/api/v1/openapi.json", methods=["GET", "HEAD"], needs_database=False)
 def contract() -> Response:
     """The API's contract (OpenAPI 3.0)."""
     return app.present_text(_served("openapi.json"), headers={"Cache-Control": "public, max-age=300"})
 
 
-@app.route("/api/v1/docs", methods=["GET"], needs_database=False)
+@app.route("/api/v1/docs", methods=["GET", "HEAD"], needs_database=False)
 def docs() -> Response:
     """The same contract as a page for people, which loads nothing from anywhere."""
     return app.present_text(

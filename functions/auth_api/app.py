@@ -1,6 +1,6 @@
 """Sign-in by wallet, sessions, and one's own profile."""
 
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from chalice.app import Response
 from msgspec import Meta, Struct
@@ -30,6 +30,8 @@ class Signature(bytes):
     """65 bytes: r, s, v."""
 
     __slots__ = ()
+    EXPECTED: ClassVar[str] = "0x and 130 hexadecimal digits (65 bytes)"
+    CODE: ClassVar[str] = "malformed_signature"
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -48,13 +50,13 @@ class SignInRequest(Struct, forbid_unknown_fields=True, kw_only=True):
 
     wallet_address: WalletAddress
     signature: Signature
-    nonce: Annotated[str, Meta(pattern="^[0-9A-Za-z]{8,64}$")] | None = None
+    nonce: Annotated[str, Meta(pattern=r"^[0-9A-Za-z]{8,64}\Z", description="8 to 64 letters and digits")] | None = None
 
 
 class RefreshRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The refresh token of a session."""
+    """The refresh token of a session; a text that is none is refused as one that is not known."""
 
-    refresh_token: Annotated[str, Meta(max_length=200)]
+    refresh_token: str
 
 
 class ProfileRequest(Struct, forbid_unknown_fields=True, kw_only=True):

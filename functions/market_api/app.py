@@ -1,11 +1,11 @@
 """The market: orders, the book, prices, trades."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from chalice.app import Response
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from energy_market import answers, config
 from energy_market.database import Database
@@ -16,7 +16,7 @@ from energy_market.postgres import market, orders, trades, users
 from energy_market.usecases.answer_once import Answer, answer_once
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
-from energy_market.wire import Cursor, EnergyWh, PageLimit, PriceMicro, PriceParameter
+from energy_market.wire import Cursor, EnergyWh, Instant, PageLimit, PriceMicro, PriceParameter
 
 DEFAULT_PAGE: Final = PageLimit(100)
 DEFAULT_DEPTH: Final = PageLimit(20)
@@ -36,6 +36,14 @@ database = Database(config.database_url())
 app = Api("market_api", settings=config.http_settings(), database=database)
 
 
+ExpiresAt = Annotated[
+    datetime,
+    Meta(
+        tz=True, description="a time with a time zone, like 2026-11-28T12:00:00Z", extra={"code": "invalid_expires_at"}
+    ),
+]
+
+
 class OrderRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     """The specification's three fields, and what we add to them."""
 
@@ -43,7 +51,7 @@ class OrderRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     kwh_amount: EnergyWh
     token_price: PriceMicro
     all_or_none: bool = True
-    expires_at: datetime | None = None
+    expires_at: ExpiresAt | None = None
     device_id: UUID | None = None
 
 
@@ -81,8 +89,8 @@ class HistoryQuery(Struct, forbid_unknown_fields=True, kw_only=True, rename={"si
     """Which candles are wanted; without `from`, those of the last `MAX_CANDLES` intervals, up to `to` or now."""
 
     interval: Literal["5m", "15m", "1h", "1d"] = "1h"
-    since: datetime | None = None
-    until: datetime | None = None
+    since: Instant | None = None
+    until: Instant | None = None
 
 
 class TradesQuery(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -216,8 +224,8 @@ def history() -> Response:
     caller = app.caller()
     query = app.query(HistoryQuery)
     interval = INTERVALS[query.interval]
-    until = _instant(query.until, "to") or datetime.now(UTC)
-    since = _instant(query.since, "from")
+    until = query.until or datetime.now(UTC)
+    since = query.since
     if since is not None and not since < until:
         raise InvalidRequest("invalid_query", "from must be before to.")
     if since is not None and until - since > MAX_CANDLES * interval:
@@ -260,8 +268,6 @@ def recent_trades() -> Response:
 def _terms(request: OrderRequest) -> OrderTerms:
     if request.device_id is not None and request.type != "sell":
         raise InvalidRequest("device_not_allowed", "Only a sell order has a device_id.")
-    if request.expires_at is not None and request.expires_at.tzinfo is None:
-        raise InvalidRequest("invalid_expires_at", "expires_at must have a time zone.")
     return OrderTerms(
         type=request.type,
         energy_wh=int(request.kwh_amount),
@@ -270,9 +276,3 @@ def _terms(request: OrderRequest) -> OrderTerms:
         expires_at=request.expires_at,
         device_id=request.device_id,
     )
-
-
-def _instant(value: datetime | None, name: str) -> datetime | None:
-    if value is not None and value.tzinfo is None:
-        raise InvalidRequest("invalid_query", f"{name} must have a time zone.")
-    return value

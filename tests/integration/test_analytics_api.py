@@ -232,6 +232,12 @@ def test_the_contract_is_served_as_it_is_written(api: Client) -> None:
     assert answer.headers["Content-Type"] == "application/json"
 
 
+def test_a_monitor_may_ask_for_the_head(api: Client) -> None:
+    for path, status in (("health", 503), ("chain", 200), ("openapi.json", 200), ("docs", 200)):
+        answer = api.call("HEAD", f"/api/v1/{path}")
+        assert (answer.status, answer.text) == (status, ""), path
+
+
 class Loads(HTMLParser):
     """Every address that a browser would fetch by itself, and every script."""
 

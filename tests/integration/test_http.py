@@ -1,6 +1,7 @@
 """The edge itself, on a small API of its own: what is read, what is refused, what is written down."""
 
 import base64
+import gzip
 import json
 import os
 import socket
@@ -28,7 +29,7 @@ from energy_market.database import Database
 from energy_market.domain import errors
 from energy_market.http import MAX_BODY_BYTES, STATUS_OF, Api
 from energy_market.wire import Cursor, EnergyWh, PageLimit, PriceMicro, PriceParameter
-from tests.api import ENVIRONMENT, FUNCTIONS, Client, token_of
+from tests.api import ENVIRONMENT, FUNCTIONS, Client, proxy_event, token_of
 from tests.integration.alongside import all_at_once
 
 KEYS = {"k": "a secret that is long enough for everyone"}
@@ -106,7 +107,11 @@ def add_routes(api: Api) -> None:
     def page() -> Response:
         query = api.query(Page)
         return api.present(
-            [int(query.limit), query.min_price and int(query.min_price), query.cursor and str(query.cursor)],
+            [
+                int(query.limit),
+                None if query.min_price is None else int(query.min_price),
+                query.cursor and str(query.cursor),
+            ],
             next_cursor=Cursor.spell("7,11"),
         )
 
@@ -140,7 +145,7 @@ def add_routes(api: Api) -> None:
     api.route("/things/{thing_id}", methods=["GET", "DELETE"])(thing)
     api.route("/sign", methods=["POST"], sign_in_limit=3)(lambda: api.present({}, status=201))
     api.route("/in", methods=["POST"], sign_in_limit=3)(lambda: api.present({}, status=201))
-    api.route("/health", methods=["GET"], needs_database=False)(numbers)
+    api.route("/health", methods=["GET", "HEAD"], needs_database=False)(numbers)
 
 
 def test_numbers_are_read_with_all_their_digits(edge: Edge) -> None:
@@ -163,9 +168,9 @@ BAD_BODIES = [
     ('{"kwh_amount": Infinity, "token_price": 1}', (400, "invalid_json")),
     ('{"kwh_amount": -Infinity, "token_price": 1}', (400, "invalid_json")),
     ('{"kwh_amount": 01, "token_price": 1}', (400, "invalid_json")),
-    ('{"kwh_amount": 1e99999999999999999999, "token_price": 1}', (400, "invalid_body")),
+    ('{"kwh_amount": 1e99999999999999999999, "token_price": 1}', (400, "invalid_kwh_amount")),
     ('{"kwh_amount": ' + "[" * 8000, (400, "invalid_json")),
-    ('{"kwh_amount": ' + "9" * 8000 + ', "token_price": 1}', (400, "invalid_body")),
+    ('{"kwh_amount": ' + "9" * 8000 + ', "token_price": 1}', (400, "invalid_kwh_amount")),
     ("[]", (400, "invalid_body")),
     ("null", (400, "invalid_body")),
     ("{}", (400, "invalid_body")),
@@ -191,6 +196,10 @@ BAD_BODIES = [
     ('{"kwh_amount": 1, "token_price": 0.0000001}', (400, "invalid_token_price")),
     ('{"kwh_amount": 1, "token_price": 1000.000001}', (400, "invalid_token_price")),
     ('{"kwh_amount": 1, "token_price": 1, "x": "\ud800"}', (400, "invalid_body")),
+    ('{"kwh_amount": 1, "kwh_amount": 1, "token_price": 1}', (400, "duplicate_key")),
+    ('{"token_price": 1, "kwh_amount": 1000, "token_price": 0.001}', (400, "duplicate_key")),
+    ('{"kwh_amount": 1, "token_price": 1, "k\\u0077h_amount": 2}', (400, "duplicate_key")),
+    ('{"kwh_amount": 1, "token_price": 1, "all_or_none": true, "all_or_none": true}', (400, "duplicate_key")),
 ]
 
 
@@ -231,6 +240,23 @@ def test_a_body_that_does_not_say_it_is_json_is_refused(edge: Edge) -> None:
         assert answer.refusal == (415, "unsupported_media_type"), content_type
 
 
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate", "br", "zstd", "identity, gzip", "x"])
+def test_a_body_that_says_it_is_encoded_is_refused_whether_it_is_or_not(edge: Edge, coding: str) -> None:
+    offer = b'{"kwh_amount": 1, "token_price": 1}'
+    for sent in (offer, gzip.compress(offer)):
+        answer = edge.client.post(
+            "/offer", raw=base64.b64encode(sent).decode(), base64=True, headers={"Content-Encoding": coding}
+        )
+        assert answer.refusal == (415, "unsupported_content_encoding")
+        assert answer.headers["Accept-Encoding"] == "identity"
+
+
+def test_a_body_that_says_it_is_not_encoded_is_taken(edge: Edge) -> None:
+    for coding in ("", "identity", " Identity "):
+        answer = edge.client.post("/offer", {"kwh_amount": 1, "token_price": 1}, headers={"Content-Encoding": coding})
+        assert answer.status == 201, coding
+
+
 def test_the_content_type_may_carry_a_charset(edge: Edge) -> None:
     for content_type in ["application/json; charset=utf-8", "Application/JSON"]:
         answer = edge.client.post(
@@ -251,12 +277,12 @@ BAD_QUERIES: list[tuple[dict[str, str | list[str]], tuple[int, str]]] = [
     ({"limit": ["1", "2"]}, (400, "invalid_query")),
     ({"Limit": "1"}, (400, "invalid_query")),
     ({"min_price": "1e"}, (400, "invalid_query")),
-    ({"min_price": "1e99"}, (400, "invalid_token_price")),
-    ({"min_price": "1e-7"}, (400, "invalid_token_price")),
+    ({"min_price": "1e99"}, (400, "invalid_query")),
+    ({"min_price": "1e-7"}, (400, "invalid_query")),
+    ({"min_price": "1000.000001"}, (400, "invalid_query")),
     ({"min_price": "1e999999999"}, (400, "invalid_query")),
     ({"min_price": "NaN"}, (400, "invalid_query")),
     ({"min_price": "-1"}, (400, "invalid_query")),
-    ({"min_price": "0"}, (400, "invalid_token_price")),
     ({"cursor": "!"}, (400, "invalid_cursor")),
     ({"cursor": ""}, (400, "invalid_cursor")),
     ({"cursor": "_" * 8}, (400, "invalid_cursor")),
@@ -266,6 +292,12 @@ BAD_QUERIES: list[tuple[dict[str, str | list[str]], tuple[int, str]]] = [
 def test_a_query_that_is_not_as_it_should_be_is_refused(edge: Edge) -> None:
     refusals = [(query, edge.client.get("/page", query=query).refusal) for query, _ in BAD_QUERIES]
     assert refusals == BAD_QUERIES
+
+
+def test_a_price_to_compare_with_may_be_0(edge: Edge) -> None:
+    for spelt in ("0", "0.0", "0e3", "1000"):
+        answer = edge.client.get("/page", query={"min_price": spelt})
+        assert (answer.status, answer.json[1]) == (200, int(float(spelt) * 10**6)), spelt
 
 
 @pytest.mark.parametrize("spelt", ["0.000001", "1e-06", "1E-6", "0.1e-5"])
@@ -409,6 +441,83 @@ def test_a_source_of_ipv6_is_the_network_that_one_subscriber_has(make_edge: Make
     assert [edge.client.get("/numbers", ip="192.0.2.1").status for _ in range(3)] == [200] * 3
     assert edge.client.get("/numbers", ip="::ffff:192.0.2.1").status == 429  # the same, spelt otherwise
     assert edge.client.get("/numbers", ip="::ffff:192.0.2.2").status == 200
+
+
+SAID_OF_A_SOURCE = {
+    "1.2.3.4": "1.2.3.4",
+    " 1.2.3.4 ": "1.2.3.4",
+    "1.2.3.4:5555": "1.2.3.4",
+    "1.2.3.4, 5.6.7.8": "1.2.3.4",
+    "1.2.3.4:5555,5.6.7.8:1": "1.2.3.4",
+    "[2001:db8::1]": "2001:db8::1",
+    "[2001:DB8:0::1]:5555, 1.2.3.4": "2001:db8::1",
+    "2001:db8::1": "2001:db8::1",
+    "fe80::1%eth0": "fe80::1",
+    "[fe80::1%25eth0]:80": "fe80::1",
+    "::ffff:1.2.3.4": "::ffff:1.2.3.4",
+    "": "unknown",
+    ",1.2.3.4": "unknown",
+    "unknown": "unknown",
+    "test-invoke-source-ip": "unknown",  # as the console of API Gateway has it
+    "999.1.1.1": "unknown",
+    "1.2.3": "unknown",
+    "01.2.3.4": "unknown",
+    "0x7f.1": "unknown",
+    "1:2": "unknown",
+    "1.2.3.4:5555:6666": "unknown",
+    "[1.2.3.4": "1.2.3.4",
+    "[]:80": "unknown",
+    "2001:db8::1::2": "unknown",
+    "\u0661.2.3.4": "unknown",
+    "1.2.3.4\x00": "unknown",
+    "\ud800": "unknown",
+    "x" * 10_000: "unknown",
+}
+
+
+def test_whatever_is_said_of_a_source_the_request_is_served_and_counted(edge: Edge) -> None:
+    for said in SAID_OF_A_SOURCE:
+        assert edge.client.get("/numbers", ip=said).status == 200, said
+    assert {said: line["ip"] for said, line in zip(SAID_OF_A_SOURCE, edge.printed(), strict=True)} == SAID_OF_A_SOURCE
+
+
+@pytest.mark.parametrize("identity", [None, {}, {"sourceIp": None}, {"sourceIp": 5}])
+def test_an_event_that_names_no_source_is_served(edge: Edge, identity: object) -> None:
+    event = proxy_event(
+        method="GET",
+        path="/numbers",
+        resource_paths=edge.api.routes,
+        headers={},
+        query={},
+        body=None,
+        base64=False,
+        ip="",
+    )
+    event["requestContext"]["identity"] = identity
+    assert edge.api(event, None)["statusCode"] == 200
+
+
+def test_sources_that_name_no_address_have_one_allowance_together(make_edge: MakeEdge, steady_minute: None) -> None:  # noqa: ARG001
+    edge = make_edge(limit=2)
+    assert [edge.client.get("/numbers", ip=said).status for said in ("x", "y", "", "z")] == [200, 200, 429, 429]
+    assert [edge.client.get("/numbers", ip=f"1.2.3.4:{port}").status for port in (1, 2, 3)] == [200, 200, 429]
+
+
+def test_preflights_count_in_no_limit(make_edge: MakeEdge, steady_minute: None) -> None:  # noqa: ARG001
+    edge = make_edge(limit=1)
+    assert [edge.client.call("OPTIONS", path).status for path in ("/numbers", "/sign") * 5] == [204] * 10
+    assert [edge.client.get("/numbers").status for _ in range(2)] == [200, 429]
+    assert edge.client.call("OPTIONS", "/numbers").status == 204
+
+
+def test_who_asks_for_the_head_gets_what_get_would_but_for_the_body(make_edge: MakeEdge) -> None:
+    edge = make_edge(url="postgresql://127.0.0.1:1/none")
+    got, probed = edge.client.get("/health"), edge.client.call("HEAD", "/health")
+    assert (probed.status, probed.text) == (200, "")
+    assert probed.headers | {"X-Request-Id": ""} == got.headers | {"X-Request-Id": ""}
+    assert edge.client.call("HEAD", "/health", query={"x": "1"}).status == 400
+    refused = edge.client.call("HEAD", "/offer")
+    assert (refused.status, refused.text, refused.headers["Allow"]) == (405, "", "OPTIONS, POST")
 
 
 def test_requests_at_the_same_moment_are_counted_one_by_one(make_edge: MakeEdge, steady_minute: None) -> None:  # noqa: ARG001

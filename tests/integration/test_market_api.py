@@ -237,7 +237,30 @@ def test_open_orders_can_be_filtered(api: Client, ann: SignedIn) -> None:
 )
 def test_a_query_that_makes_no_sense_is_refused(api: Client, ann: SignedIn, path: str, query: dict[str, str]) -> None:
     status, code = api.get(f"/api/v1/market/{path}", token=ann.token, query=query).refusal
-    assert (status, code) in {(400, "invalid_query"), (400, "invalid_cursor"), (400, "invalid_token_price")}
+    assert (status, code) in {(400, "invalid_query"), (400, "invalid_cursor")}
+
+
+def test_an_end_that_is_malformed_is_refused_by_the_code_of_one_that_is_past(api: Client, ann: SignedIn) -> None:
+    ends: list[object] = [
+        "tomorrow",
+        "2030-02-31T00:00:00Z",
+        "2030-01-01T00:00:00",
+        "2020-01-01T00:00:00Z",
+        5,
+        True,
+        [],
+    ]
+    for end in ends:
+        answer = api.post(CREATE, BUY | {"expires_at": end}, token=ann.token)
+        assert answer.refusal == (400, "invalid_expires_at"), end
+
+
+def test_all_orders_cost_more_than_nothing(api: Client, ann: SignedIn) -> None:
+    placed = api.post(CREATE, BUY, token=ann.token).json["id"]
+    assert [one["id"] for one in api.get("/api/v1/market/orders", token=ann.token, query={"min_price": "0"}).json] == [
+        placed
+    ]
+    assert api.get("/api/v1/market/orders", token=ann.token, query={"max_price": "0"}).json == []
 
 
 def test_ones_own_orders_come_latest_first_and_nobody_elses(api: Client, ann: SignedIn, ben: SignedIn) -> None:

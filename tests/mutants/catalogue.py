@@ -966,7 +966,19 @@ MUTANTS: Final = (
         "a_network_of_ipv6_is_many_sources",
         "who has one of its addresses has them all",
         (f"{_HTTP}::test_a_source_of_ipv6_is_the_network_that_one_subscriber_has",),
-        (f"{PACKAGE}/http.py", "int(address) >> 64 << 64", "int(address)"),
+        (f"{PACKAGE}/http.py", "address[:8] + bytes(8)", "address"),
+    ),
+    _mutant(
+        "a_body_may_name_a_price_twice",
+        "of two prices nobody knows which one was meant",
+        (f"{_HTTP}::test_a_body_that_is_not_as_it_should_be_is_refused",),
+        (f"{PACKAGE}/http.py", "        if name in names:\n", "        if name in names and False:\n"),
+    ),
+    _mutant(
+        "a_port_makes_another_source",
+        "a source is an address, however its port is told",
+        (f"{_HTTP}::test_whatever_is_said_of_a_source_the_request_is_served_and_counted",),
+        (f"{PACKAGE}/http.py", '    elif first.count(":") == 1:\n', '    elif first.count(":") == 0:\n'),
     ),
     _mutant(
         "signatures_may_be_guessed_as_fast_as_prices_are_read",

@@ -98,7 +98,7 @@ def test_the_contract_has_the_routes_that_are_served() -> None:
     contract = yaml.safe_load((ROOT / "infra" / "openapi.yaml").read_text())
     base = contract.get("servers", [{}])[0].get("url", "").rstrip("/")
     base = base if base.startswith("/") else ""
-    methods = {"get", "post", "put", "patch", "delete"}
+    methods = {"get", "head", "post", "put", "patch", "delete"}
     written = {
         (method.upper(), path if path.startswith("/api/v1") else f"{base}{path}")
         for path, item in contract["paths"].items()
@@ -310,6 +310,57 @@ def test_what_only_aws_has_is_left_out_elsewhere() -> None:
             assert resource.get("Condition") in {"IsAws", "MailsAlarms"}, name
 
 
+READABLE = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+"""Headers of what a function has no hand in: a page of any origin may read it, for it holds nothing of anybody."""
+LATER = {"THROTTLED", "INTEGRATION_TIMEOUT", "INTEGRATION_FAILURE", "DEFAULT_5XX"}
+GATEWAY_RESPONSES: dict[str, dict[str, Any]] = RESOURCES["Api"]["Properties"]["GatewayResponses"]
+
+
+@pytest.mark.parametrize("name", GATEWAY_RESPONSES)
+def test_what_the_gateway_answers_by_itself_is_as_the_apis_own_answers_are(name: str) -> None:
+    response = GATEWAY_RESPONSES[name]
+    template = response["ResponseTemplates"]
+    assert template.keys() == {"application/json"}
+    body = json.loads(template["application/json"])
+    assert body.keys() == {"error", "code"}
+    assert body["error"].endswith(".")
+    headers = response["ResponseParameters"]["Headers"]
+    assert headers == {
+        **{name: f"'{value}'" for name, value in READABLE.items()},
+        "Access-Control-Expose-Headers": "'Retry-After'",
+        **({"Retry-After": "'2'"} if name in LATER else {}),
+    }
+
+
+def test_the_gateway_has_the_apis_words_for_whatever_it_refuses() -> None:
+    """A default has no status: it would become the status of all that have none of their own."""
+    statuses = {name: response.get("StatusCode") for name, response in GATEWAY_RESPONSES.items()}
+    codes = {
+        name: json.loads(response["ResponseTemplates"]["application/json"])["code"]
+        for name, response in GATEWAY_RESPONSES.items()
+    }
+    assert {name: (statuses[name], codes[name]) for name in statuses} == {
+        # No route has an authorizer, or asks for AWS's signatures: the gateway speaks of them where there is no route.
+        "MISSING_AUTHENTICATION_TOKEN": ("404", "no_such_route"),
+        "INVALID_SIGNATURE": ("404", "no_such_route"),
+        "EXPIRED_TOKEN": ("404", "no_such_route"),
+        "RESOURCE_NOT_FOUND": ("404", "no_such_route"),
+        "REQUEST_TOO_LARGE": ("413", "payload_too_large"),
+        "THROTTLED": ("429", "too_many_requests"),
+        "WAF_FILTERED": ("403", "refused_at_the_edge"),
+        "INTEGRATION_TIMEOUT": ("504", "timed_out"),
+        "INTEGRATION_FAILURE": ("500", "internal"),
+        "DEFAULT_4XX": (None, "refused_at_the_edge"),
+        "DEFAULT_5XX": (None, "internal"),
+    }
+    assert "Auth" not in RESOURCES["Api"]["Properties"]
+
+
+def test_no_usage_plan_or_method_counts_preflights() -> None:
+    assert not of_type("AWS::ApiGateway::UsagePlan")
+    assert not {"MethodSettings", "ApiUsagePlan"} & RESOURCES["Api"]["Properties"].keys()
+
+
 def test_the_waf_limits_what_the_functions_limit_and_has_the_common_rules() -> None:
     (acl,) = of_type("AWS::WAFv2::WebACL").values()
     rules = {rule["Name"]: rule for rule in acl["Properties"]["Rules"]}
@@ -322,16 +373,26 @@ def test_the_waf_limits_what_the_functions_limit_and_has_the_common_rules() -> N
         "sign-in-rate": {"Ref": "SignInLimitPerMinute"},
     }
     assert {TEMPLATE["Parameters"][rate["Limit"]["Ref"]]["MinValue"] for rate in rates.values()} == {10}
+    # A browser's preflights count in neither.
+    preflights, signing_in = rates["sign-in-rate"]["ScopeDownStatement"]["AndStatement"]["Statements"]
+    assert preflights == rates["rate"]["ScopeDownStatement"]
+    method = preflights["NotStatement"]["Statement"]["ByteMatchStatement"]
+    assert (method["FieldToMatch"], method["PositionalConstraint"], method["SearchString"]) == (
+        {"Method": {}},
+        "EXACTLY",
+        "OPTIONS",
+    )
     for name in rates:
         refusal = rules[name]["Action"]["Block"]["CustomResponse"]
         assert refusal["ResponseCode"] == 429
-        assert json.loads(
-            acl["Properties"]["CustomResponseBodies"][refusal["CustomResponseBodyKey"]]["Content"]
-        ).keys() == {
-            "error",
-            "code",
+        body = json.loads(acl["Properties"]["CustomResponseBodies"][refusal["CustomResponseBodyKey"]]["Content"])
+        assert body["code"] == "too_many_requests"
+        assert {header["Name"]: header["Value"] for header in refusal["ResponseHeaders"]} == {
+            **READABLE,
+            "Access-Control-Expose-Headers": "Retry-After",
+            "Retry-After": "60",
         }
-    narrowed = rates["sign-in-rate"]["ScopeDownStatement"]["RegexMatchStatement"]["RegexString"]
+    narrowed = signing_in["RegexMatchStatement"]["RegexString"]
     limited = {path for _, path in events_of("AuthApiFunction") if re.search(narrowed, f"/live{path}")}
     source = (ROOT / "functions" / "auth_api" / "app.py").read_text()
     assert limited == set(re.findall(r'@app\.route\("([^"]+)"[^)]*sign_in_limit', source))

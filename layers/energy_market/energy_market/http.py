@@ -6,6 +6,7 @@ bodies are read raw, and every answer is built in one place. For each request: o
 """
 
 import hashlib
+import json
 import sys
 import time
 import traceback
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
@@ -32,6 +34,11 @@ MAX_IDEMPOTENCY_KEY: Final = 255
 PREFLIGHT_LIFE_S: Final = 600
 RETRY_AFTER_S: Final = 2
 """What a client is told to wait when the database is away; its own pause, with jitter, comes on top."""
+
+IPV4_AS_IPV6: Final = bytes(10) + b"\xff\xff"
+"""Prefix of an IPv6 address that spells an IPv4 one (RFC 4291, 2.5.5.2)."""
+UNKNOWN_SOURCE: Final = "unknown"
+"""Where a request comes from that names no address; all such requests have one allowance together."""
 
 T = TypeVar("T")
 
@@ -72,13 +79,16 @@ class Exchange:
 
     @classmethod
     def of(cls, event: Mapping[str, Any]) -> Self:
-        """The source is what API Gateway saw: a header that the client sends could name anyone."""
+        """The source is what API Gateway saw: a header that the client sends could name anyone.
+
+        On the local stack that header (X-Forwarded-For) is what the gateway "saw". Whatever it holds, it is a source.
+        """
         context = event["requestContext"]
         return cls(
             method=context["httpMethod"],
             # Half a character (a lone surrogate) cannot be written into the log.
             path=(event.get("path") or context["resourcePath"]).encode(errors="replace").decode(),
-            source_ip=context["identity"]["sourceIp"],
+            source_ip=address_of((context.get("identity") or {}).get("sourceIp")) or UNKNOWN_SOURCE,
             request_id=context["requestId"],
             event=event,
             headers={name.lower(): value for name, value in (event.get("headers") or {}).items()},
@@ -133,24 +143,35 @@ class Api(Chalice):
         media_type = self._current.headers.get("content-type", "").partition(";")[0].strip().lower()
         if media_type != "application/json":
             raise errors.UnsupportedMediaType("unsupported_media_type", "Content-Type must be application/json.")
+        if self._current.headers.get("content-encoding", "").strip().lower() not in {"", "identity"}:
+            raise errors.UnsupportedMediaType(
+                "unsupported_content_encoding", "The body must be sent as it is, without a Content-Encoding."
+            )
         body = self._body()
         if b"\\u0000" in body:
             raise InvalidRequest("invalid_body", "The body holds a NUL character.")
         try:
-            return msgspec.json.Decoder(type_, dec_hook=_parse, float_hook=_decimal).decode(body)
+            read = msgspec.json.Decoder(type_, dec_hook=_parse, float_hook=_decimal).decode(body)
+            # The decoder takes the last of two values, other readers the first: nobody knows which one was meant.
+            json.loads(body, object_pairs_hook=_distinct, parse_int=str, parse_float=str)
         except msgspec.ValidationError as refusal:
-            raise InvalidRequest("invalid_body", f"The body is not as expected: {refusal}.") from None
+            from energy_market import refusals  # noqa: PLC0415 - only for who is refused
+
+            raise refusals.of_body(type_, refusal) from None
         except (ValueError, RecursionError):
             raise InvalidRequest("invalid_json", "The body is not valid JSON.") from None
+        return read
 
     def query(self, type_: type[T]) -> T:
         """The query parameters as a Struct of this type. Raises `InvalidRequest`."""
         try:
             return msgspec.convert(self._parameters(), type_, dec_hook=_parse)
         except msgspec.ValidationError as refusal:
-            raise InvalidRequest("invalid_query", f"The query is not as expected: {refusal}.") from None
+            from energy_market import refusals  # noqa: PLC0415 - only for who is refused
+
+            raise refusals.of_query(type_, refusal) from None
         except UnicodeError:
-            raise InvalidRequest("invalid_query", "The query holds half a character.") from None
+            raise InvalidRequest("invalid_query", "The query is not text in UTF-8.") from None
 
     def path_id(self, text: str) -> UUID:
         """A path parameter that is an id. What is spelt unlike an id names nothing: raises `NotFound`."""
@@ -232,6 +253,8 @@ class Api(Chalice):
                 # By its own hand rather than Chalice's, which reads the request anew for what is not used here.
                 view = methods[exchange.method].view_function
                 answer = view(**(event.get("pathParameters") or {})).to_dict()
+            if exchange.method == "HEAD":
+                answer["body"] = ""
             answer["headers"].update(self._cross_origin_headers(methods or {}))
             answer["headers"]["X-Content-Type-Options"] = "nosniff"
             answer["headers"]["X-Request-Id"] = exchange.request_id
@@ -320,7 +343,7 @@ class Api(Chalice):
         given = self._current.event.get("multiValueQueryStringParameters") or {}
         for name, values in given.items():
             if len(values) != 1:
-                raise InvalidRequest("invalid_query", f"The query parameter {name[:40]!r} is given more than once.")
+                raise InvalidRequest("invalid_query", f'The query parameter "{name[:40]}" is given more than once.')
         return {name: values[0] for name, values in given.items()}
 
     def _refuse_parameters(self) -> None:
@@ -337,6 +360,8 @@ class Api(Chalice):
                     refusal.headers["Retry-After"] = str(error.retry_after_s)
                 if isinstance(error, Unauthorized):
                     refusal.headers["WWW-Authenticate"] = "Bearer"
+                if isinstance(error, errors.UnsupportedMediaType):  # what is taken: RFC 9110, 15.5.16
+                    refusal.headers |= {"Accept": "application/json", "Accept-Encoding": "identity"}
                 return refusal
         _log(
             level="ERROR",
@@ -348,7 +373,7 @@ class Api(Chalice):
             refusal = self._error(503, "database_unavailable", "The database cannot serve this now; try again shortly.")
             refusal.headers["Retry-After"] = str(RETRY_AFTER_S)
             return refusal
-        return self._error(500, "internal", f"This failed on our side. Request id: {self._current.request_id}")
+        return self._error(500, "internal", f"This failed on our side; the request's id is {self._current.request_id}.")
 
     def _error(self, status: int, code: str, sentence: str) -> Response:
         return self.present({"error": sentence, "code": code}, status=status)
@@ -372,16 +397,30 @@ class Api(Chalice):
         return headers
 
 
+def address_of(text: object) -> str | None:
+    """The IP address in what is said of a source, or None: the first of a list, without port, brackets or zone."""
+    if not isinstance(text, str):
+        return None
+    first = text.partition(",")[0].strip()
+    if first.startswith("["):
+        first = first[1:].partition("]")[0]
+    elif first.count(":") == 1:
+        first = first.partition(":")[0]
+    family = AF_INET6 if ":" in first else AF_INET
+    try:
+        return inet_ntop(family, inet_pton(family, first.partition("%")[0]))
+    except (OSError, ValueError):  # no address, or not even a text that can be encoded
+        return None
+
+
 def network_of(source_ip: str) -> str:
     """Who a source is: an IPv4 address, or the 64 bits of an IPv6 address that one subscriber has all the others of."""
     if ":" not in source_ip:
         return source_ip
-    from ipaddress import IPv6Address  # noqa: PLC0415 - few requests need it
-
-    address = IPv6Address(source_ip.partition("%")[0])
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    address = inet_pton(AF_INET6, source_ip)
+    if address.startswith(IPV4_AS_IPV6):
+        return inet_ntop(AF_INET, address[len(IPV4_AS_IPV6) :])
+    return f"{inet_ntop(AF_INET6, address[:8] + bytes(8))}/64"
 
 
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
@@ -394,6 +433,15 @@ def encode(value: object) -> str:
 
 def _parse(type_: type[ParsedType], value: object) -> object:
     return type_.parse(value)
+
+
+def _distinct(pairs: list[tuple[str, object]]) -> None:
+    """Raise `InvalidRequest` for an object of JSON that names a key twice."""
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise InvalidRequest("duplicate_key", f'The body names "{name[:40]}" more than once.')
+        names.add(name)
 
 
 def _decimal(text: str) -> Decimal:

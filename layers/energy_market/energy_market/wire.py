@@ -1,25 +1,36 @@
 """Types of JSON fields and query parameters that need more than a JSON type: each knows how to parse itself.
 
-A `parse` takes what the JSON (or the query string) held and raises `InvalidRequest`; `http.py` calls it while decoding.
+A `parse` takes what the JSON (or the query string) held; `http.py` calls it while decoding. It raises `InvalidRequest`,
+or ValueError where `EXPECTED` says all there is to say: `refusals.py` makes a sentence of it that names the field.
 """
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Final, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from msgspec import Meta
 
 from energy_market.domain.errors import InvalidRequest
-from energy_market.domain.quantities import parse_kwh, parse_price
+from energy_market.domain.quantities import parse_kwh, parse_price, parse_price_bound
 
 MAX_PAGE: Final = 500
 
 VISIBLE: Final = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*\Z"
 """Words: something visible in them, and no control characters."""
 # A place in words.
-Location = Annotated[str, Meta(min_length=1, max_length=200, pattern=VISIBLE)]
+Location = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=VISIBLE,
+        description="a text of 1 to 200 characters, not blank and without control characters",
+    ),
+]
+# A moment of a query.
+Instant = Annotated[datetime, Meta(tz=True)]
 _NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _PLAIN_INTEGER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -28,6 +39,9 @@ _CURSOR: Final = re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII)
 
 class EnergyWh(int):
     """Watt-hours, from a JSON number of kWh."""
+
+    EXPECTED: ClassVar[str] = "a JSON number of kWh above 0, at most 1000000, with at most 3 decimals"
+    CODE: ClassVar[str] = "invalid_kwh_amount"
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -38,6 +52,9 @@ class EnergyWh(int):
 class PriceMicro(int):
     """Micro-tokens per kWh, from a JSON number of tokens per kWh."""
 
+    EXPECTED: ClassVar[str] = "a JSON number of tokens per kWh above 0, at most 1000, with at most 6 decimals"
+    CODE: ClassVar[str] = "invalid_token_price"
+
     @classmethod
     def parse(cls, value: object) -> Self:
         """Above 0, at most 1,000 tokens, at most 6 decimals."""
@@ -45,20 +62,27 @@ class PriceMicro(int):
 
 
 class PriceParameter(int):
-    """Micro-tokens per kWh, from a query parameter in tokens per kWh."""
+    """Micro-tokens per kWh that orders' prices are compared with, from a query parameter in tokens per kWh."""
+
+    EXPECTED: ClassVar[str] = "a number of tokens per kWh from 0 to 1000, with at most 6 decimals and no sign"
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """The same limits as in a body, and no sign."""
+        """0, or what an order's price may be; no sign. Raises ValueError."""
         if not isinstance(value, str) or not _NUMBER.fullmatch(value):
-            raise InvalidRequest("invalid_query", "A price in the query must be a decimal number.")
-        return cls(parse_price(Decimal(value)))
+            raise ValueError(cls.EXPECTED)
+        try:
+            return cls(parse_price_bound(Decimal(value)))
+        except InvalidRequest:
+            raise ValueError(cls.EXPECTED) from None
 
 
 class WalletAddress(str):
     """An address in its EIP-55 spelling."""
 
     __slots__ = ()
+    EXPECTED: ClassVar[str] = "0x and 40 hexadecimal digits"
+    CODE: ClassVar[str] = "invalid_wallet_address"
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -71,11 +95,13 @@ class WalletAddress(str):
 class PageLimit(int):
     """How many rows a page may have, from a query parameter."""
 
+    EXPECTED: ClassVar[str] = f"a whole number from 1 to {MAX_PAGE}"
+
     @classmethod
     def parse(cls, value: object) -> Self:
-        """1 to 500."""
+        """1 to 500. Raises ValueError."""
         if not isinstance(value, str) or not _PLAIN_INTEGER.fullmatch(value) or not 1 <= int(value) <= MAX_PAGE:
-            raise InvalidRequest("invalid_query", f"limit and depth must be whole numbers from 1 to {MAX_PAGE}.")
+            raise ValueError(cls.EXPECTED)
         return cls(int(value))
 
 
@@ -83,6 +109,8 @@ class Cursor(str):
     """Where the next page begins: an opaque word that only its own route can read."""
 
     __slots__ = ()
+    EXPECTED: ClassVar[str] = "one that a Link header of this route gave"
+    CODE: ClassVar[str] = "invalid_cursor"
 
     @classmethod
     def parse(cls, value: object) -> Self:
@@ -122,4 +150,4 @@ class Cursor(str):
     @staticmethod
     def refusal() -> InvalidRequest:
         """The answer to a cursor that is not ours."""
-        return InvalidRequest("invalid_cursor", "cursor must be one that a Link header of this route gave.")
+        return InvalidRequest(Cursor.CODE, f"cursor must be {Cursor.EXPECTED}.")

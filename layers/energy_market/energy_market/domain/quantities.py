@@ -33,6 +33,11 @@ def parse_price(value: object) -> int:
     return price_micro
 
 
+def parse_price_bound(value: object) -> int:
+    """A price to compare others with, in micro-tokens per kWh: as `parse_price`, but 0 is one like any other."""
+    return _scaled(value, decimals=PRICE_DECIMALS, limit=MAX_PRICE_MICRO, name="token_price")
+
+
 def parse_reported_kwh(value: object, *, name: str) -> int:
     """A meter's or a battery's energy in watt-hours: as `parse_kwh`, but 0 is a reading like any other."""
     return _scaled(value, decimals=KWH_DECIMALS, limit=MAX_ENERGY_WH, name=name)

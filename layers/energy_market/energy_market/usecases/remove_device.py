@@ -57,7 +57,7 @@ def _remove(database: Database, device_id: UUID, *, owner_id: UUID | None) -> No
         if owner_id is not None and trades.owed_by_device(conn, device_id):
             raise Conflict(
                 "device_owes_energy",
-                "The device has promised energy that it has not delivered yet: cancel its orders, and remove it then.",
+                "The device owes energy of trades that are locked or paid: remove it when these have ended.",
             )
         devices.remove(conn, device_id)
         certificates.end(conn, device_id)
