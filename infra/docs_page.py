@@ -73,10 +73,19 @@ def _operation(
 
 
 def _schema(contract: dict[str, Any], content_holder: dict[str, Any]) -> str:
-    """Show the schema of a body, with its references filled in."""
+    """Show the schema of a body, with its references filled in, and examples of it."""
     content = content_holder.get("content", {})
     schemas = [_filled(contract, media["schema"]) for media in content.values() if "schema" in media]
-    return "".join(f"<pre>{escape(json.dumps(schema, indent=2, ensure_ascii=False))}</pre>" for schema in schemas)
+    examples = [
+        _resolved(contract, example)["value"]
+        for media in content.values()
+        for example in media.get("examples", {}).values()
+    ]
+    return _shown(schemas) + (f"<p>For example:</p>{_shown(examples)}" if examples else "")
+
+
+def _shown(values: list[Any]) -> str:
+    return "".join(f"<pre>{escape(json.dumps(value, indent=2, ensure_ascii=False))}</pre>" for value in values)
 
 
 def _filled(contract: dict[str, Any], node: Any, depth: int = 0) -> Any:  # noqa: ANN401 - any JSON

@@ -10,13 +10,14 @@ from uuid import UUID
 
 import yaml
 
-from energy_market.domain.wallets import parse_address
+from energy_market.device_registry import check_csr
+from energy_market.domain.wallets import parse_address, parse_signature
 
 CONTRACT = Path(__file__).parent.parent / "infra" / "openapi.yaml"
 KNOWN_WORDS = {
     "$ref", "type", "format", "description", "properties", "required", "additionalProperties", "enum", "nullable",
-    "items", "minItems", "maxItems", "minimum", "exclusiveMinimum", "maximum", "multipleOf", "minLength", "maxLength",
-    "pattern", "allOf", "default",
+    "items", "minItems", "maxItems", "minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength", "pattern",
+    "allOf", "default", "x-decimals",
 }  # fmt: skip
 
 
@@ -33,7 +34,7 @@ def check_answer(*, method: str, path: str, status: int, headers: Mapping[str, s
         return
     where = f"{method} {path} -> {status}"
     assert str(status) in operation["responses"], f"{where} is not in the contract: {body}"
-    response = _resolved(operation["responses"][str(status)])
+    response = resolved(operation["responses"][str(status)])
     content = response.get("content", {})
     media_type = headers["Content-Type"].partition(";")[0]
     if not content:
@@ -42,17 +43,43 @@ def check_answer(*, method: str, path: str, status: int, headers: Mapping[str, s
         assert media_type in content, f"{where} is {media_type}"
         if media_type == "application/json":
             check(body, content["application/json"]["schema"], where)
+            if status < 300:
+                _check_examples(body, content["application/json"], where)
     if "Retry-After" in response.get("headers", {}):
         assert headers["Retry-After"].isdigit()
     assert "Link" not in headers or "Link" in response["headers"], where
-    if isinstance(body, dict) and set(body) == {"error", "code"}:
-        assert f"`{body['code']}`" in response["description"], f"{where}: the contract does not name {body['code']}"
+
+
+def _check_examples(body: object, content: dict[str, Any], where: str) -> None:
+    """Whether the examples of an answer show every field that it has."""
+    shown = {path for one in content["examples"].values() for path in shape(resolved(one)["value"], content["schema"])}
+    hidden = shape(body, content["schema"]) - shown
+    assert not hidden, f"{where}: the contract's example does not show {hidden}"
+
+
+def shape(value: object, schema: dict[str, Any]) -> set[str]:
+    """The fields that a value has, as paths; not those of an object whose fields the schema leaves open."""
+    schema = _merged(schema)
+    if isinstance(value, list):
+        return {f"[]{path}" for item in value for path in shape(item, schema.get("items", {}))}
+    if not isinstance(value, dict) or not schema.get("properties"):
+        return set()
+    inner = {name: shape(field, schema["properties"].get(name, {})) for name, field in value.items()}
+    return {f".{name}{path}" for name, paths in inner.items() for path in {"", *paths}}
+
+
+def _merged(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema with its reference followed and the properties of its parts beside its own."""
+    schema = resolved(schema)
+    parts = [_merged(part) for part in schema.get("allOf", ())]
+    properties = {name: field for part in [*parts, schema] for name, field in part.get("properties", {}).items()}
+    return {**schema, "properties": properties}
 
 
 def check(value: object, schema: dict[str, Any], where: str) -> None:  # noqa: C901 - one case a type
     """The part of JSON Schema that the contract uses; an unknown word is an error, not a pass."""
     if "$ref" in schema:
-        check(value, _resolved(schema), where)
+        check(value, resolved(schema), where)
         return
     assert set(schema) <= KNOWN_WORDS, f"{where}: this check does not know {set(schema) - KNOWN_WORDS}"
     if value is None and schema.get("nullable"):
@@ -77,8 +104,8 @@ def check(value: object, schema: dict[str, Any], where: str) -> None:  # noqa: C
             assert isinstance(value, int), f"{where}: {value!r}"
             _check_number(Decimal(value), schema, where)
         case "number":
-            assert isinstance(value, int | Decimal), f"{where}: {value!r}"
-            _check_number(Decimal(value), schema, where)
+            assert isinstance(value, int | float | Decimal), f"{where}: {value!r}"
+            _check_number(Decimal(str(value)), schema, where)
         case "boolean":
             assert isinstance(value, bool), f"{where}: {value!r}"
     if schema.get("type") in {"integer", "number"}:
@@ -105,8 +132,8 @@ def _check_number(value: Decimal, schema: dict[str, Any], where: str) -> None:
     if low is not None:
         assert value > low if schema.get("exclusiveMinimum") else value >= low, f"{where}: {value}"
     assert high is None or value <= high, f"{where}: {value}"
-    if "multipleOf" in schema:
-        assert value % Decimal(f"{schema['multipleOf']:f}") == 0, f"{where}: {value}"
+    if "x-decimals" in schema:
+        assert value * 10 ** schema["x-decimals"] % 1 == 0, f"{where}: {value}"
 
 
 def _check_format(value: str, kind: str | None, where: str) -> None:
@@ -115,15 +142,19 @@ def _check_format(value: str, kind: str | None, where: str) -> None:
         assert str(UUID(value)) == value, where
     elif kind == "eip55-address":
         assert parse_address(value) == value, where
+    elif kind == "eip191-signature":
+        parse_signature(value)
+    elif kind == "csr":
+        check_csr(value)
     elif kind is not None:
         assert re.fullmatch(patterns[kind], value), f"{where}: {value!r}"
 
 
-def _resolved(node: dict[str, Any]) -> dict[str, Any]:
+def resolved(node: dict[str, Any]) -> dict[str, Any]:
     if "$ref" not in node:
         return node
     found: Any = contract()
     for step in node["$ref"].removeprefix("#/").split("/"):
         found = found[step]
-    resolved: dict[str, Any] = found
-    return resolved
+    target: dict[str, Any] = found
+    return target

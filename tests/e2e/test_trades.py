@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import boto3
 import localstack_client.session
@@ -367,8 +367,12 @@ def _wait_until_it_is_kept(neighbourhood: Neighbourhood, code: str) -> None:
 
 
 def test_the_contract_is_served_and_readable(neighbourhood: Neighbourhood) -> None:
-    status, _, contract = _ask(neighbourhood, "GET", "openapi.json")
-    assert (status, json.loads(contract)["openapi"][:3]) == (200, "3.0")
+    status, _, text = _ask(neighbourhood, "GET", "openapi.json")
+    served = json.loads(text)
+    assert (status, served["openapi"][:3]) == (200, "3.0")
+    # A client finds the API from where it got the contract, below the stage.
+    api_url = urljoin(f"{neighbourhood.market.api_url}/api/v1/openapi.json", served["servers"][0]["url"]).rstrip("/")
+    assert api_url == neighbourhood.market.api_url
     status, headers, page = _ask(neighbourhood, "GET", "docs")
     assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/html")
     assert b"/market/order/create" in page
@@ -377,6 +381,12 @@ def test_the_contract_is_served_and_readable(neighbourhood: Neighbourhood) -> No
 def test_the_system_says_that_it_is_well(neighbourhood: Neighbourhood) -> None:
     status, _, body = _ask(neighbourhood, "GET", "health")
     assert (status, json.loads(body)["status"]) == (200, "ok")
+    assert _ask(neighbourhood, "HEAD", "health")[::2] == (200, b"")
+
+
+@pytest.mark.parametrize("said", ["1.2.3.4:5555", "[2001:db8::1]:443", "2001:db8::1, 10.0.0.1", "garbage", "", "a:b:c"])
+def test_a_request_is_served_whatever_x_forwarded_for_says(neighbourhood: Neighbourhood, said: str) -> None:
+    assert _ask(neighbourhood, "GET", "chain", **{"X-Forwarded-For": said})[0] == 200
 
 
 def test_a_browser_may_ask(neighbourhood: Neighbourhood) -> None:

@@ -24,6 +24,14 @@ SOON: Final = datetime.now(UTC)
 
 
 @schemathesis.hook  # type: ignore[untyped-decorator]
+def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:  # noqa: ANN401, ARG001
+    """The decimals of a number, which the contract has in words: floats would refuse good multiples of a fraction."""
+    for schema in raw_schema["components"]["schemas"].values():
+        if "x-decimals" in schema:
+            schema["multipleOf"] = 10 ** -schema["x-decimals"]
+
+
+@schemathesis.hook  # type: ignore[untyped-decorator]
 def before_call(context: Any, case: Any, kwargs: Any) -> None:  # noqa: ANN401, ARG001 - as schemathesis has it
     """What depends on more than itself: each list's own cursor, candles of the past, an order's device and its end."""
     path, query, body = case.operation.path, case.query, case.body

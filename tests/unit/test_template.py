@@ -333,8 +333,8 @@ def test_what_the_gateway_answers_by_itself_is_as_the_apis_own_answers_are(name:
 
 
 def test_the_gateway_has_the_apis_words_for_whatever_it_refuses() -> None:
-    """A default has no status: it would become the status of all that have none of their own."""
-    statuses = {name: response.get("StatusCode") for name, response in GATEWAY_RESPONSES.items()}
+    """A default's status becomes that of all that have none of their own: the contract names these and no others."""
+    statuses = {name: response["StatusCode"] for name, response in GATEWAY_RESPONSES.items()}
     codes = {
         name: json.loads(response["ResponseTemplates"]["application/json"])["code"]
         for name, response in GATEWAY_RESPONSES.items()
@@ -350,8 +350,8 @@ def test_the_gateway_has_the_apis_words_for_whatever_it_refuses() -> None:
         "WAF_FILTERED": ("403", "refused_at_the_edge"),
         "INTEGRATION_TIMEOUT": ("504", "timed_out"),
         "INTEGRATION_FAILURE": ("500", "internal"),
-        "DEFAULT_4XX": (None, "refused_at_the_edge"),
-        "DEFAULT_5XX": (None, "internal"),
+        "DEFAULT_4XX": ("403", "refused_at_the_edge"),
+        "DEFAULT_5XX": ("500", "internal"),
     }
     assert "Auth" not in RESOURCES["Api"]["Properties"]
 
