@@ -67,6 +67,7 @@ class Link:
         """Made by `Links.add`."""
         self.port = 0
         self._target_port = target_port
+        self._failovers = 0
         self._loop = loop
         self._garbage = garbage
         self._chance = chance
@@ -96,6 +97,14 @@ class Link:
         finally:
             self._loop.call_soon_threadsafe(self._set, None)
 
+    def fail_over(self, target_port: int) -> None:
+        """Let new connections lead to another port. Those that are open fall silent for good: nobody is told."""
+        asyncio.run_coroutine_threadsafe(self._fail_over(target_port), self._loop).result(TIMEOUT_S)
+
+    async def _fail_over(self, target_port: int) -> None:
+        self._failovers += 1
+        self._target_port = target_port
+
     @contextlib.contextmanager
     def slow(self, delay_s: float) -> Iterator[None]:
         """Hold up every chunk, in both directions, for the length of a block."""
@@ -122,7 +131,8 @@ class Link:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
             ends.append(far_writer)
             self._open.add(far_writer)
-            await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+            before = self._failovers
+            await asyncio.gather(self._carry(reader, far_writer, before), self._carry(far_reader, writer, before))
         except OSError:
             pass  # the target is away, or an end has gone: so is the connection
         finally:
@@ -130,9 +140,14 @@ class Link:
                 self._open.discard(end)
                 end.transport.abort()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, failovers: int) -> None:
         """Carry bytes one way until that end says no more. Raises OSError when the connection is dropped."""
-        while chunk := await reader.read(CHUNK_BYTES):
+        while True:
+            chunk = await reader.read(CHUNK_BYTES)
+            if self._failovers > failovers:
+                await asyncio.Event().wait()  # even of its end nobody hears
+            if not chunk:
+                break
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
             while self._trouble == "silent":

@@ -15,6 +15,7 @@ import psycopg
 from psycopg.rows import dict_row
 from services import LOCAL, read_stack
 
+from energy_market.database import connect
 from energy_market.evm.books import Books
 from energy_market.evm.rpc import ChainError, Rpc
 from energy_market.usecases import reconcile as usecase
@@ -155,7 +156,7 @@ def main() -> int:
         token_decimals=TOKEN_DECIMALS,
     )
     try:
-        with psycopg.connect(str(stack["database_url"]), autocommit=True) as conn:
+        with connect(str(stack["database_url"]), statement_s=None) as conn:
             found = reconcile(conn, ledger=ledger, recheck_s=RECHECK_S)
     except (psycopg.Error, ChainError, usecase.OutOfTime) as error:
         print(f"The stack cannot be asked: {error}", file=sys.stderr)

@@ -61,7 +61,10 @@ class Run:
         self._figures = Figures()
         self._first_order_at: float | None = None
         self._conn: psycopg.Connection[Any] = psycopg.connect(
-            market.stack.database.url, autocommit=True, connect_timeout=10
+            market.stack.database.url,
+            autocommit=True,
+            connect_timeout=10,
+            prepare_threshold=None,  # a pooler may stand before somebody else's database
         )
         self.street = Street(
             community(settings.homes, seed=settings.seed),

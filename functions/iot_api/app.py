@@ -18,11 +18,13 @@ from energy_market.usecases.revoke_certificates import revoke_certificates, unkn
 from energy_market.usecases.rotate_certificate import Rotation, rotate_certificate
 from energy_market.wire import Cursor, Location, PageLimit
 
+DATABASE_S: Final = 24.0  # of the function's 29: what is asked of AWS in between takes its time
+
 settings = config.device_settings()
 online_s = config.device_online_s()
 database = Database(config.database_url())
 registry = DeviceRegistry(settings.policy)
-app = Api("iot_api", settings=config.http_settings(), database=database)
+app = Api("iot_api", settings=config.http_settings(), database=database, database_s=DATABASE_S)
 
 
 # What the API calls a report, and what it is kept as.

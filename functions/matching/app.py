@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
@@ -17,10 +17,14 @@ from energy_market.postgres import market, zones
 from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.run_tick import run_tick
 
+MARKS_DATABASE_S: Final = 7.0  # of the function's 10
+DATABASE_S: Final = 25.0  # of a tick's and the commands' 30
+STATEMENT_S: Final = 10.0  # a tick may write 50,000 trades at once
+
 
 @cache
 def _database() -> Database:
-    return Database(config.database_url())
+    return Database(config.database_url(), statement_s=STATEMENT_S)
 
 
 @cache
@@ -28,7 +32,11 @@ def _publish() -> Publish:
     import boto3  # noqa: PLC0415 -- a tick needs none of it
     from botocore.config import Config  # noqa: PLC0415
 
-    return publisher(boto3.client("iot-data", config=Config(max_pool_connections=PUBLISHERS)))
+    # What is not published soon is published at a next step. The second try is for a connection that was closed.
+    settings = Config(
+        max_pool_connections=PUBLISHERS, connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 2}
+    )
+    return publisher(boto3.client("iot-data", config=settings))
 
 
 def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[Any]]:
@@ -41,6 +49,7 @@ def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[Any]]:
     A zone that is added meanwhile is matched from the next minute on. Raises what the database raises: the loop asks
     again, and gets the marks that are left then.
     """
+    _database().start_deadline(MARKS_DATABASE_S)
     with _database().transaction() as conn:
         names = zones.all_zones(conn)
     scheduled = event["schedule"].get("time")
@@ -59,6 +68,7 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     mark, zone = event["mark"], event["zone"]
     settings, verified_only = config.market_settings(), config.verified_only()
     began = time.perf_counter()
+    _database().start_deadline(DATABASE_S)
     try:
         done = run_tick(_database(), zone=zone, settings=settings, verified_only=verified_only)
     except psycopg.Error as error:
@@ -93,6 +103,7 @@ def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:
     if event["missed"]:
         log("tick.missed", level="warning", mark=event["mark"])
         metric("TicksMissed", 1)
+    _database().start_deadline(DATABASE_S)
     published = publish_commands(_database(), _publish(), settings=config.market_settings())
     for command, error in published.failed:
         log(

@@ -39,7 +39,10 @@ def reconcile(_event: object, context: LambdaContext) -> dict[str, int]:
     chain = config.chain_settings()
     budget_s = context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S
     try:
-        with read_only(config.database_url()) as conn, closing(Rpc(chain.rpc_url, timeout_s=CHAIN_TIMEOUT_S)) as rpc:
+        with (
+            read_only(config.database_url(), deadline_s=budget_s) as conn,
+            closing(Rpc(chain.rpc_url, timeout_s=CHAIN_TIMEOUT_S)) as rpc,
+        ):
             books = Books(
                 rpc,
                 chain_id=chain.chain_id,

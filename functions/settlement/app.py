@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SWEEP_S: Final = 20.0
 LEFT_FOR_THE_REST_S: Final = 5.0  # of the function's timeout, for what is not the chain
 WAIT_FOR_OTHER_SWEEP_S: Final = 3.0
+ANSWERS_DATABASE_S: Final = 7.0  # of the 10 of the function that takes answers to locks
 
 
 class LambdaContext(Protocol):
@@ -43,6 +44,7 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
     """
     settings = config.market_settings()
     database = _database()
+    database.start_deadline(ANSWERS_DATABASE_S)
     again: list[dict[str, str]] = []
     has_locked = False
     for number, record in enumerate(event["Records"]):
@@ -87,8 +89,10 @@ def _wake_sweep() -> None:
 @cache
 def _functions() -> Any:  # noqa: ANN401 -- boto3's clients are made at run time
     import boto3  # noqa: PLC0415
+    from botocore.config import Config  # noqa: PLC0415
 
-    return boto3.client("lambda")
+    # The loop's next step settles in any case.
+    return boto3.client("lambda", config=Config(connect_timeout=1, read_timeout=1, retries={"total_max_attempts": 1}))
 
 
 def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
@@ -107,7 +111,9 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
         finality_blocks=chain.finality_blocks,
         delivery_window_s=settlement.delivery_window_s,
     )
-    budget_s = min(SWEEP_S, context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S)
+    left_s = context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S
+    _database().start_deadline(left_s)
+    budget_s = min(SWEEP_S, left_s)
     try:
         swept = settle_trades(_database(), _ledger(), rules=rules, budget_s=budget_s, wait_s=WAIT_FOR_OTHER_SWEEP_S)
     except ChainError as error:

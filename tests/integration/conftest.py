@@ -17,12 +17,14 @@ from tests.api import ENVIRONMENT, FUNCTIONS, Client, load_function
 from tests.integration.loop import Loop
 from tests.integration.market import Market
 from tests.integration.neighbours import Api
+from tests.integration.pooler import Mode, Pooler
 from tests.integration.postgres_proxy import DOOM, Proxy
 
 if TYPE_CHECKING:
     from types_boto3_iot import IoTClient
 
 LoadApi = Callable[[str], Client]
+MakePooler = Callable[..., Pooler]
 
 
 @pytest.fixture
@@ -108,3 +110,17 @@ def proxy(database_url: str, owner_url: str) -> Iterator[Proxy]:
     proxy = Proxy(database_url)
     yield proxy
     proxy.close()
+
+
+@pytest.fixture
+def pooler_of(database_url: str) -> Iterator[MakePooler]:
+    """Starts a PgBouncer in front of this test's database, in a mode and with settings of its own."""
+    poolers: list[Pooler] = []
+
+    def make(mode: Mode, **settings: str | int) -> Pooler:
+        poolers.append(Pooler(database_url, mode, **settings))
+        return poolers[-1]
+
+    yield make
+    for pooler in poolers:
+        pooler.close()

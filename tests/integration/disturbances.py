@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 
 from energy_market.database import Database
 from tests.integration.crashes import Scenario
-from tests.integration.postgres_proxy import KINDS, Kind, Proxy
+from tests.integration.postgres_proxy import KINDS, SILENCES, Kind, Proxy
 
 Disturbance = tuple[Kind, int]
 
@@ -21,6 +21,13 @@ def each_once(requests: list[str]) -> list[Disturbance]:
     ]
 
 
+def each_silence(requests: list[str]) -> list[Disturbance]:
+    """The wire falls silent at each request, before or after the server acted, in turn; at each COMMIT in both ways."""
+    return [(SILENCES[k % 2], k) for k in range(len(requests))] + [
+        (SILENCES[1 - k % 2], k) for k, request in enumerate(requests) if request == "COMMIT"
+    ]
+
+
 def disturb(
     proxy: Proxy,
     on: Callable[[Database], AbstractContextManager[None]],
@@ -28,12 +35,13 @@ def disturb(
     *,
     disturbances: Callable[[list[str]], list[Disturbance]] = each_once,
     refused: Callable[[], None],
+    database: Callable[[str], Database] = Database,
 ) -> None:
     """Play the scenario undisturbed, then once for each disturbance of what it sends to the server.
 
     `refused` looks at how those failed who could not go on.
     """
-    with on(Database(proxy.url)):
+    with on(database(proxy.url)):
         for _ in range(2):  # the first time the connection is opened
             scenario = stage()
             proxy.disturb(None, 0)

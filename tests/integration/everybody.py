@@ -23,7 +23,7 @@ class Everybody:
         for answer in self.api.refused:
             assert (answer.refusal, answer.headers["Retry-After"]) == ((503, "database_unavailable"), "2")
         self.loop.tick()
-        assert [isinstance(error, UNAVAILABLE) for error in self.loop.failed] == [True, True], "a tick, and commands"
+        assert [isinstance(error, UNAVAILABLE) for error in self.loop.failed] == [True, True], self.loop.failed
         self.loop.failed.clear()
         said = list(self.loop.queue)
         self.loop.deliver()

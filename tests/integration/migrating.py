@@ -4,11 +4,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import psycopg
 
+from energy_market.database import connect
 from tests.api import FUNCTIONS, load_function
 from tests.integration.crashes import Fuse, fused_cursor
 
@@ -38,8 +38,8 @@ class Migrating:
 
     @contextmanager
     def process(self, fuse: Fuse) -> Iterator[None]:
-        def connect(url: str, **options: Any) -> psycopg.Connection:  # noqa: ANN401 -- as psycopg has it
-            connection = psycopg.connect(url, **options)
+        def connected(url: str, **options: Any) -> psycopg.Connection:  # noqa: ANN401 -- as the product has it
+            connection = connect(url, **options)
             connection.cursor_factory = fused_cursor(fuse, statements=True, autocommit=True)
             return connection
 
@@ -47,7 +47,7 @@ class Migrating:
             with fuse.effect("answer"):
                 self._respond(url, answer)
 
-        self.function.psycopg = SimpleNamespace(connect=connect, ProgrammingError=psycopg.ProgrammingError)
+        self.function.connect = connected
         self.function.respond = respond
         yield
 

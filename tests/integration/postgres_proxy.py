@@ -1,4 +1,4 @@
-"""A wire to PostgreSQL that can be disturbed at the k-th request: cut, or made to carry what the server refuses.
+"""A wire to PostgreSQL that can be disturbed at the k-th request: cut, silent, or carrying what the server refuses.
 
 It knows as much of the protocol (version 3) as it takes to tell one request and its answer from the next: a client that
 does not pipeline sends up to a Query or a Sync, and waits until the server says that it is ready.
@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["cut before", "cut after", "terminated", "cancelled", "serialization", "deadlock", "disk full"]
+Kind = Literal[
+    "cut before", "cut after", "silent before", "silent after",
+    "terminated", "cancelled", "serialization", "deadlock", "disk full",
+]  # fmt: skip
 ERRORS: Final[dict[Kind, str]] = {
     "cancelled": "57014",
     "serialization": "40001",
@@ -21,6 +24,7 @@ ERRORS: Final[dict[Kind, str]] = {
     "disk full": "53100",
 }
 KINDS: Final[tuple[Kind, ...]] = ("cut before", "cut after", "terminated", *ERRORS)
+SILENCES: Final[tuple[Kind, ...]] = ("silent before", "silent after")  # each takes as long as the client waits
 
 DOOM: Final = """
 CREATE TABLE IF NOT EXISTS doom (code text);
@@ -130,6 +134,12 @@ class Proxy:
                 server.sendall(asked)
                 _answer(server)
                 self.meanwhile()
+                raise _Cut
+            case "silent before" | "silent after":
+                if self._kind == "silent after":
+                    server.sendall(asked)
+                    _answer(server)
+                client.recv(1)  # until it gives up; its end of the wire is all that it can close
                 raise _Cut
             case "terminated":
                 server.sendall(_query("SELECT pg_terminate_backend(pg_backend_pid())"))

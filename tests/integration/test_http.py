@@ -681,7 +681,7 @@ def test_a_session_has_its_limits_and_asks_for_them_as_a_proxy_lets_it(database_
     database = Database(database_url)
     with database.transaction() as conn:
         assert conn.execute("SELECT current_setting('statement_timeout'), current_setting('timezone')").fetchall() == [
-            ("20s", "UTC")
+            ("5s", "UTC")
         ]
     database.close()
     with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:

@@ -20,7 +20,6 @@ from postgres_server import FUNCTIONS_ROLE
 from psycopg import sql
 from services import Database as Server
 
-import energy_market.database
 from energy_market.database import Database
 from tests.conftest import TEMPLATE
 from tests.integration.everybody import Everybody
@@ -71,12 +70,9 @@ def locked_order(url: str, order: UUID) -> Iterator[psycopg.Connection]:
         conn.rollback()
 
 
-def test_a_statement_that_takes_too_long_is_given_up(
-    api: Api, market: Market, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(energy_market.database, "_SESSION", b"SET statement_timeout = 100")
+def test_a_statement_that_takes_too_long_is_given_up(api: Api, market: Market, database_url: str) -> None:
     cancelling = Cancelling(api, market)
-    with api.on(Database(database_url)):
+    with api.on(Database(database_url, statement_s=0.1)):
         with locked_order(database_url, UUID(str(cancelling.order["id"]))), pytest.raises(UnreachableError):
             cancelling.go()
         assert [answer.refusal for answer in api.refused] == [(503, "database_unavailable")]

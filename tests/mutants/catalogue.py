@@ -34,6 +34,7 @@ RESEND: Final = f"{PACKAGE}/usecases/resend_batches.py"
 ONCE: Final = f"{PACKAGE}/usecases/answer_once.py"
 REGISTER: Final = f"{PACKAGE}/usecases/register_device.py"
 LEDGER: Final = f"{PACKAGE}/evm/ledger.py"
+DATABASE: Final = f"{PACKAGE}/database.py"
 CONTRACT: Final = "infra/contracts/EnergySettlement.sol"
 
 LIFE: Final = ("the state machine",)
@@ -59,6 +60,8 @@ _AUTHORISATION: Final = "tests/integration/test_authorisation.py"
 _HTTP: Final = "tests/integration/test_http.py"
 _CONTRACT: Final = "tests/contracts/test_settlement_contract.py"
 _ADMIN: Final = "tests/integration/test_admin_api.py"
+_POOLERS: Final = "tests/integration/test_poolers.py"
+_SILENT: Final = "tests/integration/test_silent_database.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1051,5 +1054,29 @@ MUTANTS: Final = (
         "chains by older rules have no status, and events tell",
         (f"{_NODES}::test_a_settlement_ends_through_each_way_of_nodes",),
         (LEDGER, "succeeded=bool(paid or skipped) if status is None", "succeeded=False if status is None"),
+    ),
+    _mutant(
+        "statements_are_prepared_in_a_session_that_is_shared",
+        "nothing relies on a session that may be another's",
+        (f"{_POOLERS}::test_sandboxes_that_share_sessions_get_their_own_answers",),
+        (DATABASE, "if connection.is_shared or not prepare:", "if not prepare:"),
+    ),
+    _mutant(
+        "a_setting_is_left_in_a_session_that_is_shared",
+        "nobody leaves anything in a session",
+        (f"{_POOLERS}::test_nobody_leaves_a_setting_or_a_statement_in_a_session",),
+        (DATABASE, "CASE WHEN pg_backend_pid() = %(told)s", "CASE WHEN %(told)s <> 0"),
+    ),
+    _mutant(
+        "a_silent_server_is_waited_for",
+        "every wait has a deadline",
+        (f"{_SILENT}::test_who_fell_silent_in_a_transaction_holds_no_row_for_long",),
+        (DATABASE, "math.inf if statement_s is None else statement_s + BEYOND_STATEMENT_S", "math.inf"),
+    ),
+    _mutant(
+        "a_commit_is_sent_when_nobody_waits_for_it",
+        "what is told to have failed for want of time has not happened",
+        (f"{_SILENT}::test_nothing_is_sent_when_there_is_no_time_left",),
+        (DATABASE, "        if left_s <= 0:", "        if False:"),
     ),
 )  # fmt: skip

@@ -86,6 +86,42 @@ def test_the_page_names_every_limit_that_there_is() -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize(
+    ("function", "wait"),
+    [
+        ("AuthApiFunction", "energy_market.http.DATABASE_S"),
+        ("MarketApiFunction", "energy_market.http.DATABASE_S"),
+        ("NetworkApiFunction", "energy_market.http.DATABASE_S"),
+        ("AnalyticsApiFunction", "energy_market.http.DATABASE_S"),
+        ("IotApiFunction", "functions/iot_api/app.py:DATABASE_S"),
+        ("AdminApiFunction", "functions/admin_api/app.py:DATABASE_S"),
+        ("MarksFunction", "functions/matching/app.py:MARKS_DATABASE_S"),
+        ("MatchFunction", "functions/matching/app.py:DATABASE_S"),
+        ("CommandsFunction", "functions/matching/app.py:DATABASE_S"),
+        ("LockResponsesFunction", "functions/settlement/app.py:ANSWERS_DATABASE_S"),
+        ("TelemetryFunction", "functions/telemetry/app.py:DATABASE_S"),
+        ("DeviceTidyingFunction", "functions/device_tidying/app.py:DATABASE_S"),
+        ("MigrationsFunction", "functions/migrations/app.py:DATABASE_S"),
+    ],
+)
+def test_whoever_waits_for_the_database_has_time_left_to_say_so(function: str, wait: str) -> None:
+    timeout_s = RESOURCES[function]["Properties"].get("Timeout", TEMPLATE["Globals"]["Function"]["Timeout"])
+    assert value_at(wait) <= 0.92 * timeout_s
+    assert timeout_s - value_at(wait) >= 3
+
+
+def test_every_handler_starts_a_deadline_before_it_asks_the_database() -> None:
+    handlers = {}
+    for path in (ROOT / "functions").glob("*/app.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and [a.arg.strip("_") for a in node.args.args] == ["event", "context"]:
+                body = ast.unparse(node)
+                if "_database()" in body or "read_only(" in body:
+                    handlers[f"{path.parent.name}.{node.name}"] = "deadline" in body
+    assert len(handlers) == 8
+    assert [name for name, has_one in handlers.items() if not has_one] == []
+
+
 def test_both_queues_of_devices_have_the_same_limits() -> None:
     """The page gives one figure for both."""
     for queue in ("LockResponsesQueue", "TelemetryQueue"):

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = [*(ROOT / "layers").rglob("*.py"), *(ROOT / "functions").rglob("*.py")]
 EXECUTES = {"execute", "executemany", "stream", "copy"}
-COMPOSED = {"sql.SQL", "sql.Identifier"}  # psycopg quotes these itself
+COMPOSED = {"sql.SQL", "sql.Identifier", "sql.Literal"}  # psycopg quotes these itself
 FROM_FILES = {"migration.sql"}  # a migration is a file beside the function's code
 Node = ast.FunctionDef | ast.Module
 

@@ -37,8 +37,13 @@ class DeadLetters:
     def _sqs(self) -> "SQSClient":
         if self._client is None:
             import boto3  # noqa: PLC0415
+            from botocore.config import Config  # noqa: PLC0415
 
-            self._client = boto3.client("sqs")
+            # The request is answered before API Gateway stops waiting for it.
+            self._client = boto3.client(
+                "sqs",
+                config=Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2}),
+            )
         return self._client
 
 

@@ -6,6 +6,7 @@ connection, which the broker's rule adds; what a payload says of its sender is n
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -15,6 +16,8 @@ from energy_market.domain.commands import Command
 from energy_market.domain.quantities import kwh
 
 PUBLISHERS: Final = 16  # at once; the client needs as many connections, or makes new ones again and again
+PUBLISH_S: Final = 5.0
+"""Seconds in which commands are begun to be published: those that a silent broker leaves are claimed again later."""
 
 
 class Dropped(Exception):
@@ -106,10 +109,14 @@ def publisher(client: IotData) -> Publish:
     pool = ThreadPoolExecutor(max_workers=PUBLISHERS)
 
     def publish(commands: Iterable[Command]) -> list[tuple[Command, Exception]]:
-        sent = [
-            (command, pool.submit(client.publish, topic=command.topic, qos=1, payload=payload(command)))
-            for command in commands
-        ]
+        until = monotonic() + PUBLISH_S
+
+        def one(command: Command) -> None:
+            if monotonic() >= until:
+                raise TimeoutError("The broker is too slow.")
+            client.publish(topic=command.topic, qos=1, payload=payload(command))
+
+        sent = [(command, pool.submit(one, command)) for command in commands]
         return [(command, error) for command, task in sent if isinstance(error := task.exception(), Exception)]
 
     return publish

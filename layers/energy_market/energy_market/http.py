@@ -32,6 +32,8 @@ from energy_market.postgres import rate_limits
 MAX_BODY_BYTES: Final = 16 * 1024
 MAX_IDEMPOTENCY_KEY: Final = 255
 PREFLIGHT_LIFE_S: Final = 600
+DATABASE_S: Final = 8.0
+"""Seconds of a request, from its begin, in which the database is waited for."""
 RETRY_AFTER_S: Final = 2
 """What a client is told to wait when the database is away; its own pause, with jitter, comes on top."""
 
@@ -98,11 +100,17 @@ class Exchange:
 class Api(Chalice):
     """A Chalice app whose views read, decide and present."""
 
-    def __init__(self, name: str, *, settings: HttpSettings, database: Database) -> None:
-        """`database` is the sandbox's one connection; nothing is opened yet."""
+    def __init__(
+        self, name: str, *, settings: HttpSettings, database: Database, database_s: float = DATABASE_S
+    ) -> None:
+        """`database` is the sandbox's one connection; nothing is opened yet.
+
+        `database_s`: seconds of a request in which it is waited for; then the client is told to come again.
+        """
         super().__init__(name, configure_logs=False)
         self._settings = settings
         self._database = database
+        self._database_s = database_s
         self._exchange: Exchange | None = None
 
     # ---- what a view uses
@@ -239,6 +247,7 @@ class Api(Chalice):
         """Serve one request of API Gateway's Lambda proxy integration (payload format 1.0)."""
         started = time.perf_counter()
         exchange = self._exchange = Exchange.of(event)
+        self._database.start_deadline(self._database_s)
         try:
             methods = self.routes.get(event["requestContext"]["resourcePath"])
             if methods is None:
