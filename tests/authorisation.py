@@ -112,11 +112,11 @@ ACCESS: Mapping[Route, Access] = {
     ),
     ("GET", "/api/v1/admin/acts"): Access(rule=Rule.OPERATOR),
     ("GET", "/api/v1/chain/account"): Access(rule=Rule.OWN, status=503),  # no chain runs there
-    ("GET", "/api/v1/chain"): Access(rule=Rule.ANYBODY),
-    ("GET", "/api/v1/health"): Access(rule=Rule.ANYBODY, status=503),  # there is no chain in this test
+    ("GET", "/api/v1/chain"): Access(rule=Rule.ANYBODY, status=503),  # there is no chain in this test
+    ("GET", "/api/v1/health"): Access(rule=Rule.ANYBODY, status=503),  # nor here
     ("GET", "/api/v1/openapi.json"): Access(rule=Rule.ANYBODY),
     ("GET", "/api/v1/docs"): Access(rule=Rule.ANYBODY),
-    ("HEAD", "/api/v1/chain"): Access(rule=Rule.ANYBODY),
+    ("HEAD", "/api/v1/chain"): Access(rule=Rule.ANYBODY, status=503),
     ("HEAD", "/api/v1/health"): Access(rule=Rule.ANYBODY, status=503),
     ("HEAD", "/api/v1/openapi.json"): Access(rule=Rule.ANYBODY),
     ("HEAD", "/api/v1/docs"): Access(rule=Rule.ANYBODY),

@@ -1,9 +1,11 @@
 """Figures, the chain, health, and the contract of the API."""
 
 import time
+from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from chalice.app import Response
 from msgspec import Struct
@@ -11,11 +13,14 @@ from msgspec import Struct
 from energy_market import answers, config
 from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain.errors import Unavailable
+from energy_market.domain.settlement import Account
 from energy_market.domain.trades import TradeStatus
-from energy_market.evm.rpc import ChainError, Rpc, chain_reachable
+from energy_market.evm import node_check
+from energy_market.evm.node_check import Expected, Facts, Gap, WrongChain
+from energy_market.evm.rpc import ChainError, Rpc
 from energy_market.http import Api
 from energy_market.logs import log
-from energy_market.postgres import dashboard, trades
+from energy_market.postgres import chain_state, dashboard, trades
 from energy_market.postgres.migrations import schema_version
 from energy_market.usecases.read_profile import read_profile
 from energy_market.wire import Cursor, PageLimit
@@ -23,10 +28,13 @@ from energy_market.wire import Cursor, PageLimit
 # The build puts them beside this file: infra/pack.py.
 SERVED = Path(__file__).parent
 
-CHAIN_TIMEOUT_S: Final = 2.0
-CHAIN_BUDGET_S: Final = 3.0
+CHAIN_TIMEOUT_S: Final = 2.0  # for one answer of the node
+CHAIN_BUDGET_S: Final = 3.0  # for all that one request asks of it
 CHAIN_RETRY_S: Final = 5
 """Seconds after which who asked in vain may ask again."""
+WELL_FOR_S: Final = 15.0  # for so long a chain that lacked nothing is not checked again
+
+T = TypeVar("T")
 
 settings = config.chain_settings()
 database = Database(config.database_url())
@@ -70,13 +78,16 @@ def my_transactions() -> Response:
 
 @app.route("/api/v1/chain", methods=["GET", "HEAD"], needs_database=False)
 def chain() -> Response:
-    """Where trades are settled: what a wallet needs to deposit and to withdraw."""
+    """Where trades are settled: what a wallet needs to deposit and to withdraw, by the contract's own word."""
+    from energy_market.domain.wallets import parse_address  # noqa: PLC0415 -- few routes need it, and it is slow
+
+    facts = _asked(_facts)
     return app.present(
         {
             "chain_id": settings.chain_id,
             "settlement_contract": settings.settlement_contract,
-            "token_contract": settings.token_contract,
-            "token_decimals": settings.token_decimals,
+            "token_contract": parse_address(facts.token),
+            "token_decimals": facts.decimals,
             "confirmations": settings.confirmations,
         }
     )
@@ -90,40 +101,89 @@ def my_account() -> Response:
     caller = app.caller()
     with database.transaction() as conn:
         wallet = read_profile(conn, user_id=caller.user_id).wallet_address
-    rpc = Rpc(settings.rpc_url, timeout_s=CHAIN_TIMEOUT_S, budget_s=CHAIN_BUDGET_S)
+
+    def ask() -> Account:
+        with closing(_node()) as rpc:
+            return books.account(rpc, contract=settings.settlement_contract, wallet=wallet, now_s=time.time())
+
+    decimals = _asked(_facts).decimals
+    return app.present(answers.chain_account(_asked(ask), wallet=wallet, token_decimals=decimals))
+
+
+def _asked(question: Callable[[], T]) -> T:
+    """What the chain answers. Raises Unavailable."""
     try:
-        found = books.account(rpc, contract=settings.settlement_contract, wallet=wallet, now_s=time.time())
+        return question()
+    except WrongChain as error:
+        log("chain.unfit", level="error", detail=str(error))
+        raise Unavailable("chain_unfit", f"Trades cannot be paid: {error}.", retry_after_s=CHAIN_RETRY_S) from error
     except ChainError as error:
-        log("account.chain_away", level="error", error=type(error).__name__, detail=str(error))
+        log("chain.away", level="error", error=type(error).__name__, detail=str(error))
         raise Unavailable(
             "chain_unavailable", "The chain cannot be asked now; try again shortly.", retry_after_s=CHAIN_RETRY_S
         ) from error
-    finally:
-        rpc.close()
-    return app.present(answers.chain_account(found, wallet=wallet, token_decimals=settings.token_decimals))
+
+
+@cache
+def _facts() -> Facts:
+    """Token and decimals cannot change: once a sandbox. Raises `evm.rpc.ChainError`."""
+    with closing(_node()) as rpc:
+        return node_check.ask(rpc, chain_id=settings.chain_id, contract=settings.settlement_contract)
+
+
+def _node() -> Rpc:
+    return Rpc(settings.rpc_url, timeout_s=CHAIN_TIMEOUT_S, budget_s=CHAIN_BUDGET_S)
 
 
 @app.route("/api/v1/health", methods=["GET", "HEAD"], needs_database=False)
 def health() -> Response:
     """Whether what the market stands on is there: 200 if all of it is, else 503."""
     expected = int(_served("schema_version"))
+    version, halt = None, None
     try:
         with database.transaction() as conn:
-            version: int | None = schema_version(conn)
+            version = schema_version(conn)
+            halt = chain_state.unfit(conn) if version >= expected else None  # an older schema may not have it
     except UNAVAILABLE:
-        version = None
+        pass
     database_ok = version is not None
-    chain_ok = chain_reachable(settings.rpc_url, chain_id=settings.chain_id)
-    is_well = database_ok and chain_ok and version == expected
+    gaps = _chain_gaps()
+    missing = [gap.sentence for gap in gaps]
+    if halt is not None and not any(sentence in halt for sentence in missing):
+        missing.append(halt)
+    is_well = database_ok and not missing and version == expected
     return app.present(
         {
             "status": "ok" if is_well else "degraded",
             "database": "ok" if database_ok else "unavailable",
-            "chain": "ok" if chain_ok else "unavailable",
+            "chain": "unavailable" if any(gap.need == "node" for gap in gaps) else "unfit" if missing else "ok",
+            "missing": missing,
             "schema": {"version": version, "expected": expected},
         },
         status=200 if is_well else 503,
     )
+
+
+class _Well:
+    """When the chain was last found to lack nothing, by this process's clock."""
+
+    at_s: float | None = None
+
+
+def _chain_gaps() -> list[Gap]:
+    """What the chain lacks. The answer that nothing is lacking is kept for `WELL_FOR_S`: anybody may ask for health."""
+    if _Well.at_s is not None and time.monotonic() - _Well.at_s < WELL_FOR_S:
+        return []
+    expected = Expected(
+        chain_id=settings.chain_id,
+        contract=settings.settlement_contract,
+        token=settings.token_contract,
+        token_decimals=settings.token_decimals,
+    )
+    with closing(_node()) as rpc:
+        gaps = node_check.check(rpc, expected)
+    _Well.at_s = None if gaps else time.monotonic()
+    return gaps
 
 
 @app.route("/api/v1/openapi.json", methods=["GET", "HEAD"], needs_database=False)

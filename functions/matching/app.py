@@ -84,6 +84,7 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
         locks_expired=done.locks_expired,
         orders_expired=done.orders_expired,
         attempts=done.attempts,
+        halted=done.halted,
         duration_ms=duration_ms,
     )
     metric("TickDuration", duration_ms, "Milliseconds")

@@ -6,42 +6,34 @@ fails the deploy, which then rolls back.
 
 import json
 import time
-import urllib.request
 from pathlib import Path
 from typing import Final
 
 import psycopg
 
 from energy_market import config
+from energy_market.custom_resources import failed, respond, succeeded
 from energy_market.database import connect
 from energy_market.postgres.migrations import migrate, schema_version
 
 MIGRATIONS = Path(__file__).with_name("migrations")
 CONNECT_TIMEOUT_S = 15  # a paused serverless database needs some seconds to wake
 DATABASE_S: Final = 260.0  # of the function's 300: the deploy waits for an answer, whatever the database does
-ANSWER_TIMEOUT_S = 20
-REASON_LIMIT = 1_000  # characters; CloudFormation cuts an answer at 4 KB
+PHYSICAL_ID = "schema"
 
 
 def handle(event: dict[str, object], context: object) -> None:
     """Serve one request of CloudFormation: Create and Update migrate, Delete leaves the data alone."""
     del context
-    answer: dict[str, object] = {
-        "Status": "SUCCESS",
-        "PhysicalResourceId": "schema",
-        "StackId": event["StackId"],
-        "RequestId": event["RequestId"],
-        "LogicalResourceId": event["LogicalResourceId"],
-    }
     try:
-        answer["Data"] = {"Version": serve(event)}
+        answer = succeeded(event, physical_id=PHYSICAL_ID, Version=serve(event))
     except psycopg.ProgrammingError as error:
         # Of a connection string that cannot be read, libpq's message quotes parts.
         sqlstate = error.sqlstate
         reason = str(error) if sqlstate else "The database's URL is not one that PostgreSQL understands."
-        answer |= {"Status": "FAILED", "Reason": f"Migrations failed: {reason}"[:REASON_LIMIT]}
+        answer = failed(event, f"Migrations failed: {reason}", physical_id=PHYSICAL_ID)
     except Exception as error:  # noqa: BLE001 - unanswered, the deploy would hang
-        answer |= {"Status": "FAILED", "Reason": f"Migrations failed: {type(error).__name__}: {error}"[:REASON_LIMIT]}
+        answer = failed(event, f"Migrations failed: {type(error).__name__}: {error}", physical_id=PHYSICAL_ID)
     print(json.dumps({"event": "schema", "request": event["RequestType"], **answer}))  # noqa: T201 - the log line
     respond(str(event["ResponseURL"]), answer)
 
@@ -72,12 +64,3 @@ def published_version(properties: object) -> int:
     code = properties.get("Code") if isinstance(properties, dict) else None
     number = str(code).rpartition(":")[2]
     return int(number) if number.isdecimal() else 0
-
-
-def respond(url: str, answer: dict[str, object]) -> None:
-    """Put the answer where CloudFormation waits for it. Raises `OSError` if that fails."""
-    request = urllib.request.Request(  # noqa: S310 - CloudFormation's own URL
-        url, data=json.dumps(answer).encode(), method="PUT", headers={"Content-Type": ""}
-    )
-    with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT_S):  # noqa: S310
-        pass

@@ -1,4 +1,7 @@
-"""Settlement: what devices answer to locks, from the queue; and the sweep that pays what is locked."""
+"""Settlement: what devices answer to locks, from the queue; the sweep that pays what is locked; and the deploy's check.
+
+The check is the custom resource `Chain`: a deploy to a chain on which trades cannot be paid fails, and is rolled back.
+"""
 
 from collections.abc import Mapping
 from functools import cache
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import psycopg
 
 from energy_market import config
+from energy_market.custom_resources import failed, is_older_deploy, respond, succeeded
 from energy_market.database import Database, Unreachable
 from energy_market.devices import Dropped, read_queued
 from energy_market.domain.settlement import SettlementRules
@@ -18,11 +22,14 @@ from energy_market.usecases.wake_sweep import wake_sweep
 
 if TYPE_CHECKING:
     from energy_market.evm.ledger import Ledger
+    from energy_market.evm.node_check import Gap
 
 SWEEP_S: Final = 20.0
 LEFT_FOR_THE_REST_S: Final = 5.0  # of the function's timeout, for what is not the chain
 WAIT_FOR_OTHER_SWEEP_S: Final = 3.0
 ANSWERS_DATABASE_S: Final = 7.0  # of the 10 of the function that takes answers to locks
+CHECK_S: Final = 30.0
+CHECK_ID: Final = "chain"
 
 
 class LambdaContext(Protocol):
@@ -124,6 +131,36 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
     return {"swept": swept}
 
 
+def check(event: Mapping[str, Any], _context: object) -> None:
+    """Serve one request of CloudFormation: Create and Update ask the chain, Delete and taking an update back do not.
+
+    A contract that is paused fails no deploy: its owner pauses it to have another operator's key deployed.
+    """
+    try:
+        gaps = [] if event["RequestType"] == "Delete" or is_older_deploy(event) else _chain_gaps()
+        sentences = [f"{gap.sentence} ({gap.words})" if gap.words else gap.sentence for gap in gaps]
+    except Exception as error:  # noqa: BLE001 - unanswered, the deploy would hang
+        sentences = [f"{type(error).__name__}: {error}"]
+    if sentences:
+        reason = "Trades could not be paid on this chain: " + "; ".join(sentences)
+        answer = failed(event, reason, physical_id=CHECK_ID)
+    else:
+        answer = succeeded(event, physical_id=CHECK_ID)
+    log("chain.checked", level="error" if sentences else "info", request=event["RequestType"], missing=sentences)
+    respond(str(event["ResponseURL"]), answer)
+
+
+def _chain_gaps() -> "list[Gap]":
+    from contextlib import closing  # noqa: PLC0415 -- only a deploy needs these
+
+    from energy_market.evm import node_check  # noqa: PLC0415
+    from energy_market.evm.rpc import Rpc  # noqa: PLC0415
+
+    expected = _ledger().expected
+    with closing(Rpc(config.chain_settings().rpc_url, budget_s=CHECK_S)) as rpc:
+        return [gap for gap in node_check.check(rpc, expected) if gap.need != "paused"]
+
+
 @cache
 def _ledger() -> "Ledger":
     from energy_market.evm.ledger import Ledger  # noqa: PLC0415
@@ -134,6 +171,7 @@ def _ledger() -> "Ledger":
         Rpc(chain.rpc_url),
         chain_id=chain.chain_id,
         contract=chain.settlement_contract,
+        token=chain.token_contract,
         token_decimals=chain.token_decimals,
         operator_key=config.settlement_settings().operator_private_key,
     )

@@ -554,6 +554,7 @@ def test_a_signed_batch_is_of_one_chain_and_one_contract(chain: Chain) -> None:
         chain.rpc,
         chain_id=31337,
         contract=chain.settlement.address,
+        token=chain.token.address,
         token_decimals=18,
         operator_key=chain.operator.key.hex(),
     )
@@ -565,7 +566,7 @@ def test_a_signed_batch_is_of_one_chain_and_one_contract(chain: Chain) -> None:
         energy_wh=1,
         valid_until=datetime.now(UTC) + timedelta(days=1),
     )
-    view = operator.look(confirmations=1, finality_blocks=1)
+    view = operator.look(finality_blocks=1)
     signed = operator.sign([payment], nonce=view.nonce, gas=200_000, fees=view.fees)
 
     chain.rpc.call("anvil_setChainId", 31338)

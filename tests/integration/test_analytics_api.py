@@ -1,17 +1,16 @@
 """Figures, the chain, health and the contract, over the API's edge and on a real database."""
 
 import json
-import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from html.parser import HTMLParser
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from tests.api import Client, SignedIn, signed_in
+from tests.chain import Chain
 from tests.contract import contract
 from tests.integration.conftest import LoadApi
 from tests.integration.market import Market
@@ -32,32 +31,15 @@ def ann(auth: Client) -> SignedIn:
     return signed_in(auth)
 
 
-class Node(BaseHTTPRequestHandler):
-    """A chain's node, as far as health asks: it knows its chain's id."""
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        body = json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": hex(31337)}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as the base class has it
-        pass
-
-
 @pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch, load_api: LoadApi) -> Iterator[str]:  # noqa: ARG001 - sets the environment first
-    server = HTTPServer(("127.0.0.1", 0), Node)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("RPC_URL", url)
-    yield url
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def chain(anvil: str, monkeypatch: pytest.MonkeyPatch, load_api: LoadApi) -> Iterator[Chain]:  # noqa: ARG001
+    """The chain that the functions are configured for; `load_api` has set their environment before."""
+    chain = Chain(anvil)
+    monkeypatch.setenv("RPC_URL", anvil)
+    monkeypatch.setenv("SETTLEMENT_CONTRACT", chain.settlement.address)
+    monkeypatch.setenv("TOKEN_CONTRACT", chain.token.address)
+    yield chain
+    chain.rpc.close()
 
 
 def confirm(market: Market, *, days_ago: int = 0) -> None:
@@ -175,43 +157,103 @@ def test_a_bad_query_is_refused(api: Client, ann: SignedIn, query: dict[str, str
     assert api.get(TRANSACTIONS, token=ann.token, query=query).status == 400
 
 
-def test_a_wallet_learns_where_to_pay(api: Client) -> None:
-    assert api.get("/api/v1/chain").json == {
+CHAIN, HEALTH = "/api/v1/chain", "/api/v1/health"
+
+
+def test_a_wallet_learns_where_to_pay(chain: Chain, api: Client) -> None:
+    assert api.get(CHAIN).json == {
         "chain_id": 31337,
-        "settlement_contract": "0x5FbDB2315678afecb367f032d93F642f64180aa3",
-        "token_contract": "0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512",
+        "settlement_contract": chain.settlement.address,
+        "token_contract": chain.token.address,
         "token_decimals": 18,
         "confirmations": 2,
     }
 
 
-@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("believed", ["9", "21"])
+def test_a_wallet_is_told_the_tokens_own_decimals_whatever_is_configured(
+    chain: Chain, load_api: LoadApi, monkeypatch: pytest.MonkeyPatch, believed: str
+) -> None:
+    monkeypatch.setenv("TOKEN_DECIMALS", believed)
+    monkeypatch.setenv("TOKEN_CONTRACT", chain.owner.address)
+    answer = load_api("analytics_api").get(CHAIN).json
+    assert (answer["token_decimals"], answer["token_contract"]) == (18, chain.token.address)
+
+
+def test_a_wallet_is_told_nothing_that_the_chain_was_not_asked(
+    chain: Chain, load_api: LoadApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SETTLEMENT_CONTRACT", chain.token.address)
+    assert load_api("analytics_api").get(CHAIN).refusal == (503, "chain_unfit")
+    monkeypatch.setenv("RPC_URL", "http://127.0.0.1:1")
+    client = load_api("analytics_api")
+    monkeypatch.setattr(client.module, "CHAIN_BUDGET_S", 0.1)
+    answer = client.get(CHAIN)
+    assert (answer.refusal, answer.headers["Retry-After"]) == ((503, "chain_unavailable"), "5")
+
+
+@pytest.mark.usefixtures("chain")
 def test_health_is_well_when_all_is_there(api: Client, served: Path) -> None:
     version = int((served / "schema_version").read_text())
-    answer = api.get("/api/v1/health")
+    answer = api.get(HEALTH)
     assert answer.status == 200
     assert answer.json == {
         "status": "ok",
         "database": "ok",
         "chain": "ok",
+        "missing": [],
         "schema": {"version": version, "expected": version},
     }
 
 
-def test_health_says_that_the_chain_is_away(api: Client) -> None:
-    answer = api.get("/api/v1/health")
+def test_health_says_that_the_chain_is_away(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.module, "CHAIN_BUDGET_S", 0.1)
+    answer = api.get(HEALTH)
     assert answer.status == 503
     assert (answer.json["status"], answer.json["database"], answer.json["chain"]) == ("degraded", "ok", "unavailable")
+    assert answer.json["missing"] == ["the node cannot be asked"]
 
 
-@pytest.mark.usefixtures("node")
+@pytest.mark.usefixtures("chain")
+def test_health_says_what_the_chain_contradicts(
+    load_api: LoadApi, served: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN_DECIMALS", "9")
+    client = load_api("analytics_api")
+    monkeypatch.setattr(client.module, "SERVED", served)
+    answer = client.get(HEALTH)
+    assert (answer.status, answer.json["chain"]) == (503, "unfit")
+    assert answer.json["missing"] == ["the token has 18 decimals, but TokenDecimals is 9"]
+
+
+@pytest.mark.usefixtures("chain")
+def test_health_says_what_the_sweep_has_found(api: Client, market: Market) -> None:
+    market.sql("UPDATE chain_state SET unfit = 'the operator is another'")
+    answer = api.get(HEALTH)
+    assert (answer.status, answer.json["chain"], answer.json["missing"]) == (503, "unfit", ["the operator is another"])
+
+
+def test_health_asks_a_chain_that_lacked_nothing_again_after_a_while_only(
+    chain: Chain, api: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert api.get(HEALTH).status == 200
+    chain.settlement.transact(chain.owner, "pause")
+    assert api.get(HEALTH).status == 200
+    monkeypatch.setattr(api.module, "WELL_FOR_S", 0.0)
+    assert api.get(HEALTH).json["missing"] == ["the contract is paused by its owner"]
+    chain.settlement.transact(chain.owner, "unpause")
+    monkeypatch.setattr(api.module, "WELL_FOR_S", 15.0)
+    assert api.get(HEALTH).status == 200  # what lacked something is asked each time
+
+
+@pytest.mark.usefixtures("chain")
 def test_health_says_that_the_database_is_away(
     load_api: LoadApi, served: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody:hunter2@127.0.0.1:1/none")
     client = load_api("analytics_api")
     monkeypatch.setattr(client.module, "SERVED", served)
-    answer = client.get("/api/v1/health")
+    answer = client.get(HEALTH)
     assert answer.status == 503
     assert (answer.json["database"], answer.json["chain"]) == ("unavailable", "ok")
     assert answer.json["schema"]["version"] is None
@@ -219,10 +261,10 @@ def test_health_says_that_the_database_is_away(
     assert client.get("/api/v1/openapi.json").status == 200
 
 
-@pytest.mark.usefixtures("node")
+@pytest.mark.usefixtures("chain")
 def test_health_says_that_the_schema_is_another(api: Client, market: Market) -> None:
     market.sql("DELETE FROM schema_migrations WHERE version = (SELECT max(version) FROM schema_migrations)")
-    answer = api.get("/api/v1/health")
+    answer = api.get(HEALTH)
     assert (answer.status, answer.json["status"]) == (503, "degraded")
 
 
@@ -232,8 +274,9 @@ def test_the_contract_is_served_as_it_is_written(api: Client) -> None:
     assert answer.headers["Content-Type"] == "application/json"
 
 
-def test_a_monitor_may_ask_for_the_head(api: Client) -> None:
-    for path, status in (("health", 503), ("chain", 200), ("openapi.json", 200), ("docs", 200)):
+def test_a_monitor_may_ask_for_the_head(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api.module, "CHAIN_BUDGET_S", 0.1)  # there is none
+    for path, status in (("health", 503), ("chain", 503), ("openapi.json", 200), ("docs", 200)):
         answer = api.call("HEAD", f"/api/v1/{path}")
         assert (answer.status, answer.text) == (status, ""), path
 

@@ -11,7 +11,8 @@ from energy_market import config
 from energy_market.database import Database
 from energy_market.device_registry import Credentials
 from energy_market.evm.ledger import Ledger
-from energy_market.evm.rpc import Rpc, chain_reachable
+from energy_market.evm.node_check import Expected, check
+from energy_market.evm.rpc import Rpc
 from energy_market.usecases.log_in import Session
 from tests.api import load_function
 from tests.integration.conftest import LoadApi
@@ -94,7 +95,11 @@ def test_no_error_names_the_key_of_the_chains_node(url: str) -> None:
     def ask() -> None:
         Rpc(url, timeout_s=0.2, budget_s=0.2).call("eth_chainId")
 
-    said = words_of(ask) + words_of(lambda: chain_reachable(url, chain_id=1, timeout_s=0.2))
+    def look() -> None:
+        expected = Expected(chain_id=1, contract="0x0", token="0x0", token_decimals=18)
+        raise LookupError(check(Rpc(url, timeout_s=0.2, budget_s=0.2), expected))
+
+    said = words_of(ask) + words_of(look)
     assert said
     assert SECRET not in said
 
@@ -109,6 +114,7 @@ def test_no_error_names_the_operators_key(key: str, monkeypatch: pytest.MonkeyPa
             Rpc("http://127.0.0.1:1"),
             chain_id=1,
             contract="0x5FbDB2315678afecb367f032d93F642f64180aa3",
+            token="0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512",
             token_decimals=18,
             operator_key=config.settlement_settings().operator_private_key,
         )

@@ -82,7 +82,14 @@ def test_while_the_server_is_gone_everybody_is_refused_and_keeps_what_he_holds(
     monkeypatch.setattr("client.ATTEMPTS", 1)
     everybody = Everybody(api, loop, market)
     nowhere = Rpc("http://127.0.0.1:9")
-    ledger = Ledger(nowhere, chain_id=1, contract="0x" + "1" * 40, token_decimals=18, operator_key="0x" + "1" * 64)
+    ledger = Ledger(
+        nowhere,
+        chain_id=1,
+        contract="0x" + "1" * 40,
+        token="0x" + "2" * 40,
+        token_decimals=18,
+        operator_key="0x" + "1" * 64,
+    )
     rules = SettlementRules(max_batch=1, confirmations=1, finality_blocks=1)
     sandbox = Database(own_server.url)
     with sandbox.transaction():

@@ -42,6 +42,9 @@ _FAULTS: Final = "tests/integration/settlement/test_faults.py"
 _REFUSING: Final = "tests/integration/settlement/test_refusing_node.py"
 _NODES: Final = "tests/integration/settlement/test_world_of_nodes.py"
 _SETTLING: Final = "tests/integration/settlement/test_settling.py"
+_FACTS: Final = "tests/integration/settlement/test_facts.py"
+_GATE: Final = "tests/integration/test_chain_gate.py"
+_OTHER_NODES: Final = "tests/integration/settlement/test_other_nodes.py"
 _LOCKS: Final = "tests/integration/test_locks_and_reports.py"
 _LEFT_OUT: Final = "tests/integration/test_what_devices_leave_out.py"
 _MESSAGES: Final = "tests/integration/test_message_faults.py"
@@ -779,7 +782,7 @@ MUTANTS: Final = (
         "a_taken_nonce_is_waited_for_in_vain",
         "a batch whose nonce somebody else used goes under another",
         LIFE,
-        (CONFIRM, "    if batch.nonce >= view.nonce_confirmed:\n        return\n", "    if batch.nonce >= 0:\n        return\n"),
+        (CONFIRM, "    if batch.nonce >= ledger.nonce_at(view.head.number - rules.confirmations + 1):\n        return\n", "    if batch.nonce >= 0:\n        return\n"),
     ),
     _mutant(
         "a_gap_is_not_filled",
@@ -794,10 +797,28 @@ MUTANTS: Final = (
         (SETTLE, "if cost_wei > balance_wei:", "if cost_wei < 0:"),
     ),
     _mutant(
+        "a_quiet_chain_stays_quiet",
+        "on a chain without empty blocks a payment gets deep enough",
+        (f"{_OTHER_NODES}::test_on_a_chain_without_empty_blocks_a_payment_gets_deep_enough_by_empty_batches",),
+        (SETTLE, "            _end_the_quiet(database, ledger, view, rules, holder)\n", ""),
+    ),
+    _mutant(
+        "the_parameter_is_believed",
+        "amounts are in the unit that the token says, and a parameter that contradicts it stops payments",
+        (f"{_FACTS}::test_a_parameter_that_the_token_contradicts_stops_payments_with_a_sentence",),
+        (LEDGER, "self.gaps = node_check.contradictions(facts, self.expected)", "self.gaps = []"),
+    ),
+    _mutant(
+        "ticks_match_blindly",
+        "while the chain can't be asked nothing is matched",
+        (f"{_GATE}::test_nothing_is_matched_a_minute_after_the_chain_last_answered",),
+        (RUN_TICK, "while not (due.paused or due.halted) and (", "while not due.paused and ("),
+    ),
+    _mutant(
         "the_wrong_amount_is_paid",
         "what is paid is energy times price",
         LIFE,
-        (LEDGER, "p.amount_nano * self._unit", "(p.amount_nano + 1) * self._unit"),
+        (LEDGER, "p.amount_nano * unit", "(p.amount_nano + 1) * unit"),
     ),
     _mutant(
         "the_wrong_side_is_paid",

@@ -28,6 +28,7 @@ FUNCTIONS_WITHOUT_ALARM = {
     "AdminApiFunction": "ApiErrorsAlarm",
     "ReconcileFunction": "ReconciliationMissingAlarm",
     "MigrationsFunction": "the deploy, which fails",
+    "ChainCheckFunction": "the deploy, which fails",
 }
 
 

@@ -53,7 +53,8 @@ OF_ITS_OWN: dict[str, dict[int, set[str]]] = {
     "listUsers": {400: {"invalid_wallet_address"}},
     "setKycStatus": {403: {"own_account"}, 404: {"not_found", "no_such_user"}},
     "revokeDevice": {404: {"not_found", "unknown_device"}},
-    "readChainAccount": {503: {"chain_unavailable"}},
+    "readChainAccount": {503: {"chain_unavailable", "chain_unfit"}},
+    "readChain": {503: {"chain_unavailable", "chain_unfit"}},
 }  # fmt: skip
 """Codes that an operation can give beyond those of its kind, by hand."""
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from energy_market.evm.rpc import MAX_BACKOFF_S, Refused, Rpc, Unreachable, chain_reachable
+from energy_market.evm.rpc import MAX_BACKOFF_S, Refused, Rpc, Unreachable
 
 Json: TypeAlias = Any
 Reply = tuple[int, bytes]
@@ -200,18 +200,9 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         Rpc(url)
 
 
-def test_a_chain_is_reachable_only_if_it_is_that_chain(node: Node) -> None:
-    node.replies = [result("0x7a69")]
-    assert chain_reachable(node.url, chain_id=31337)
-    assert not chain_reachable(node.url, chain_id=1)
-    node.replies = [raw(200, b"garbage")]
-    assert not chain_reachable(node.url, chain_id=31337, timeout_s=0.2)
-    assert not chain_reachable("http://127.0.0.1:9", chain_id=31337, timeout_s=0.2)
-
-
 def test_asking_whether_the_chain_is_there_takes_no_evm_library() -> None:
-    code = "import sys, energy_market.evm.rpc; print(*{m.split('.')[0] for m in sys.modules})"
+    code = "import sys, energy_market.evm.node_check; print(*{m.split('.')[0] for m in sys.modules})"
     loaded = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, check=True
     )
-    assert {b"eth_account", b"eth_abi", b"eth_utils", b"psycopg"} & set(loaded.stdout.split()) == set()
+    assert {b"eth_account", b"eth_abi", b"eth_utils", b"psycopg", b"Crypto"} & set(loaded.stdout.split()) == set()

@@ -189,7 +189,7 @@ def test_every_function_is_given_the_variables_that_it_reads_and_no_others(funct
 @pytest.mark.parametrize(
     ("variable", "holders"),
     [
-        ("OPERATOR_PRIVATE_KEY", {"SettleFunction"}),
+        ("OPERATOR_PRIVATE_KEY", {"SettleFunction", "ChainCheckFunction"}),
         ("JWT_KEYS", {"AuthApiFunction", "MarketApiFunction", "IotApiFunction", "NetworkApiFunction",
                       "AnalyticsApiFunction", "AdminApiFunction"}),
     ],
@@ -233,9 +233,10 @@ def test_nobody_speaks_to_the_api_in_the_clear_or_in_an_old_tls() -> None:
     assert properties["SecurityPolicy"]["Fn::If"][:2] == ["IsAws", "SecurityPolicy_TLS13_1_2_2021_06"]
 
 
-@pytest.mark.parametrize("function", [name for name in FUNCTIONS if name != "MigrationsFunction"])
+@pytest.mark.parametrize("function", sorted(FUNCTIONS.keys() - {"MigrationsFunction", "ChainCheckFunction"}))
 def test_no_function_gets_new_code_before_the_schema_is_up_to_date(function: str) -> None:
     assert FUNCTIONS[function]["DependsOn"] == "Schema"
+    assert RESOURCES["Schema"]["DependsOn"] == "Chain"
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

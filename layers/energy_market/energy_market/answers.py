@@ -152,6 +152,7 @@ def price_summary(found: PriceSummary) -> dict[str, Any]:
         "supply_kwh": kwh(found.supply_wh),
         "demand_kwh": kwh(found.demand_wh),
         "paused": found.paused,
+        "halted": found.halted,
     }
 
 

@@ -64,7 +64,7 @@ class ChainSettings:
     rpc_url: str = field(repr=False)  # it may hold an access key
     settlement_contract: str
     token_contract: str
-    token_decimals: int
+    token_decimals: int  # expected: amounts go by what the token itself says
     confirmations: int
     finality_blocks: int
 

@@ -19,11 +19,17 @@ from energy_market.usecases.settle_trades import settle_trades
 from tests.api import ENVIRONMENT, load_function
 from tests.chain import word
 from tests.integration.crashes import Fuse, FusedDatabase, occupy
-from tests.integration.settlement.world import NANO, World
+from tests.integration.settlement.world import NANO, NEVER_S, World
 
 CONFIRMATIONS = 2
 FINALITY = 4
-RULES = SettlementRules(max_batch=50, confirmations=CONFIRMATIONS, finality_blocks=FINALITY, resend_after_s=0.0)
+RULES = SettlementRules(
+    max_batch=50,
+    confirmations=CONFIRMATIONS,
+    finality_blocks=FINALITY,
+    resend_after_s=0.0,
+    quiet_after_s=NEVER_S,
+)
 IMPATIENT = replace(RULES, stuck_after_s=0.0)
 ENERGY_WH, PRICE_MICRO = 500, 200_000
 AMOUNT = ENERGY_WH * PRICE_MICRO * NANO
@@ -110,6 +116,7 @@ class Shop:
             "DELIVERY_WINDOW_S": "3600",
             "CONFIRMATIONS": str(CONFIRMATIONS),
             "FINALITY_BLOCKS": str(FINALITY),
+            "TOKEN_CONTRACT": self.chain.token.address,
         }
         for name, value in {**ENVIRONMENT, "OPERATOR_PRIVATE_KEY": self.chain.operator.key.hex(), **rules}.items():
             monkeypatch.setenv(name, value)

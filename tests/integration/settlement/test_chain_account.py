@@ -84,15 +84,15 @@ def test_a_cap_of_nothing_is_no_missing_cap(api: Client, chain: Chain, ann: Sign
     assert api.get(ACCOUNT, token=ann.token).json["cap"] is None
 
 
-def test_where_no_contract_stands_the_chain_counts_as_away(
+def test_where_no_contract_stands_the_chain_is_unfit(
     api: Client, chain: Chain, ann: SignedIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     chain.rpc.call("anvil_setCode", chain.settlement.address, "0x")
     answer = api.get(ACCOUNT, token=ann.token)
-    assert answer.refusal == (503, "chain_unavailable")
+    assert answer.refusal == (503, "chain_unfit")
     assert answer.headers["Retry-After"] == "5"
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["detail"] for line in lines if line.get("event") == "account.chain_away"] == [
+    assert [line["detail"] for line in lines if line.get("event") == "chain.unfit"] == [
         f"there is no settlement contract at {chain.settlement.address}"
     ]
 

@@ -23,6 +23,7 @@ def function(world: World, database_url: str, monkeypatch: pytest.MonkeyPatch) -
         "DATABASE_URL": database_url,
         "RPC_URL": world.rpc_url,
         "SETTLEMENT_CONTRACT": world.chain.settlement.address,
+        "TOKEN_CONTRACT": world.chain.token.address,
         "OPERATOR_PRIVATE_KEY": world.chain.operator.key.hex(),
         "MAX_BATCH": "50",
         "DELIVERY_WINDOW_S": "86400",

@@ -7,7 +7,8 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from energy_market.evm.books import BLOCKS_PER_QUERY, Books, Paid, WrongContract
+from energy_market.evm.books import BLOCKS_PER_QUERY, Books, Paid
+from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Refused, Rpc, Unreachable
 from energy_market.postgres import reconciliation
 from energy_market.usecases.reconcile import OutOfTime, Reconciled, reconcile
@@ -181,7 +182,7 @@ def test_an_answer_that_is_too_long_is_asked_for_in_portions(
     for _ in range(30):
         world.chain.settlement.transact(buyer, "withdraw", 1)
         world.chain.deposit(buyer, 1)
-    monkeypatch.setattr("energy_market.evm.rpc.MAX_ANSWER_BYTES", LESS_BYTES)
+    monkeypatch.setattr("energy_market.evm.endpoint.MAX_ANSWER_BYTES", LESS_BYTES)
     rpc = _Strict(world.rpc_url)
     rpc.asked, rpc.most_blocks = [], BLOCKS_PER_QUERY
     done = reconcile(conn, books=books_of(world, rpc=rpc))
@@ -191,7 +192,7 @@ def test_an_answer_that_is_too_long_is_asked_for_in_portions(
 
 
 def test_a_node_on_another_chain_is_not_compared(world: World, conn: psycopg.Connection) -> None:
-    with pytest.raises(WrongContract, match="on chain 31337, not on 1"):
+    with pytest.raises(WrongChain, match="on chain 31337, not on 1"):
         reconcile(conn, books=books_of(world, chain_id=1))
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from energy_market.domain.settlement import SettlementRules
-from energy_market.evm.ledger import WrongChain
+from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Unreachable
 from tests.chain import trade as chain_trade
 from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, World, logged

@@ -15,11 +15,12 @@ from faulty_node.transport import PASSWORD, USER
 from services import remove_state, start_anvil
 
 from energy_market.evm.ledger import Ledger
+from energy_market.evm.node_check import check
 from energy_market.evm.rpc import ChainError, Rpc
 from energy_market.usecases.settle_trades import settle_trades
 from tests.chain import trade as chain_trade
 from tests.chain import word
-from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, Deal, World
+from tests.integration.settlement.world import FINALITY_BLOCKS, NEVER_S, RULES, Deal, World
 
 ROUNDS = 60
 SEVERAL = 3
@@ -74,6 +75,7 @@ class Life:
             max_batch=50 if trades > SEVERAL else SEVERAL,  # in two batches, where it does not matter
             finality_blocks=max(one.finality_blocks or 0 for one in ways) or RULES.finality_blocks,
             stuck_after_s=2.0 * ROUND_S,
+            quiet_after_s=NEVER_S if all(one.makes_empty_blocks for one in ways) else 0.0,
         )
         self.street = self._street(trades)
         self.troubles: list[str] = []
@@ -141,7 +143,8 @@ class Life:
 
     def is_over(self) -> bool:
         return not self.world.sql(
-            """SELECT 1 FROM settlement_batches WHERE status IN ('Stored', 'Mined')
+            """SELECT 1 FROM settlement_batches b JOIN settlement_batch_trades ON batch_id = b.id
+            WHERE status IN ('Stored', 'Mined')
             UNION ALL SELECT 1 FROM transactions WHERE status IN ('Locked', 'Submitted')"""
         )
 
@@ -187,34 +190,33 @@ def life(database_url: str, folder: Path, *ways: type[Way], seed: int = 1) -> It
 
 NOT_YET = frozenset(
     {
-        "base_fee_null",
         "fee_cap",
-        "legacy_chain",
         "moved_for_now",
         "moved_permanently",
-        "no_empty_blocks",
-        "no_tip_nor_history",
-        "no_tip_suggested",
-        "pending_refused",
-        "pending_says_null",
-        "states_of_128_blocks",
         "tip_floor_of_25_gwei",
         "tip_floor_without_number",
-        "tip_forbidden",
-        "tip_says_null",
         "transaction_gas_cap",
     }
 )
 """Ways that the settlement does not live through yet."""
 BESIDE = frozenset({"forgets_the_pool", "slow", *(name for name, way in WAYS.items() if way.family == "chains")})
 """Ways that change nothing in what is asked and answered."""
+SAID_BEFOREHAND = {"legacy_chain": "base_fee"}
+"""Ways that no settlement can live with, and the need that the deploy's check finds not met."""
 NOT_ASKED = frozenset(
-    {"needs_password", "needs_user_agent", "no_safe_nor_finalized", "only_json", "receipts_of_the_unmined"}
+    {
+        "needs_password",
+        "needs_user_agent",
+        "no_safe_nor_finalized",
+        "only_json",
+        "receipts_of_the_unmined",
+        "states_of_128_blocks",
+    }
 )
 """Ways that the settlement does not meet, for it does not ask for what they lack."""
 
 
-@pytest.mark.parametrize("name", [name for name in WAYS if name not in NOT_YET])
+@pytest.mark.parametrize("name", [name for name in WAYS if name not in NOT_YET | SAID_BEFOREHAND.keys()])
 def test_a_settlement_ends_through_each_way_of_nodes(database_url: str, state_folder: Path, name: str) -> None:
     with life(database_url, state_folder, WAYS[name]) as one:
         one.go()
@@ -222,10 +224,21 @@ def test_a_settlement_ends_through_each_way_of_nodes(database_url: str, state_fo
         assert one.node.met == {name} - BESIDE - NOT_ASKED
 
 
+@pytest.mark.parametrize("name", SAID_BEFOREHAND)
+def test_the_deploys_check_says_what_no_settlement_can_live_with(
+    database_url: str, state_folder: Path, name: str
+) -> None:
+    with life(database_url, state_folder, WAYS[name]) as one:
+        one.node.play(*one.ways)
+        assert [gap.need for gap in check(one.rpc, one.ledger.expected)] == [SAID_BEFOREHAND[name]]
+        one.sweep()
+        assert one.statuses() == ["Locked"] * len(one.street.deals)
+
+
 def combinations(lives: int, seed: int) -> list[tuple[str, ...]]:
     """Two or three ways at once, each of another family, that can all be had at once."""
     chance = random.Random(seed)
-    names = sorted(name for name in WAYS.keys() - NOT_YET - BESIDE if WAYS[name].anytime)
+    names = sorted(name for name in WAYS.keys() - NOT_YET - SAID_BEFOREHAND.keys() - BESIDE if WAYS[name].anytime)
     drawn: list[tuple[str, ...]] = []
     while len(drawn) < lives:
         some = chance.sample(names, chance.choice((2, 3)))

@@ -14,11 +14,11 @@ from reconcile import reconcile
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
-from energy_market.evm.contract import Artifact, Contract
+from energy_market.evm.contract import Artifact, Contract, deploy
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
 from energy_market.usecases.settle_trades import settle_trades
-from tests.chain import SETTLEMENT, Chain, mock_code
+from tests.chain import SETTLEMENT, Chain, mock, mock_code
 from tests.integration.crashes import Fuse, FusedRpc
 from tests.integration.market import Market
 
@@ -27,8 +27,15 @@ CONFIRMATIONS = 2
 FINALITY_BLOCKS = 6
 POISON_SLOT = "0x" + keccak(text="poison").hex()
 BUDGET_SLOT = "0x4"  # of the contract's storage; `leave_room` would notice another one
+NEVER_S = 1e9  # what waits for that long waits for ever: tests may be slow
 NANO = 10**9  # the token's smallest unit in a nano-token
-RULES = SettlementRules(max_batch=50, confirmations=CONFIRMATIONS, finality_blocks=FINALITY_BLOCKS, resend_after_s=0.0)
+RULES = SettlementRules(
+    max_batch=50,
+    confirmations=CONFIRMATIONS,
+    finality_blocks=FINALITY_BLOCKS,
+    resend_after_s=0.0,
+    quiet_after_s=NEVER_S,
+)
 
 
 L = TypeVar("L", bound=Ledger)
@@ -79,8 +86,11 @@ class World:
         url: str | None = None,
         contract: str | None = None,
         operator: LocalAccount | None = None,
+        token_decimals: int = 18,
     ) -> Ledger:
-        return self.ledger_of(Ledger, chain_id=chain_id, url=url, contract=contract, operator=operator)
+        return self.ledger_of(
+            Ledger, chain_id=chain_id, url=url, contract=contract, operator=operator, token_decimals=token_decimals
+        )
 
     def ledger_of(
         self,
@@ -90,13 +100,15 @@ class World:
         url: str | None = None,
         contract: str | None = None,
         operator: LocalAccount | None = None,
+        token_decimals: int = 18,
         rpc: Rpc | None = None,
     ) -> L:
         return kind(
             rpc or self.new_rpc(url),
             chain_id=chain_id,
             contract=contract or self.chain.settlement.address,
-            token_decimals=18,
+            token=self.chain.token.address,
+            token_decimals=token_decimals,
             operator_key=(operator or self.chain.operator).key.hex(),
         )
 
@@ -209,7 +221,20 @@ class World:
             self.chain.rpc.call("anvil_setCode", address, self.contract_code)
             return
         self.chain.rpc.call("anvil_setCode", address, mock_code("PoisonedSettlement"))
-        self.chain.rpc.call("anvil_setStorageAt", address, POISON_SLOT, "0x" + trade.int.to_bytes(32, "big").hex())
+        held = {
+            "poison": trade.int,
+            "token": int(self.chain.token.address, 16),
+            "operator": int(self.chain.operator.address, 16),
+        }
+        for name, value in held.items():
+            slot = "0x" + keccak(text=name).hex()
+            self.chain.rpc.call("anvil_setStorageAt", address, slot, "0x" + value.to_bytes(32, "big").hex())
+
+    def give_token(self, decimals: int) -> None:
+        """From now on the token has so many decimals, and everybody has none of it."""
+        other = deploy(self.chain.rpc, self.chain.owner, mock("PlainToken"), decimals)
+        code = self.chain.rpc.call("eth_getCode", other.address, "latest")
+        self.chain.rpc.call("anvil_setCode", self.chain.token.address, code)
 
     def leave_room(self, amount: int) -> None:
         """From now on trades may move so much and no more in a period, none of which is used up."""
@@ -233,13 +258,13 @@ class World:
     def sweep(self, rules: SettlementRules = RULES, *, ledger: Ledger | None = None, budget_s: float = 20.0) -> bool:
         return settle_trades(self.database, ledger or self.ledger, rules=rules, budget_s=budget_s)
 
-    def differences(self) -> list[str]:
+    def differences(self, *, token_decimals: int = 18) -> list[str]:
         """What database and chain disagree on."""
         where = ReconciledLedger(
             rpc_url=self.rpc_url,
             contract=self.chain.settlement.address,
             token=self.chain.token.address,
-            token_decimals=18,
+            token_decimals=token_decimals,
         )
         with psycopg.connect(self.database_url, autocommit=True) as conn:
             return reconcile(conn, ledger=where, at_rest=False)

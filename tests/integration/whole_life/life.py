@@ -27,6 +27,7 @@ from energy_market.usecases.record_telemetry import PRESENCE_TOPIC, record_telem
 from energy_market.usecases.run_tick import Tick, run_tick
 from energy_market.usecases.settle_trades import settle_trades
 from tests.integration.market import SETTINGS
+from tests.integration.settlement.world import NEVER_S
 from tests.integration.whole_life.clock import set_clock
 from tests.integration.whole_life.device import LiveDevice
 from tests.integration.whole_life.disturbed import Disturbance
@@ -34,7 +35,13 @@ from tests.integration.whole_life.expected import Expected, KnownDevice, Match, 
 from tests.integration.whole_life.stage import AVAILABLE_WH, BUDGET_S, FIRST_SEQ, Person, Stage, rows
 
 RULES = SettlementRules(
-    max_batch=2, confirmations=2, finality_blocks=5, resend_after_s=4.0, stuck_after_s=30.0, delivery_window_s=1000
+    max_batch=2,
+    confirmations=2,
+    finality_blocks=5,
+    resend_after_s=4.0,
+    stuck_after_s=30.0,
+    quiet_after_s=NEVER_S,  # blocks come when the life says so
+    delivery_window_s=1000,
 )
 ROUNDS_TO_REST = 60
 

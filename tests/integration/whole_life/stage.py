@@ -139,7 +139,15 @@ class Stage:
         return str(self.rpc.call("eth_sendTransaction", call))
 
 
-_STAYS: Final = ["users", "zones", "iot_devices", "device_certificates", "market_state", "schema_migrations"]
+_STAYS: Final = [
+    "users",
+    "zones",
+    "iot_devices",
+    "device_certificates",
+    "market_state",
+    "chain_state",
+    "schema_migrations",
+]
 
 
 def rows(conn: Connection[Any], statement: str, *values: object) -> list[tuple[Any, ...]]:

@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
+
+ChainHalt = Literal["chain_unreachable", "chain_unfit"]
+"""Reason why nothing is matched: no sweep could ask the chain lately, or it says that trades cannot be paid on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,7 @@ class PriceSummary:
     supply_wh: int
     demand_wh: int
     paused: bool
+    halted: ChainHalt | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ MAX_OPEN_ORDERS_OF_A_USER: Final = 500
 OrderType = Literal["buy", "sell"]
 OrderStatus = Literal["Created", "Matched", "Executing", "Completed", "Cancelled", "Expired", "Rejected"]
 Unmatchable = Literal[
+    "chain_unreachable",
+    "chain_unfit",
     "no_device",
     "device_removed",
     "no_status_yet",

@@ -15,6 +15,7 @@ class SettlementRules:
     margin_s: int = 30  # a trade with less time left is not sent any more: it would likely only burn gas
     stuck_after_s: float = 30.0  # a transaction that waits longer is replaced by one with higher fees
     resend_after_s: float = 4.0  # one that waits longer is sent again as it is
+    quiet_after_s: float = 30.0  # a chain without a block for longer gets an empty batch, if a trade waits for blocks
     delivery_window_s: int = 86_400  # from its first confirmation on; a delivery that takes longer is Short
     max_under_way: int = 8  # batches waiting to be mined; common nodes queue 16 of one account
     max_forms: int = 20  # each pays 12.5 % more: the last about ten times the first

@@ -5,13 +5,15 @@ Needs no key and none of the EVM libraries: events and answers are words of 32 b
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
 from energy_market.domain.settlement import Account, Allowance
 from energy_market.domain.wallets import keccak256, parse_address
-from energy_market.evm.rpc import ChainError, Refused, Rpc, Unreachable
+from energy_market.evm import node_check
+from energy_market.evm.node_check import Expected, WrongChain
+from energy_market.evm.rpc import Refused, Rpc, Unreachable
 
 BLOCKS_PER_QUERY: Final = 10_000
 """Nodes bound what they answer to by blocks, by entries or by bytes; a query that is refused is halved."""
@@ -20,10 +22,6 @@ PERIOD_S: Final = 3600
 """Seconds that the contract's limit and caps are for (`EnergySettlement.PERIOD`)."""
 
 Moved = Mapping[str, int]
-
-
-class WrongContract(ChainError):
-    """The node is on another chain, or what is at the address is no settlement contract."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +47,7 @@ class Holdings:
 
 
 def account(rpc: Rpc, *, contract: str, wallet: str, now_s: float) -> Account:
-    """Ask the contract about an account, in one request. Raises WrongContract, Refused, Unreachable.
+    """Ask the contract about an account, in one request. Raises WrongChain, Refused, Unreachable.
 
     `now_s`: Unix seconds. Rooms are as of then, and not of the newest block: some chains make none while nobody sends
     anything.
@@ -73,7 +71,7 @@ def account(rpc: Rpc, *, contract: str, wallet: str, now_s: float) -> Account:
             hour_ends_s=(hour + 1) * PERIOD_S,
         )
     except (TypeError, ValueError) as error:
-        raise WrongContract(f"there is no settlement contract at {contract}") from error
+        raise WrongChain(f"there is no settlement contract at {contract}") from error
 
 
 class Books:
@@ -85,7 +83,7 @@ class Books:
     def __init__(
         self, rpc: Rpc, *, chain_id: int, contract: str, token: str, token_decimals: int, first_block: int = 0
     ) -> None:
-        """Asks nothing yet. `first_block`: nothing happened before it."""
+        """Asks nothing yet. `token` and `token_decimals` are what is expected. `first_block`: nothing is before it."""
         self._rpc = rpc
         self.chain_id = chain_id
         self.contract = parse_address(contract)
@@ -105,13 +103,18 @@ class Books:
         """From now on, all questions together may take this long."""
         self._rpc.start_budget(budget_s)
 
-    def check(self) -> None:
-        """Raise WrongContract if the node is on another chain or has no contract at the address."""
-        chain, code = self._all([("eth_chainId", []), ("eth_getCode", [self.contract, "latest"])])
-        if _number(chain) != self.chain_id:
-            raise WrongContract(f"the node is on chain {_number(chain)}, not on {self.chain_id}")
-        if code == "0x":
-            raise WrongContract(f"there is no settlement contract at {self.contract}")
+    def check(self) -> list[str]:
+        """What the contract contradicts of the configuration. Raises WrongChain if it is not there.
+
+        Amounts are compared by the decimals that the token has, whatever is configured.
+        """
+        facts = node_check.ask(self._rpc, chain_id=self.chain_id, contract=self.contract)
+        expected = Expected(
+            chain_id=self.chain_id, contract=self.contract, token=self._token, token_decimals=self.token_decimals
+        )
+        gaps = node_check.contradictions(replace(facts, paused=False), expected)  # a pause is nobody's error
+        self._token, self.token_decimals = facts.token, facts.decimals
+        return [gap.sentence for gap in gaps]
 
     def read_on(self) -> Iterator[list[Paid]]:
         """The payments from where the last reading ended to the newest block, a page at a time, oldest first."""
@@ -150,7 +153,7 @@ class Books:
         data = _ARE_SETTLED + _word(32) + _word(len(ids)) + "".join(_word(one.int) for one in ids)
         words = _words(self._rpc.call("eth_call", {"to": self.contract, "data": data}, "latest"))[2:]
         if len(words) != len(ids):
-            raise WrongContract(f"there is no settlement contract at {self.contract}")
+            raise WrongChain(f"there is no settlement contract at {self.contract}")
         return {one for one, paid in zip(ids, words, strict=True) if paid}
 
     @property

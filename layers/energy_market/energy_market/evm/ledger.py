@@ -3,9 +3,10 @@
 Nothing here remembers anything: what was signed is the caller's to store, before it is sent.
 """
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum, IntEnum
 from typing import Any, Final, Self
@@ -20,6 +21,8 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from hexbytes import HexBytes
 
+from energy_market.evm import node_check
+from energy_market.evm.node_check import AMOUNT_DECIMALS, Expected, Gap, WrongChain
 from energy_market.evm.rpc import Behind, ChainError, Refused, Rpc, Unreachable, is_revert
 
 SETTLE: Final = "settle((bytes32,address,address,uint256,uint256,uint64)[])"
@@ -28,7 +31,6 @@ BUDGET: Final = "budget()"
 TRADE_SETTLED: Final = "TradeSettled(bytes32,address,address,uint256,uint256)"
 TRADE_SKIPPED: Final = "TradeSkipped(bytes32,uint8)"
 
-AMOUNT_DECIMALS: Final = 9  # amounts are nano-tokens
 PERIOD_S: Final = 3600  # what the contract's limit is for
 # An upper bound of what a trade can cost: three storage slots, its event and its call data. Measured: 56,000 when both
 # the id's and the seller's slots are new. The estimate alone would not do: it is taken before the trades under way are
@@ -38,6 +40,7 @@ GAS_PER_TRADE: Final = 75_000
 # A replacement must pay at least a tenth more, both fees (the rule of the common nodes); we pay an eighth more.
 REPLACEMENT_NUMERATOR, REPLACEMENT_DENOMINATOR = 9, 8
 LOG_BLOCKS_PER_QUERY: Final = 1000
+FACTS_FOR_S: Final = 60.0  # for so long the contract's facts (token, operator, paused) are not asked again
 SEARCH_S: Final = 2.0
 """Seconds of a sweep for the search of one payment in the chain's events; the next sweep goes on from there."""
 LOWER: Final = (0, 1, 2, 4)
@@ -48,10 +51,6 @@ CLOCK_SKEW_S: Final = 600  # between the database's clock and the chain's
 COUNT_BITS: Final = 63
 TIME_BITS: Final = 37
 WORD_BITS: Final = 256
-
-
-class WrongChain(ChainError):
-    """The node is on another chain, or the settlement contract is not there."""
 
 
 class NotYet(ChainError):
@@ -131,7 +130,7 @@ class Block:
     number: int
     hash: str
     time_s: int
-    base_fee: int
+    base_fee: int  # in wei for each gas; 0 where the node leaves it out
     gas_limit: int
 
 
@@ -146,8 +145,6 @@ class View:
     head: Block
     final: Block | None  # the newest block that is deep enough to stay; None while the chain is young
     nonce: int
-    nonce_confirmed: int
-    nonce_final: int
     nonce_pending: int
     balance_wei: int
     fees: Fees
@@ -169,17 +166,28 @@ class Receipt:
 class Ledger:
     """The settlement contract on one node, and the operator's key."""
 
-    def __init__(self, rpc: Rpc, *, chain_id: int, contract: str, token_decimals: int, operator_key: str) -> None:
-        """Asks nothing yet. Raises ValueError for a token that cannot express a nano-token."""
-        if token_decimals < AMOUNT_DECIMALS:
-            raise ValueError("the token must have at least 9 decimals")
+    def __init__(
+        self,
+        rpc: Rpc,
+        *,
+        chain_id: int,
+        contract: str,
+        token: str,
+        token_decimals: int,
+        operator_key: str,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Asks nothing yet. `token` and `token_decimals` are what is expected: amounts go by what the token says."""
         self._rpc = rpc
         self.chain_id = chain_id
         self.contract = to_checksum_address(contract)
-        self._unit = 10 ** (token_decimals - AMOUNT_DECIMALS)
         self._key: LocalAccount | None = Account.from_key(operator_key)
         self.operator: str = self._key.address
-        self._checked = False
+        self._token, self._token_decimals = token, token_decimals
+        self._monotonic = monotonic
+        self._checked_at: float | None = None
+        self._unit: int | None = None
+        self.gaps: list[Gap] = []
         self._by_hash = True  # whether the node takes a block's hash for its state (EIP-1898)
         self._log_blocks = LOG_BLOCKS_PER_QUERY  # as many as the node answers for
         self._searched: dict[tuple[str, UUID], int] = {}  # where the search for a payment goes on, downwards
@@ -188,8 +196,23 @@ class Ledger:
         """The same node, asked about another contract or another operator's transactions. It cannot sign."""
         other = copy(self)
         other.contract, other.operator = to_checksum_address(contract), to_checksum_address(operator)
-        other._key, other._checked = None, False  # noqa: SLF001 -- its own kind
+        other._key, other._checked_at, other.gaps = None, None, []  # noqa: SLF001 -- its own kind
         return other
+
+    @property
+    def expected(self) -> Expected:
+        """What the configuration says of the chain."""
+        return Expected(
+            chain_id=self.chain_id,
+            contract=self.contract,
+            token=self._token,
+            token_decimals=self._token_decimals,
+            operator=self.operator,
+        )
+
+    def doubt(self) -> None:
+        """Ask the contract for its facts anew at the next look."""
+        self._checked_at = None
 
     @property
     def signs(self) -> bool:
@@ -210,49 +233,90 @@ class Ledger:
 
     # ------------------------------------------------------------------------------------------------ what is
 
-    def look(self, *, confirmations: int, finality_blocks: int) -> View:
+    def look(self, *, finality_blocks: int) -> View:
         """The chain now, or a few blocks ago if the newest is not known to every node behind the address.
 
-        Raises WrongChain, Refused, Unreachable.
+        The state of no other block is asked for: many nodes keep that of the latest 128 only. Raises WrongChain,
+        Refused, Unreachable.
         """
         self._check()
-        newest = self._block_at("latest")
+        newest = self._head()
         for lower in LOWER:
             head = newest if lower == 0 else self._block_at(hex(max(0, newest.number - lower)))
             try:
-                return self._view(head, confirmations=confirmations, finality_blocks=finality_blocks)
+                return self._view(replace(head, base_fee=newest.base_fee), finality_blocks=finality_blocks)
             except Behind as refusal:
                 behind = refusal
         raise behind
 
-    def _view(self, head: Block, *, confirmations: int, finality_blocks: int) -> View:
-        confirmed, final = head.number - confirmations + 1, head.number - finality_blocks + 1
-        count = "eth_getTransactionCount"
-        answers = self._at(
+    def _head(self) -> Block:
+        """The newest block; its base fee by the fees' history where the node leaves it out."""
+        (answer,) = self._rpc.call_many([("eth_getBlockByNumber", ["latest", False])], present=True)
+        head = _block(_given(answer))
+        return head if answer.get("baseFeePerGas") is not None else replace(head, base_fee=self._base_fee_by_history())
+
+    def _view(self, head: Block, *, finality_blocks: int) -> View:
+        final = head.number - finality_blocks + 1
+        nonce_then, balance = self._at(
             head,
-            lambda at: [
-                (count, [self.operator, at]),
-                (count, [self.operator, "pending"]),
-                (count, [self.operator, hex(max(0, confirmed))]),
-                (count, [self.operator, hex(max(0, final))]),
-                ("eth_getBalance", [self.operator, at]),
-                ("eth_maxPriorityFeePerGas", []),
+            lambda at: [("eth_getTransactionCount", [self.operator, at]), ("eth_getBalance", [self.operator, at])],
+        )
+        pending, final_block = self._rpc.call_many(
+            [
+                ("eth_getTransactionCount", [self.operator, "pending"]),
                 ("eth_getBlockByNumber", [hex(max(0, final)), False]),
             ],
         )
-        nonce, pending, nonce_confirmed, nonce_final = (_number(one, bits=COUNT_BITS) for one in answers[:4])
-        balance, tip = _number(answers[4]), _number(answers[5], bits=COUNT_BITS)
+        nonce = _number(_given(nonce_then), bits=COUNT_BITS)
+        # Without the pool's word, what is stored says which nonces are taken.
+        has_no_word = pending is None or isinstance(pending, Refused)
+        nonce_pending = nonce if has_no_word else _number(pending, bits=COUNT_BITS)
         return View(
             head=head,
-            final=_block(answers[6]) if final >= 0 else None,
+            final=_block(_given(final_block)) if final >= 0 else None,
             nonce=nonce,
-            nonce_confirmed=nonce_confirmed if confirmed >= 0 else 0,
-            nonce_final=nonce_final if final >= 0 else 0,
-            nonce_pending=max(nonce, pending),
-            balance_wei=balance,
-            # Twice the base fee lasts for six full blocks in a row.
-            fees=Fees(max_fee_per_gas=2 * head.base_fee + tip, max_priority_fee_per_gas=tip),
+            nonce_pending=max(nonce, nonce_pending),
+            balance_wei=_number(_given(balance)),
+            fees=self._fees(head),
         )
+
+    def _fees(self, head: Block) -> Fees:
+        """What a transaction pays now: the tip that the node suggests.
+
+        Without one, it is the median of the newest block, or what the gas price has beyond the base fee. Raises
+        Refused, Unreachable.
+        """
+        # Asked by itself: a gateway that does not allow the method may refuse all that is asked with it.
+        (tip,) = self._rpc.call_many([("eth_maxPriorityFeePerGas", [])])
+        if tip is None or isinstance(tip, Refused):
+            (history,) = self._rpc.call_many([_FEE_HISTORY])
+            median = node_check.tip_of(history)
+            if median is None:
+                gas_price = _number(self._rpc.call("eth_gasPrice"), bits=COUNT_BITS)
+                median = max(0, gas_price - head.base_fee)
+            tip_wei = median
+        else:
+            tip_wei = _number(tip, bits=COUNT_BITS)
+        # Twice the base fee lasts for six full blocks in a row.
+        return Fees(max_fee_per_gas=2 * head.base_fee + tip_wei, max_priority_fee_per_gas=tip_wei)
+
+    def _base_fee_by_history(self) -> int:
+        """What a node leaves out of its blocks. Raises WrongChain where there is none: the chain is before EIP-1559."""
+        base_fee = node_check.base_fee_of(self._rpc.call_many([_FEE_HISTORY])[0])
+        if base_fee is None:
+            raise WrongChain("the chain's blocks have no base fee, so it takes no transactions of EIP-1559")
+        return base_fee
+
+    def nonce_at(self, block_number: int) -> int:
+        """How many transactions of the operator's were mined up to that block, at least.
+
+        0 where that is not known: the chain is younger, or the node no longer has the block's state. Raises
+        Unreachable.
+        """
+        if block_number < 0:
+            return 0
+        (answer,) = self._rpc.call_many([("eth_getTransactionCount", [self.operator, hex(block_number)])])
+        return 0 if answer is None or isinstance(answer, Refused) else _number(answer, bits=COUNT_BITS)
 
     def block_hashes(self, numbers: Sequence[int]) -> list[str | None]:
         """The hash of the block that now has each number; None where the node that was asked knows none."""
@@ -305,7 +369,7 @@ class Ledger:
                 raise WrongChain(no_contract) from error
             raise
         is_over = max(at.time_s, int(now_s)) // PERIOD_S > period
-        return int(max(0, limit - (0 if is_over else moved)) // self._unit)
+        return int(max(0, limit - (0 if is_over else moved)) // self._units_of_a_nano())
 
     def payment_of(self, trade: UUID, *, since: datetime, head: Block) -> tuple[str, int] | None:
         """(hash, block number) of the transaction that paid a trade after `since`; None if none did.
@@ -389,14 +453,31 @@ class Ledger:
     # ------------------------------------------------------------------------------------------------ inside
 
     def _check(self) -> None:
-        if self._checked:
+        """Ask whether it is the right chain; of the contract in use its facts as well. Both again after `FACTS_FOR_S`.
+
+        What contradicts the configuration is in `gaps`: then nothing must be signed.
+        """
+        now_s = self._monotonic()
+        if self._checked_at is not None and not self.gaps and now_s - self._checked_at < FACTS_FOR_S:
             return
-        chain, code = self._all([("eth_chainId", []), ("eth_getCode", [self.contract, "latest"])])
-        if _number(chain) != self.chain_id:
-            raise WrongChain(f"the node is on chain {_number(chain)}, not on {self.chain_id}")
-        if code == "0x":
-            raise WrongChain(f"there is no settlement contract at {self.contract}")
-        self._checked = True
+        if self.signs:
+            facts = node_check.ask(self._rpc, chain_id=self.chain_id, contract=self.contract)
+            self.gaps = node_check.contradictions(facts, self.expected)
+            self._unit = 10 ** max(0, facts.decimals - AMOUNT_DECIMALS)
+        else:
+            chain, code = self._all([("eth_chainId", []), ("eth_getCode", [self.contract, "latest"])])
+            if _number(chain) != self.chain_id:
+                raise WrongChain(f"the node is on chain {_number(chain)}, not on {self.chain_id}")
+            if code == "0x":
+                raise WrongChain(f"there is no settlement contract at {self.contract}")
+        self._checked_at = now_s
+
+    def _units_of_a_nano(self) -> int:
+        """The token's smallest units in a nano-token, by the token's own decimals."""
+        if self._unit is None:
+            self._check()
+        assert self._unit is not None  # a ledger that signs has asked, and no other needs it
+        return self._unit
 
     def _block_at(self, tag: str) -> Block:
         (answer,) = self._rpc.call_many([("eth_getBlockByNumber", [tag, False])], present=True)
@@ -436,8 +517,9 @@ class Ledger:
         return answers
 
     def _settle(self, payments: Sequence[Payment]) -> bytes:
+        unit = self._units_of_a_nano()
         trades = [
-            (_word(p.id), p.buyer, p.seller, p.amount_nano * self._unit, p.energy_wh, int(p.valid_until.timestamp()))
+            (_word(p.id), p.buyer, p.seller, p.amount_nano * unit, p.energy_wh, int(p.valid_until.timestamp()))
             for p in payments
         ]
         return _selector(SETTLE) + encode(["(bytes32,address,address,uint256,uint256,uint64)[]"], [trades])
@@ -506,6 +588,9 @@ def _verdict(message: str) -> Sent:
     return Sent.REFUSED
 
 
+_FEE_HISTORY: Final[tuple[str, list[object]]] = ("eth_feeHistory", ["0x1", "latest", [50]])
+
+
 def _raised(fee: int) -> int:
     return -(-fee * REPLACEMENT_NUMERATOR // REPLACEMENT_DENOMINATOR) + 1
 
@@ -548,14 +633,21 @@ def _place(logs: Any) -> tuple[str, int]:  # noqa: ANN401 -- JSON
         raise Unreachable("the node's log is none") from error
 
 
+def _given(answer: Any) -> Any:  # noqa: ANN401 -- JSON
+    """An answer without which nothing can be done. Raises Refused."""
+    if isinstance(answer, Refused):
+        raise answer
+    return answer
+
+
 def _block(answer: Any) -> Block:  # noqa: ANN401 -- JSON
     try:
         return Block(
             number=_number(answer["number"], bits=COUNT_BITS),
             hash=_hash(answer["hash"]),
             time_s=_number(answer["timestamp"], bits=TIME_BITS),
-            base_fee=_number(answer["baseFeePerGas"], bits=COUNT_BITS),
+            base_fee=_number(answer.get("baseFeePerGas") or "0x0", bits=COUNT_BITS),
             gas_limit=_number(answer["gasLimit"], bits=COUNT_BITS),
         )
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise Unreachable("the node's answer is no block") from error

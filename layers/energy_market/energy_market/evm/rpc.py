@@ -26,7 +26,7 @@ from energy_market.evm.refusals import (
     may_be_later,
 )
 
-__all__ = ["Behind", "ChainError", "Refused", "Rpc", "TooMuch", "Unreachable", "chain_reachable", "is_revert"]
+__all__ = ["Behind", "ChainError", "Refused", "Rpc", "TooMuch", "Unreachable", "is_revert"]
 
 MAX_CALLS_PER_REQUEST: Final = 50
 SHORT_LISTS_S: Final = 600.0
@@ -305,14 +305,3 @@ def _id(answer: dict[str, Any]) -> str:
 def _is_error_to_nobody(answer: dict[str, Any]) -> bool:
     """An error whose id is null or absent: the other side had not read as far as the id."""
     return answer.get("id") is None and answer.get("error") is not None
-
-
-def chain_reachable(url: str, *, chain_id: int, timeout_s: float = 1.0) -> bool:
-    """Whether a node answers at this address, in time, for this chain."""
-    rpc = Rpc(url, timeout_s=timeout_s, budget_s=timeout_s)
-    try:
-        return bool(int(rpc.call("eth_chainId"), 16) == chain_id)
-    except (ChainError, TypeError, ValueError):
-        return False
-    finally:
-        rpc.close()

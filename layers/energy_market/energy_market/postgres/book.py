@@ -14,7 +14,9 @@ from psycopg import Connection
 from psycopg.errors import LockNotAvailable, SerializationFailure
 
 from energy_market.domain.candidates import Bounds, Limit, Place, Wanted
+from energy_market.domain.market import ChainHalt
 from energy_market.domain.matching import RULE_VERSION, Book, Match
+from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 
 MOVED: Final = (SerializationFailure, LockNotAvailable)
 WAIT_FOR_A_ROW_MS: Final = 200
@@ -28,10 +30,12 @@ WAIT_FOR_THE_BOOK_MS: Final = 1_000
 class Due:
     """What a tick of a zone has to do: `late` locks or orders, something `new` in the book, or the `whole` book.
 
-    `first`: nothing is known of what earlier ticks have seen. `paused`: the market is, and nothing is to be matched.
+    `first`: nothing is known of what earlier ticks have seen. While the market is `paused`, or `halted` because trades
+    could not be paid, nothing is to be matched.
     """
 
     paused: bool
+    halted: ChainHalt | None
     late: bool
     new: bool
     whole: bool
@@ -70,7 +74,9 @@ _DUE: Final[LiteralString] = (
            -- may be matched than then.
            t.seen IS NULL OR pg_snapshot_xmax(t.seen) > pg_snapshot_xmax(pg_current_snapshot())
            OR t.verified_only <> %(verified_only)s,
-           (SELECT paused FROM market_state)
+           (SELECT paused FROM market_state), """
+    + WHY_NOTHING_IS_MATCHED
+    + """
     FROM (VALUES (1)) one LEFT JOIN ticks t ON t.zone = %(zone)s"""
 )
 
@@ -82,8 +88,8 @@ def due(conn: Connection, zone: str, *, verified_only: bool, whole_every_s: int)
     """
     row = conn.execute(_DUE, {"zone": zone, "verified_only": verified_only, "every_s": whole_every_s}).fetchone()
     assert row is not None  # one row is left-joined
-    late, new, whole, first, paused = row
-    return Due(paused=paused, late=late, new=bool(new), whole=bool(whole or first), first=first)
+    late, new, whole, first, paused, halted = row
+    return Due(paused=paused, halted=halted, late=late, new=bool(new), whole=bool(whole or first), first=first)
 
 
 def see_one_moment(conn: Connection, *, hold: bool) -> None:

@@ -15,6 +15,7 @@ from energy_market.domain.market import Candle, Level, PriceSummary
 from energy_market.domain.orders import OrderType
 from energy_market.domain.users import unknown_user
 from energy_market.postgres import users
+from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 
 MAX_FOLDED: Final = 50_000
 """So many changes of the book are added to its levels at once; the next time takes the rest."""
@@ -81,7 +82,10 @@ def price_summary(conn: Connection, viewer: UUID) -> PriceSummary:
                    (SELECT coalesce(sum(energy_wh), 0)::bigint FROM transactions
                     WHERE zone = here.zone AND status = 'Confirmed' AND confirmed_at > now() - interval '24 hours')
                        AS volume_24h_wh,
-                   open.supply_wh, open.demand_wh, (SELECT paused FROM market_state) AS paused
+                   open.supply_wh, open.demand_wh, (SELECT paused FROM market_state) AS paused,
+                   """
+            + WHY_NOTHING_IS_MATCHED
+            + """ AS halted
             FROM here
             CROSS JOIN (SELECT coalesce(sum(energy_wh) FILTER (WHERE type = 'sell'), 0)::bigint AS supply_wh,
                                coalesce(sum(energy_wh) FILTER (WHERE type = 'buy'), 0)::bigint AS demand_wh

@@ -8,11 +8,14 @@ from psycopg.rows import class_row
 
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.postgres import users
+from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 from energy_market.postgres.devices import IS_DONOR, PROMISED, STATUS_REFUSED
 
 # Why the matcher passes an open order over; `free` is the device's energy that is not promised (see devices.py).
 _UNMATCHABLE: Final[LiteralString] = f"""
-    CASE WHEN s.type = 'buy' OR s.status <> 'Created' THEN NULL
+    CASE WHEN s.status <> 'Created' THEN NULL
+         WHEN {WHY_NOTHING_IS_MATCHED} IS NOT NULL THEN {WHY_NOTHING_IS_MATCHED}
+         WHEN s.type = 'buy' THEN NULL
          WHEN s.device_id IS NULL THEN 'no_device'
          WHEN d.status = 'Removed' THEN 'device_removed'
          WHEN d.available_wh IS NULL

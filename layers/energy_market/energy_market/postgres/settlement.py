@@ -471,6 +471,35 @@ def overdue_stored(
         ).fetchall()
 
 
+def waits_for_blocks(
+    conn: Connection, account: Account, *, contract: str, head_time: datetime, quiet_after_s: float
+) -> bool:
+    """Whether the chain has made no block for so long, and a trade waits for more of them.
+
+    A mined payment waits for its depth, and a trade whose time is over for a final block after it. Not while something
+    is signed that will be mined, and so makes a block.
+    """
+    row = conn.execute(
+        """
+        SELECT %(head_time)s < clock_timestamp() - make_interval(secs => %(quiet_after_s)s)
+           AND EXISTS (
+               SELECT FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
+               WHERE t.status IN ('Locked', 'Submitted') AND b.chain_id = %(chain)s AND b.contract = %(contract)s
+                 AND ((b.status = 'Mined' AND t.status = 'Submitted') OR t.valid_until < clock_timestamp()))
+           AND NOT EXISTS (
+               SELECT FROM settlement_batches WHERE status = 'Stored' AND chain_id = %(chain)s AND sender = %(sender)s)
+        """,
+        {
+            "head_time": head_time,
+            "quiet_after_s": quiet_after_s,
+            "chain": account.chain_id,
+            "sender": account.sender,
+            "contract": contract,
+        },
+    ).fetchone()
+    return row == (True,)
+
+
 def stored_elsewhere(conn: Connection, account: Account) -> int:
     """How many trades wait for the word of another chain."""
     ((trades,),) = conn.execute(

@@ -172,7 +172,7 @@ def _missing(database: Database, ledger: Ledger, view: View, rules: SettlementRu
         if _stand(ledger, [batch])[batch.id] is not False:
             return
         _put_back(database, batch)
-    if batch.nonce >= view.nonce_confirmed:
+    if batch.nonce >= ledger.nonce_at(view.head.number - rules.confirmations + 1):
         return
     for _ in range(LOOKS_BEFORE_REPLACED):
         if any(receipt is not None for receipt in ledger.receipts(batch.hashes).values()):

@@ -97,7 +97,8 @@ def reconcile(
     if books is None:
         return done
     books.start_budget(remaining_s())
-    books.check()
+    for sentence in books.check():
+        done.differences.add(sentence)
     for _ in range(ATTEMPTS):
         books.start_again()
         suspects, done.payments = _suspects(conn, books, remaining_s, at_rest=at_rest)
@@ -177,7 +178,7 @@ def _wrong(paid: Paid, trade: BookedTrade | None, books: Books, *, at_rest: bool
     is_expected = trade.status == "Submitted" or (trade.status == "Locked" and trade.was_signed)
     if trade.status != "Confirmed" and (at_rest or not is_expected):
         found.append(f"trade {trade.id} was paid, but it is {trade.status}")
-    unit = 10 ** (books.token_decimals - NANO_DECIMALS)
+    unit = 10 ** max(0, books.token_decimals - NANO_DECIMALS)
     stored = (trade.buyer, trade.seller, trade.amount_nano * unit, trade.energy_wh)
     on_chain = (paid.buyer, paid.seller, paid.amount, paid.energy_wh)
     if stored != on_chain:

@@ -9,6 +9,7 @@ from psycopg import Connection
 from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.domain.candidates import Bounds, looked_far_enough, merged, reached_by
+from energy_market.domain.market import ChainHalt
 from energy_market.domain.matching import Book, Match, match
 from energy_market.postgres import book, devices, orders, trades, zones
 from energy_market.usecases.report_failures import report_failures
@@ -40,6 +41,7 @@ class Tick:
     orders_expired: int = 0
     attempts: int = 0
     overlooked: int = 0  # trades between orders that were not new, of a look at the whole book
+    halted: ChainHalt | None = None  # why nothing was to be matched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +64,9 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings, verifie
     The last time it is held, so that whoever keeps changing orders cannot keep all others from trading. For that, what
     has run out is closed in a transaction before it: whoever holds the book must not hold orders.
 
-    `verified_only`: orders of others than verified users are passed over. While the market is paused, what has run out
-    is closed, and nothing is matched.
+    `verified_only`: orders of others than verified users are passed over. While the market is paused, or the sweeps
+    cannot ask the chain or find that it cannot pay (`postgres.chain_state`), what has run out is closed, and nothing
+    is matched. Such a tick has seen nothing: all that is new stays new for the next.
     """
     with database.transaction() as conn:
         due = book.due(conn, zone, verified_only=verified_only, whole_every_s=WHOLE_EVERY_S)
@@ -77,7 +80,7 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings, verifie
     report_failures(unanswered, "lock_timeout")
     matched: _Matched | None = _Matched()
     attempt = 0
-    while not due.paused and (due.new or due.whole or unanswered):
+    while not (due.paused or due.halted) and (due.new or due.whole or unanswered):
         attempt += 1
         try:
             with database.transaction() as conn:
@@ -100,6 +103,7 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings, verifie
         orders_expired=orders_expired,
         attempts=attempt,
         overlooked=matched.overlooked,
+        halted=due.halted,
     )
 
 

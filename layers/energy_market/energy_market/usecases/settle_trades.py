@@ -18,10 +18,11 @@ from psycopg.errors import UniqueViolation
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
-from energy_market.evm.ledger import Ledger, Payment, Reverts, View, WrongChain
+from energy_market.evm.ledger import Ledger, Payment, Reverts, View
+from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
-from energy_market.postgres import leases, settlement, trades
+from energy_market.postgres import chain_state, leases, settlement, trades
 from energy_market.postgres.settlement import Settleable
 from energy_market.usecases.confirm_trades import confirm_paid_elsewhere, confirm_trades
 from energy_market.usecases.end_deliveries import end_deliveries
@@ -74,12 +75,13 @@ def settle_trades(
         expire_unstored(database)
         end_deliveries(database)
         ledger.start_budget(budget_s)
-        view: View | None = ledger.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
+        view: View | None = _first_look(database, ledger, rules)
         while view is not None:
             confirm_trades(database, ledger, view, rules)
             expire_stored(database, ledger, view, rules)
             resend_batches(database, ledger, view, rules)
             all_are_sent = _settle_locked(database, ledger, view, rules, holder)
+            _end_the_quiet(database, ledger, view, rules, holder)
             view = None if all_are_sent else _moved_on(ledger, view, rules, sleep)
         _follow_former(database, ledger, rules)
     except LeaseLost:
@@ -99,13 +101,37 @@ def _lease(database: Database, holder: UUID, budget_s: float) -> bool:
         return is_ours
 
 
+def _first_look(database: Database, ledger: Ledger, rules: SettlementRules) -> View:
+    """The chain now; that it could be asked, and what keeps trades from being paid on it, is written down.
+
+    Nothing is matched while it cannot be asked, or trades cannot be paid (`usecases/run_tick.py`).
+    """
+    try:
+        view = ledger.look(finality_blocks=rules.finality_blocks)
+    except WrongChain as error:
+        with database.transaction() as conn:
+            chain_state.mark_unfit(conn, str(error))
+        raise
+    sentence = "; ".join(gap.sentence for gap in ledger.gaps) or None
+    with database.transaction() as conn:
+        chain_state.mark_asked(conn, unfit=sentence)
+    if sentence is not None:
+        _report_halt(sentence, data=None)
+    return view
+
+
+def _report_halt(reason: str, *, data: str | None) -> None:
+    log("settlement.halted", level="error", reason=reason, data=data)
+    metric("SettlementHalted", 1)
+
+
 def _moved_on(ledger: Ledger, since: View, rules: SettlementRules, sleep: Callable[[float], None]) -> View | None:
     """The chain as soon as it has mined something more of ours; None where that takes longer than on a fast chain.
 
     Then the next sweep goes on: the loop's comes within five seconds.
     """
     for _ in range(LOOKS):
-        view = ledger.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
+        view = ledger.look(finality_blocks=rules.finality_blocks)
         if view.nonce > since.nonce:
             return view
         if ledger.remaining_s() < LOOK_PAUSE_S + RESERVE_S:
@@ -130,7 +156,7 @@ def _follow_former(database: Database, ledger: Ledger, rules: SettlementRules) -
     for contract, operator in places:
         former = ledger.elsewhere(contract=contract, operator=operator)
         try:
-            view = former.look(confirmations=rules.confirmations, finality_blocks=rules.finality_blocks)
+            view = former.look(finality_blocks=rules.finality_blocks)
             confirm_trades(database, former, view, rules)
             expire_stored(database, former, view, rules)
             resend_batches(database, former, view, rules)
@@ -142,8 +168,11 @@ def _follow_former(database: Database, ledger: Ledger, rules: SettlementRules) -
 def _settle_locked(database: Database, ledger: Ledger, view: View, rules: SettlementRules, holder: UUID) -> bool:
     """Put locked trades into batches, store and send them; fill a nonce that nothing will ever use.
 
-    False if trades are left because as many batches are under way as may be.
+    False if trades are left because as many batches are under way as may be. Nothing is signed while the contract
+    contradicts the configuration.
     """
+    if ledger.gaps:
+        return True
     account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
     with database.transaction() as conn:
         waiting = [b for b in settlement.under_way(conn, account, limit=1000) if b.status == "Stored"]
@@ -184,6 +213,35 @@ def _settle_locked(database: Database, ledger: Ledger, view: View, rules: Settle
             database, ledger, view, _Batch(payments=[], gas=ledger.gas_for([])), nonce=next_nonce, holder=holder
         )
     return all_have_room
+
+
+def _end_the_quiet(database: Database, ledger: Ledger, view: View, rules: SettlementRules, holder: UUID) -> None:
+    """Have a chain that makes no empty blocks make one: no payment gets deeper on it until somebody sends something.
+
+    An empty batch, at most one in `rules.quiet_after_s`, and only while a trade waits for blocks: no more for each than
+    finality takes.
+    """
+    if ledger.gaps:
+        return
+    account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
+    with database.transaction() as conn:
+        if not settlement.waits_for_blocks(
+            conn,
+            account,
+            contract=ledger.contract,
+            head_time=datetime.fromtimestamp(view.head.time_s, UTC),
+            quiet_after_s=rules.quiet_after_s,
+        ):
+            return
+        used = settlement.used_nonces(conn, account, at_least=view.nonce_pending)
+    batch = _Batch(payments=[], gas=ledger.gas_for([]))
+    if (cost_wei := batch.gas * view.fees.max_fee_per_gas) > view.balance_wei:
+        log("settlement.operator_out_of_gas", level="error", balance_wei=view.balance_wei, needed_wei=cost_wei)
+        metric("OperatorOutOfGas", 1)
+        return
+    nonce = next(_free_nonces(view.nonce_pending, used))
+    log("settlement.chain_is_quiet", level="warning", block_number=view.head.number, nonce=nonce)
+    _store_and_send(database, ledger, view, batch, nonce=nonce, holder=holder)
 
 
 def _free_nonces(start: int, used: set[int]) -> Iterator[int]:
@@ -297,8 +355,8 @@ def _halted(ledger: Ledger) -> bool:
     try:
         ledger.gas_for([])
     except Reverts as refusal:
-        log("settlement.halted", level="error", reason=str(refusal), data=refusal.data)
-        metric("SettlementHalted", 1)
+        _report_halt(str(refusal), data=refusal.data)
+        ledger.doubt()
         return True
     return False
 
@@ -306,8 +364,9 @@ def _halted(ledger: Ledger) -> bool:
 def _give_up(database: Database, ledger: Ledger, view: View, trade: Settleable, *, reason: str) -> None:
     """Fail a trade that the contract refuses, unless bytes are still about that could pay it: those are waited for."""
     account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
+    final_nonce = 0 if view.final is None else ledger.nonce_at(view.final.number)
     with database.transaction() as conn:
-        if settlement.payable_by_old_bytes(conn, trade.id, account, final_nonce=view.nonce_final):
+        if settlement.payable_by_old_bytes(conn, trade.id, account, final_nonce=final_nonce):
             return
         failed = trades.fail(conn, [trade.id], reason="chain_refused", expected="Locked", reject=None)
     report_failures(failed, "chain_refused", detail=reason)

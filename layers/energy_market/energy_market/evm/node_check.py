@@ -1,0 +1,348 @@
+"""What the settlement needs of a node, its chain, the contract and the token: asked, not believed.
+
+The deploy asks all of it and fails with a sentence for each need that is not met; `GET /api/v1/health` asks the same.
+The sweep and the nightly comparison ask for the facts of the contract alone (`ask`, `contradictions`).
+Imports only `rpc` and the standard library: the health route uses it without the EVM libraries.
+"""
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from energy_market.evm.rpc import ChainError, Refused, Rpc, Unreachable, is_revert
+
+AMOUNT_DECIMALS: Final = 9
+"""Decimals of the market's amounts, which are nano-tokens: a token needs as many at least."""
+MOST_DECIMALS: Final = 24
+"""Most decimals of a token: with more, amounts do not fit the contract (`EnergySettlement.sol`)."""
+GAS_FOR_ONE_TRADE: Final = 135_000
+"""Gas that a block must have room for: a batch of one trade (`ledger.GAS_PER_BATCH`, `GAS_PER_TRADE`)."""
+CLOCK_AHEAD_S: Final = 600
+"""Seconds that the chain's clock may be ahead of ours: trades run out by the chain's clock."""
+BLOCKS_BEHIND: Final = 10
+"""Blocks that a node may lack of those it knows of before it counts as catching up."""
+WORDS_KEPT: Final = 200
+"""Characters of a node's own words that are repeated."""
+
+NEEDS: Final[dict[str, str]] = {
+    "node": "JSON-RPC by HTTP is answered in time",
+    "chain_id": "the chain's id is `ChainId`",
+    "contract": "the settlement contract of this version stands at `SettlementContract`",
+    "token": "the contract's token is `TokenContract`",
+    "decimals": "the token has 9 to 24 decimals, and as many as `TokenDecimals` says",
+    "operator": "the contract's operator is the account of the operator's key",
+    "paused": "the contract is not paused",
+    "blocks": "`eth_getBlockByNumber` returns blocks with number, hash, time and gas limit",
+    "base_fee": "blocks have a base fee (EIP-1559), in the block or in `eth_feeHistory`",
+    "tip": "`eth_maxPriorityFeePerGas`, `eth_feeHistory` or `eth_gasPrice` is answered",
+    "gas_limit": "a block has room for a batch of one trade (135,000 gas)",
+    "opcodes": "the chain runs the opcodes of Cancun, for which the contract is compiled",
+    "clock": "the chain's clock is not more than ten minutes ahead",
+    "synced": "the node is not catching up with its chain",
+    "nonce": "`eth_getTransactionCount` is answered for the newest block",
+    "balance": "`eth_getBalance` is answered for the newest block",
+    "estimate": "`eth_estimateGas` is answered",
+    "receipts": "`eth_getTransactionReceipt` is answered",
+    "logs": "`eth_getLogs` is answered for one block",
+    "send": "`eth_sendRawTransaction` is answered",
+}
+"""What is needed, by a word: the rows of the page of needs in `docs/operations.md`."""
+
+# Selectors, written out because Keccak is not in the standard library (tests/unit/test_node_check.py).
+TOKEN: Final = "0x82bfefc8"  # noqa: S105 -- TOKEN()
+OPERATOR: Final = "0x570ca735"  # operator()
+PAUSED: Final = "0x5c975abb"  # paused()
+BUDGET: Final = "0xed01bf29"  # budget()
+DECIMALS: Final = "0x313ce567"  # decimals()
+SETTLE: Final = "0xb31e1962"  # settle((bytes32,address,address,uint256,uint256,uint64)[])
+
+_WORD: Final = 64  # hexadecimal digits
+_ADDRESSES: Final = 2**160
+_EMPTY_LIST: Final = f"{32:0{_WORD}x}{0:0{_WORD}x}"
+# TSTORE, TLOAD, MCOPY and PUSH0: stores 1, loads it, copies it, returns the copy.
+_CANCUN: Final = "0x60015f5d5f5c5f5260205f60205e60206020f3"
+_NO_SUCH_OPCODE: Final = re.compile(r"opcode|invalid instruction|not ?activated|undefined instruction|bad instruction")
+_NO_SUCH_METHOD: Final = re.compile(r"method .*\bnot\b|(unsupported|unknown|unavailable) method|not whitelisted")
+_METHOD_NOT_FOUND: Final = -32601
+_NOTHING: Final = "0x" + 32 * "00"
+_NO_TRANSACTION: Final = "0xc0"  # no node takes it for one, so nothing is sent
+
+
+class WrongChain(ChainError):
+    """The node is on another chain, or the settlement contract is not there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What the configuration says. Addresses in any spelling; `operator` is None where the key is not known."""
+
+    chain_id: int
+    contract: str
+    token: str
+    token_decimals: int
+    operator: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the contract and its token say of themselves. Addresses in lower case."""
+
+    token: str
+    decimals: int
+    operator: str
+    paused: bool
+    has_limit: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """A need (a word of `NEEDS`) that is not met: a sentence, and the node's own words where it refused something."""
+
+    need: str
+    sentence: str
+    words: str = ""
+
+
+def ask(rpc: Rpc, *, chain_id: int, contract: str) -> Facts:
+    """The facts of the settlement contract. Raises WrongChain, Refused, Unreachable."""
+    chain, *answers = rpc.call_many(
+        [("eth_chainId", []), *(_view(contract, one) for one in (TOKEN, OPERATOR, PAUSED, BUDGET))]
+    )
+    if isinstance(chain, Refused):
+        raise chain
+    if (found := number(chain)) != chain_id:
+        raise WrongChain(f"the node is on chain {found}, not on {chain_id}")
+    absent = WrongChain(f"there is no settlement contract at {contract}")
+    token, operator, paused = (_words_of(answer, 1, absent)[0] for answer in answers[:3])
+    if token >= _ADDRESSES or operator >= _ADDRESSES:
+        raise absent
+    token_address = _address(token)
+    (decimals,) = _words_of(
+        rpc.call_many([_view(token_address, DECIMALS)])[0],
+        1,
+        WrongChain(f"the contract's token at {token_address} has no decimals"),
+    )
+    try:
+        has_limit = bool(_words_of(answers[3], 3, absent))
+    except WrongChain:
+        has_limit = False
+    return Facts(
+        token=token_address, decimals=decimals, operator=_address(operator), paused=bool(paused), has_limit=has_limit
+    )
+
+
+def contradictions(facts: Facts, expected: Expected) -> list[Gap]:
+    """What of the contract keeps trades from being paid, or does not agree with the configuration."""
+    gaps = []
+    if not facts.has_limit:
+        gaps.append(
+            Gap(
+                need="contract",
+                sentence=f"there is no settlement contract with a limit at {expected.contract}:"
+                " it is an earlier version's",
+            )
+        )
+    if facts.token != expected.token.lower():
+        gaps.append(
+            Gap(need="token", sentence=f"the contract's token is {facts.token}, but TokenContract is {expected.token}")
+        )
+    if not AMOUNT_DECIMALS <= facts.decimals <= MOST_DECIMALS:
+        gaps.append(
+            Gap(
+                need="decimals",
+                sentence=f"the token has {facts.decimals} decimals, but amounts need"
+                f" {AMOUNT_DECIMALS} to {MOST_DECIMALS}",
+            )
+        )
+    elif facts.decimals != expected.token_decimals:
+        gaps.append(
+            Gap(
+                need="decimals",
+                sentence=f"the token has {facts.decimals} decimals, but TokenDecimals is {expected.token_decimals}",
+            )
+        )
+    if expected.operator is not None and facts.operator != expected.operator.lower():
+        gaps.append(
+            Gap(
+                need="operator",
+                sentence=f"the contract's operator is {facts.operator}, but the operator's key is of"
+                f" {expected.operator.lower()}",
+            )
+        )
+    if facts.paused:
+        gaps.append(Gap(need="paused", sentence="the contract is paused by its owner"))
+    return gaps
+
+
+def check(rpc: Rpc, expected: Expected, *, now_s: float | None = None) -> list[Gap]:
+    """Every need that is not met; none if trades can be settled. Takes as long as the budget of `rpc` at most."""
+    try:
+        facts = ask(rpc, chain_id=expected.chain_id, contract=expected.contract)
+    except WrongChain as error:
+        return [Gap(need="chain_id" if "on chain" in str(error) else "contract", sentence=str(error))]
+    except Refused as error:
+        return [Gap(need="node", sentence="the node refuses to be asked about the contract", words=_said(error))]
+    except Unreachable as error:
+        return [Gap(need="node", sentence="the node cannot be asked", words=str(error)[:WORDS_KEPT])]
+    try:
+        found = _gaps_of_node(rpc, expected.contract, facts.operator, time.time() if now_s is None else now_s)
+    except ChainError as error:
+        found = [Gap(need="node", sentence="the node does not answer in time", words=str(error)[:WORDS_KEPT])]
+    return [*contradictions(facts, expected), *found]
+
+
+def _gaps_of_node(rpc: Rpc, contract: str, operator: str, now_s: float) -> list[Gap]:
+    head, nonce, balance, estimate, receipt = rpc.call_many(
+        [
+            ("eth_getBlockByNumber", ["latest", False]),
+            ("eth_getTransactionCount", [operator, "latest"]),
+            ("eth_getBalance", [operator, "latest"]),
+            ("eth_estimateGas", [{"from": operator, "to": contract, "data": SETTLE + _EMPTY_LIST}]),
+            ("eth_getTransactionReceipt", [_NOTHING]),
+        ]
+    )
+    # One by one: a gateway that does not allow a method may refuse all that is asked with it.
+    optional: list[tuple[str, list[object]]] = [
+        ("eth_sendRawTransaction", [_NO_TRANSACTION]),
+        ("eth_call", [{"data": _CANCUN}, "latest"]),
+        ("eth_syncing", []),
+        ("eth_maxPriorityFeePerGas", []),
+        ("eth_feeHistory", ["0x1", "latest", [50]]),
+        ("eth_gasPrice", []),
+    ]
+    sent, opcodes, syncing, *fees = (rpc.call_many([call])[0] for call in optional)
+    gaps = _gaps_of_block(head, fees[1], now_s)
+    if not _is_number(nonce):
+        gaps.append(_unanswered("nonce", "eth_getTransactionCount", nonce))
+    if not _is_number(balance):
+        gaps.append(_unanswered("balance", "eth_getBalance", balance))
+    if not (_is_number(estimate) or (isinstance(estimate, Refused) and is_revert(estimate))):
+        gaps.append(_unanswered("estimate", "eth_estimateGas", estimate))
+    if _is_missing_method(receipt):
+        gaps.append(_unanswered("receipts", "eth_getTransactionReceipt", receipt))
+    if _is_missing_method(sent):
+        gaps.append(_unanswered("send", "eth_sendRawTransaction", sent))
+    if _lacks_cancun(opcodes):
+        sentence = "the chain does not run the opcodes of Cancun, for which the contract is compiled"
+        gaps.append(Gap(need="opcodes", sentence=sentence, words=_said(opcodes)))
+    if _is_catching_up(syncing):
+        gaps.append(Gap(need="synced", sentence="the node is still catching up with its chain"))
+    if not any((_is_number(fees[0]), tip_of(fees[1]) is not None, _is_number(fees[2]))):
+        sentence = "the node answers none of eth_maxPriorityFeePerGas, eth_feeHistory and eth_gasPrice"
+        gaps.append(Gap(need="tip", sentence=sentence, words=_said(fees[0])))
+    return gaps + _gaps_of_logs(rpc, contract, head)
+
+
+def _gaps_of_logs(rpc: Rpc, contract: str, head: Any) -> list[Gap]:  # noqa: ANN401 -- JSON
+    if not (isinstance(head, dict) and _is_number(head.get("number"))):
+        return []  # there is no block to ask about, which is a gap of its own
+    asked = {"address": contract, "fromBlock": head["number"], "toBlock": head["number"]}
+    (logs,) = rpc.call_many([("eth_getLogs", [asked])])
+    return [] if isinstance(logs, list) else [_unanswered("logs", "eth_getLogs", logs)]
+
+
+def _gaps_of_block(head: Any, history: Any, now_s: float) -> list[Gap]:  # noqa: ANN401 -- JSON
+    fields = ("number", "timestamp", "gasLimit")
+    is_block = isinstance(head, dict) and isinstance(head.get("hash"), str)
+    if not (is_block and all(_is_number(head.get(field)) for field in fields)):
+        return [_unanswered("blocks", "eth_getBlockByNumber", head)]
+    gaps = []
+    if not _is_number(head.get("baseFeePerGas")) and base_fee_of(history) is None:
+        gaps.append(
+            Gap(
+                need="base_fee", sentence="the chain's blocks have no base fee, so it takes no transactions of EIP-1559"
+            )
+        )
+    if (gas_limit := int(head["gasLimit"], 16)) < GAS_FOR_ONE_TRADE:
+        gaps.append(
+            Gap(
+                need="gas_limit",
+                sentence=f"a block has room for {gas_limit} gas, but one trade needs {GAS_FOR_ONE_TRADE}",
+            )
+        )
+    if (ahead_s := int(head["timestamp"], 16) - now_s) > CLOCK_AHEAD_S:
+        gaps.append(Gap(need="clock", sentence=f"the chain's clock is {ahead_s:.0f} seconds ahead of ours"))
+    return gaps
+
+
+def base_fee_of(history: Any) -> int | None:  # noqa: ANN401 -- JSON
+    """The base fee of the next block by an answer to `eth_feeHistory`, in wei for each gas; None if it has none."""
+    try:
+        return int(history["baseFeePerGas"][-1], 16)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def tip_of(history: Any) -> int | None:  # noqa: ANN401 -- JSON
+    """The median tip of the newest block by an answer to `eth_feeHistory`, in wei for each gas; None if it has none."""
+    try:
+        return int(history["reward"][-1][0], 16)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None
+
+
+def number(answer: object) -> int:
+    """A quantity. Raises Unreachable if it is none: the answer of a broken node."""
+    if not _is_number(answer):
+        raise Unreachable("the node's answer is no number")
+    return int(str(answer), 16)
+
+
+def _is_number(answer: object) -> bool:
+    try:
+        return isinstance(answer, str) and int(answer, 16) >= 0
+    except ValueError:
+        return False
+
+
+def _is_missing_method(answer: object) -> bool:
+    return isinstance(answer, Refused) and (
+        answer.code == _METHOD_NOT_FOUND or _NO_SUCH_METHOD.search(answer.message.lower()) is not None
+    )
+
+
+def _lacks_cancun(answer: object) -> bool:
+    """Whether the chain shows that it lacks them: a node that takes no code to run says nothing about opcodes."""
+    if isinstance(answer, Refused):
+        return _NO_SUCH_OPCODE.search(answer.message.lower()) is not None
+    return _is_number(answer) and int(str(answer), 16) != 1
+
+
+def _is_catching_up(answer: object) -> bool:
+    if not isinstance(answer, dict):
+        return False
+    current, highest = answer.get("currentBlock"), answer.get("highestBlock")
+    if not (_is_number(current) and _is_number(highest)):
+        return False
+    return int(str(highest), 16) - int(str(current), 16) > BLOCKS_BEHIND
+
+
+def _unanswered(need: str, method: str, answer: object) -> Gap:
+    how = "refuses" if isinstance(answer, Refused) else "does not answer as it should"
+    return Gap(need=need, sentence=f"the node {how} {method}", words=_said(answer))
+
+
+def _said(answer: object) -> str:
+    return str(answer)[:WORDS_KEPT] if isinstance(answer, Refused) else ""
+
+
+def _view(contract: str, selector: str) -> tuple[str, list[object]]:
+    return "eth_call", [{"to": contract, "data": selector}, "latest"]
+
+
+def _words_of(answer: object, count: int, absent: WrongChain) -> list[int]:
+    """The words of a view's answer. Raises `absent` when nothing that answers so is there; Refused, Unreachable."""
+    if isinstance(answer, Refused):
+        raise absent if is_revert(answer) else answer
+    digits = str(answer).removeprefix("0x")
+    if len(digits) != count * _WORD:
+        raise absent
+    try:
+        return [int(digits[start : start + _WORD], 16) for start in range(0, len(digits), _WORD)]
+    except ValueError as error:
+        raise Unreachable("the node's answer is no number") from error
+
+
+def _address(word: int) -> str:
+    return f"0x{word:040x}"
