@@ -92,6 +92,7 @@ def server() -> Iterator[Callable[..., str]]:
                 SELECT id, 'esp32', 'donor', 'roof', 'default', 'Online', now(), 1000000000 FROM users ORDER BY no
                 """
             )
+            conn.execute("INSERT INTO device_supplies (device_id, energy_wh) SELECT id, available_wh FROM iot_devices")
         return url
 
     try:
@@ -133,8 +134,8 @@ def place(
                 RETURNING id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none
             )
             INSERT INTO open_orders (order_id, zone, type, user_id, device_id, remaining_wh, price_micro, arrival,
-                                     all_or_none, user_no, device_no)
-            SELECT a.*, u.no, d.no
+                                     all_or_none, user_no, device_no, shown_wh)
+            SELECT a.*, u.no, d.no, a.energy_wh
             FROM accepted a JOIN users u ON u.id = a.user_id LEFT JOIN iot_devices d ON d.id = a.device_id
             ORDER BY a.arrival
             """

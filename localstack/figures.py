@@ -85,8 +85,8 @@ def read_figures(conn: psycopg.Connection[Any]) -> Figures:
         levels = [
             Level(side=side, price_micro=price_micro, energy_wh=energy_wh, orders=orders)
             for side, price_micro, energy_wh, orders in conn.execute(
-                """SELECT type, price_micro, sum(remaining_wh)::bigint, count(*)
-                   FROM open_orders GROUP BY type, price_micro ORDER BY price_micro"""
+                """SELECT type, price_micro, sum(shown_wh)::bigint, count(*)
+                   FROM open_orders WHERE shown_wh > 0 GROUP BY type, price_micro ORDER BY price_micro"""
             )
         ]
         trades = {
@@ -103,14 +103,15 @@ def read_figures(conn: psycopg.Connection[Any]) -> Figures:
             """SELECT price_micro, extract(epoch FROM confirmed_at - "timestamp")::float * 1000
                FROM transactions WHERE status = 'Confirmed' ORDER BY confirmed_at"""
         ).fetchall()
-        ((orders, devices, online),) = conn.execute(
-            """SELECT (SELECT count(*) FROM energy_orders), count(*), count(*) FILTER (WHERE status = 'Online')
+        ((orders, open_orders, devices, online),) = conn.execute(
+            """SELECT (SELECT count(*) FROM energy_orders), (SELECT count(*) FROM open_orders), count(*),
+                      count(*) FILTER (WHERE status = 'Online')
                FROM iot_devices"""
         ).fetchall()
     _, traded_wh, settled_nano, delivered_wh = trades.get("Confirmed", (0, 0, 0, 0))
     return Figures(
         orders=orders,
-        open_orders=sum(level.orders for level in levels),
+        open_orders=open_orders,
         asks=[level for level in levels if level.side == "sell"][:BOOK_ROWS],
         bids=[level for level in reversed(levels) if level.side == "buy"][:BOOK_ROWS],
         trades={stage: trades[stage][0] if stage in trades else 0 for stage in STAGES},

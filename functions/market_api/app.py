@@ -147,7 +147,13 @@ def order(id: str) -> Response:  # noqa: A002 -- the path's name for it
     caller = app.caller()
     order_id = app.path_id(id)
     with database.transaction() as conn:
-        found = orders.seen_by(conn, caller.user_id, order_id, device_online_s=settings.device_online_s)
+        found = orders.seen_by(
+            conn,
+            caller.user_id,
+            order_id,
+            device_online_s=settings.device_online_s,
+            verified_only=verified_only,
+        )
     if found is None:
         raise NotFound("unknown_order", "There is no order with this id.")
     return app.present(answers.order(found, viewer=caller.user_id))
@@ -164,6 +170,7 @@ def open_orders() -> Response:
             conn,
             caller.user_id,
             device_online_s=settings.device_online_s,
+            verified_only=verified_only,
             order_type=query.type,
             min_price_micro=query.min_price,
             max_price_micro=query.max_price,
@@ -188,6 +195,7 @@ def my_orders() -> Response:
             conn,
             caller.user_id,
             device_online_s=settings.device_online_s,
+            verified_only=verified_only,
             status=query.status,
             before_arrival=before,
             limit=query.limit,

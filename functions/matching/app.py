@@ -95,7 +95,7 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
 
 
 def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:
-    """Tell the devices of all zones what they are to do, and add what has changed in the books to their levels.
+    """Tell the devices of all zones what they are to do, then let the books show what can trade now.
 
     Raises what the database raises: the next step is the retry.
 
@@ -120,6 +120,10 @@ def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:
     told = published.locks + published.unlocks + published.transfers
     if told:
         log("commands", locks=published.locks, unlocks=published.unlocks, transfers=published.transfers)
+    with _database().transaction() as conn:
+        market.show_what_can_trade(
+            conn, device_online_s=config.market_settings().device_online_s, verified_only=config.verified_only()
+        )
     with _database().transaction() as conn:
         market.fold_changes(conn)
     return {"commands": told}

@@ -13,7 +13,7 @@ from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.domain.trades import Trade
-from energy_market.postgres import certificates, commands, devices, orders, trades
+from energy_market.postgres import certificates, commands, devices, market, orders, trades
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
@@ -158,6 +158,11 @@ class Market:
             attempts=done.attempts,
             overlooked=done.overlooked,
         )
+
+    def show(self, *, verified_only: bool = False) -> None:
+        """What the loop's step does last: the book shows what can trade now."""
+        with self.database.transaction() as conn:
+            market.show_what_can_trade(conn, device_online_s=SETTINGS.device_online_s, verified_only=verified_only)
 
     def publish(self) -> Published:
         def keep(claimed: object) -> list[tuple[Command, Exception]]:

@@ -33,6 +33,8 @@ PRUNED = {
     "open_orders": "500 a user, and the trades that put some back",
     "price_levels": "one a price that somebody's open order has",
     "level_changes": "what the book has seen since the loop's last step",
+    "device_changes": "what was written of devices since the loop's last step",
+    "device_supplies": "one a device",
     "matches": "what the tick before has matched, until the locks are published",
     "ticks": "one a zone",
     "leases": "one a name",

@@ -47,6 +47,7 @@ def test_an_order_is_created_with_the_specifications_body(api: Client, ann: Sign
         "filled_kwh": 0,
         "pending_kwh": 0,
         "remaining_kwh": Decimal("1.5"),
+        "eligible_kwh": Decimal("1.5"),
         "all_or_none": True,
         "zone": "default",
         "expires_at": None,
@@ -289,7 +290,9 @@ def test_what_only_the_owner_may_know_of_an_order_is_left_out(
         assert api.get(f"/api/v1/market/order/{unknown}", token=ann.token).status == 404
 
 
-def test_book_and_price_show_the_depth(api: Client, ann: SignedIn, ben: SignedIn) -> None:
+def test_book_and_price_show_the_depth(api: Client, ann: SignedIn, ben: SignedIn, market: Market) -> None:
+    market.status(market.device(UUID(ann.user_id)), available_wh=10_000)
+    market.show()
     for kind, amount, price in (("buy", 1, 0.2), ("buy", 2, 0.2), ("sell", 1.5, 0.3)):
         api.post(CREATE, {"type": kind, "kwh_amount": amount, "token_price": price}, token=ann.token)
     assert api.get("/api/v1/market/book", token=ben.token).json == {
@@ -305,6 +308,7 @@ def test_book_and_price_show_the_depth(api: Client, ann: SignedIn, ben: SignedIn
         "supply_kwh": Decimal("1.5"),
         "demand_kwh": 3,
         "paused": False,
+        "halted": None,
     }
 
 

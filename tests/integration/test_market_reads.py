@@ -49,7 +49,9 @@ def a_confirmed_trade(market: Market, *, energy_wh: int, price_micro: int, at: d
 
 
 def test_the_book_is_aggregated_by_price_best_first(market: Market) -> None:
-    ann, ben = market.user(), market.user()
+    home, ben = market.home(), market.user()
+    ann = home.user
+    market.show()
     for user, price, energy_wh in ((ann, 10, 300), (ben, 10, 200), (ben, 12, 100), (ann, 9, 50)):
         market.order(user, "buy", energy_wh, price)
     market.order(ann, "sell", 700, 20)
@@ -66,8 +68,10 @@ def test_prices_and_volumes_count_confirmed_trades_only(market: Market) -> None:
     a_confirmed_trade(market, energy_wh=100, price_micro=7, at=now - timedelta(hours=25))
     a_confirmed_trade(market, energy_wh=300, price_micro=9, at=now - timedelta(hours=1))
     market.matched(energy_wh=900, price_micro=99)
+    home = market.home()
+    market.show()
     market.order(market.user(), "buy", 40, 3)
-    market.order(market.user(), "sell", 60, 5)
+    market.order(home.user, "sell", 60, 5)
     summary = prices(market, market.user())
     assert (summary.last_micro, summary.volume_24h_wh) == (9, 300)
     assert (summary.best_bid_micro, summary.best_ask_micro) == (3, 5)
@@ -91,7 +95,7 @@ def test_nobody_has_no_book(market: Market) -> None:
         lambda: market.order(nobody, "buy", 500, 100_000),
         lambda: market.order(nobody, "sell", 500, 100_000),
         lambda: market.database.statement(
-            lambda conn: orders_sql.open_page(conn, nobody, device_online_s=120, limit=1)
+            lambda conn: orders_sql.open_page(conn, nobody, device_online_s=120, verified_only=False, limit=1)
         ),
     ):
         with pytest.raises(Unauthorized) as refusal:
@@ -103,11 +107,11 @@ def test_nobody_has_no_book(market: Market) -> None:
 
 
 def added_up(market: Market, zone: str, kind: str) -> list[Level]:
-    """What adding up all open orders gives, which is what the levels are to say."""
+    """What adding up all that is shown gives, which is what the levels are to say."""
     direction = "DESC" if kind == "buy" else "ASC"
     rows = market.sql(
-        "SELECT price_micro, sum(remaining_wh)::bigint, count(*) FROM open_orders"
-        " WHERE zone = %s AND type = %s AND (expires_at IS NULL OR expires_at > now())"
+        "SELECT price_micro, sum(shown_wh)::bigint, count(*) FROM open_orders"
+        " WHERE zone = %s AND type = %s AND shown_wh > 0 AND (expires_at IS NULL OR expires_at > now())"
         f" GROUP BY price_micro ORDER BY price_micro {direction}",
         zone,
         kind,
@@ -116,7 +120,7 @@ def added_up(market: Market, zone: str, kind: str) -> list[Level]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_levels_are_what_all_open_orders_add_up_to_at_any_moment(market: Market, seed: int) -> None:
+def test_the_levels_are_what_all_that_is_shown_adds_up_to_at_any_moment(market: Market, seed: int) -> None:
     chance = random.Random(seed)
     homes, buyers = [market.home() for _ in range(3)], [market.user() for _ in range(3)]
     market.sql("INSERT INTO zones (id) VALUES ('other')")
@@ -150,6 +154,7 @@ def test_the_levels_are_what_all_open_orders_add_up_to_at_any_moment(market: Mar
             market.status(home.device, available_wh=100_000)
 
     steps = [place] * 8 + [market.tick, withdraw, run_out, fall_through] + [lambda: fold(market, limit=2)] * 2
+    steps.append(market.show)
     seen = 0
     for _ in range(120):
         chance.choice(steps)()
@@ -158,6 +163,8 @@ def test_the_levels_are_what_all_open_orders_add_up_to_at_any_moment(market: Mar
             assert depth(market, viewer) == (bids, asks)
             assert depth(market, viewer, levels=1) == (bids[:1], asks[:1])
             summary = prices(market, viewer)
+            assert summary.best_bid_micro == (bids[0].price_micro if bids else None)
+            assert summary.best_ask_micro == (asks[0].price_micro if asks else None)
             assert summary.demand_wh == sum(level.energy_wh for level in bids)
             assert summary.supply_wh == sum(level.energy_wh for level in asks)
             seen = max(seen, len(bids) + len(asks))
@@ -254,7 +261,12 @@ def scans(plan: dict[str, Any]) -> list[tuple[str, str, int]]:
 @pytest.mark.parametrize(
     ("read", "at_most"),
     [
-        (lambda conn, viewer: orders_sql.open_page(conn, viewer, device_online_s=120, limit=100), 200),
+        (
+            lambda conn, viewer: orders_sql.open_page(
+                conn, viewer, device_online_s=120, verified_only=False, limit=100
+            ),
+            300,
+        ),
         (lambda conn, viewer: market_sql.depth(conn, viewer, levels=20), 40),
         (market_sql.price_summary, 4),
     ],
@@ -264,27 +276,35 @@ def test_what_is_read_does_not_grow_with_the_book(
     market: Market, connection: psycopg.Connection, read: Callable[[psycopg.Connection, UUID], object], at_most: int
 ) -> None:
     looked_at = []
-    for orders in (1_000, 10_000):  # each of them at a price of its own
+    for orders in (3_000, 12_000):  # each of them at a price of its own
         connection.execute(
             """
             WITH people AS (
                 INSERT INTO users (wallet_address)
                 SELECT '0x' || lpad(to_hex(%(orders)s + n), 40, '0') FROM generate_series(1, 20) n RETURNING id
+            ), roofs AS (
+                INSERT INTO iot_devices (owner_id, device_type, side, location, zone, status, last_ping, available_wh)
+                SELECT id, 'esp32', 'donor', 'roof', 'default', 'Online', now(), 1000000 FROM people
+                RETURNING id, owner_id
             ), placed AS (
-                INSERT INTO energy_orders (user_id, zone, type, energy_wh, price_micro, all_or_none)
-                SELECT id, 'default', CASE WHEN n %% 2 = 0 THEN 'buy' ELSE 'sell' END, 500, 1000 + %(orders)s + n, true
-                FROM (SELECT id, row_number() OVER () AS person FROM people) p
+                INSERT INTO energy_orders (user_id, device_id, zone, type, energy_wh, price_micro, all_or_none)
+                SELECT owner_id, CASE WHEN n %% 2 = 1 THEN id END, 'default',
+                       CASE WHEN n %% 2 = 0 THEN 'buy' ELSE 'sell' END, 500, 1000 + %(orders)s + n, true
+                FROM (SELECT *, row_number() OVER () AS person FROM roofs) p
                 JOIN generate_series(1, %(orders)s) n ON n %% 20 + 1 = person
                 RETURNING *)
-            INSERT INTO open_orders (order_id, zone, type, user_id, remaining_wh, price_micro, arrival, all_or_none)
-            SELECT id, zone, type, user_id, energy_wh, price_micro, arrival, all_or_none FROM placed
+            INSERT INTO open_orders (order_id, zone, type, user_id, device_id, remaining_wh, price_micro, arrival,
+                                     all_or_none)
+            SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none FROM placed
             """,
             {"orders": orders},
         )
+        market.show()
+        assert market.sql("SELECT count(*) FROM open_orders WHERE shown_wh = 0") == [(0,)]
         fold(market, limit=100_000)
         market.database.close()
         connection.execute("VACUUM (ANALYZE)")
-        ((viewer,),) = connection.execute("SELECT id FROM users LIMIT 1").fetchall()
+        viewer = market.user()  # of one's own orders more is told, which looks at others
         Explained.plans.clear()
         connection.cursor_factory = Explained
         read(connection, viewer)

@@ -154,7 +154,7 @@ def test_an_order_that_stands_in_the_book_with_other_terms_is_found(settled: Set
 def test_a_level_of_the_book_that_is_not_what_the_orders_add_up_to_is_found(settled: Settled) -> None:
     settled.market.order(settled.market.user(), "buy", 700, 100_000)
     settled.spoil("UPDATE level_changes SET energy_wh = energy_wh + 1 WHERE energy_wh = 700")
-    what = "zone default has 700 Wh in 1 orders to buy at {} (0: at any), but its level says 701 Wh in 1"
+    what = "zone default shows 700 Wh in 1 orders to buy at {} (0: at any), but its level says 701 Wh in 1"
     assert set(settled.differences()) == {what.format(0), what.format(100_000)}
 
 

@@ -21,7 +21,7 @@ LEASES: Final = f"{PACKAGE}/postgres/leases.py"
 BOOK: Final = f"{PACKAGE}/postgres/book.py"
 CANDIDATES: Final = f"{PACKAGE}/domain/candidates.py"
 CHANGES: Final = "infra/migrations/0005_the_tick_looks_at_what_changed.sql"
-LEVELS: Final = "infra/migrations/0006_the_book_by_price.sql"
+SHOWN: Final = "infra/migrations/0013_the_book_shows_what_can_trade.sql"
 BY_PRICE: Final = f"{PACKAGE}/postgres/market.py"
 RUN_TICK: Final = f"{PACKAGE}/usecases/run_tick.py"
 LOCK_RESPONSE: Final = f"{PACKAGE}/usecases/record_lock_response.py"
@@ -56,6 +56,7 @@ _REGISTERING: Final = "tests/integration/test_iot_api.py"
 _CERTIFICATES: Final = "tests/integration/test_certificates.py"
 _MARKET: Final = "tests/integration/test_market_api.py"
 _HISTORY: Final = "tests/integration/test_history.py"
+_SHOWN: Final = "tests/integration/test_what_is_shown.py"
 _READS: Final = "tests/integration/test_market_reads.py"
 _AUTH: Final = "tests/integration/test_auth_api.py"
 _SIGN_IN: Final = "tests/integration/test_sign_in.py"
@@ -182,19 +183,19 @@ MUTANTS: Final = (
         "devices_that_are_away_are_matched",
         "an ask takes part only while its device is there",
         LIFE,
-        (DEVICES, "AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0", "AND d.silent_since IS NULL AND d.available_wh > 0"),
+        (DEVICES, "\"d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0", '"d.silent_since IS NULL AND d.available_wh > 0'),
     ),
     _mutant(
         "devices_that_are_silent_are_matched",
         "a device that let a lock run out waits for its next status",
         LIFE,
-        (DEVICES, "AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0", "AND d.status = 'Online' AND d.available_wh > 0"),
+        (DEVICES, "\"d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0", "\"d.status = 'Online' AND d.available_wh > 0"),
     ),
     _mutant(
         "devices_not_heard_of_are_matched",
         "an ask takes part only while its device was heard of lately",
         LIFE,
-        (DEVICES, 'AND d.last_ping > now() - make_interval(secs => %s)",\n            (array(numbers)', 'AND %s > 0",\n            (array(numbers)'),
+        (DEVICES, 'AND d.last_ping > now() - make_interval(secs => %(online_s)s)"\n', 'AND %(online_s)s > 0"\n'),
     ),
     _mutant(
         "who_commits_late_is_never_seen",
@@ -212,7 +213,7 @@ MUTANTS: Final = (
         "what_came_back_is_not_new",
         "an order that grows may trade again",
         ("tests/integration/test_matches.py::test_a_bid_that_grows_again_meets_an_ask_that_was_too_large_for_it",),
-        (CHANGES, "WHEN (NEW.remaining_wh > OLD.remaining_wh OR NEW.device_id", "WHEN (NEW.device_id"),
+        (SHOWN, "WHEN (NEW.remaining_wh > OLD.remaining_wh OR NEW.device_id", "WHEN (NEW.device_id"),
     ),
     _mutant(
         "a_device_that_is_back_is_not_new",
@@ -240,14 +241,14 @@ MUTANTS: Final = (
     ),
     _mutant(
         "a_level_keeps_who_has_left",
-        "the levels of the book are what its open orders add up to",
-        (f"{_READS}::test_the_levels_are_what_all_open_orders_add_up_to_at_any_moment",),
-        (LEVELS, "-sum(remaining_wh), -count(*) FROM old_rows", "0 * sum(remaining_wh), 0 * count(*) FROM old_rows"),
+        "the levels of the book are what its orders show",
+        (f"{_READS}::test_the_levels_are_what_all_that_is_shown_adds_up_to_at_any_moment",),
+        (SHOWN, "-sum(shown_wh), -count(*) FROM old_rows", "0 * sum(shown_wh), 0 * count(*) FROM old_rows"),
     ),
     _mutant(
         "the_book_shows_what_has_run_out",
         "an order whose time is over is not in the book, whether or not a tick has closed it",
-        (f"{_READS}::test_the_levels_are_what_all_open_orders_add_up_to_at_any_moment",),
+        (f"{_READS}::test_the_levels_are_what_all_that_is_shown_adds_up_to_at_any_moment",),
         (BY_PRICE, "AND expires_at <= now()\n    )", "AND expires_at <= now() - interval '1 day'\n    )"),
     ),
     _mutant(
@@ -1099,5 +1100,23 @@ MUTANTS: Final = (
         "what is told to have failed for want of time has not happened",
         (f"{_SILENT}::test_nothing_is_sent_when_there_is_no_time_left",),
         (DATABASE, "        if left_s <= 0:", "        if False:"),
+    ),
+    _mutant(
+        "an_ask_shows_what_its_device_has_not",
+        "an order shows no more than its device has free",
+        (f"{_SHOWN}::test_an_order_shows_at_most_what_its_device_has_free_and_less_than_all_only_in_parts",),
+        (SHOWN, "ELSE least(remaining_wh, coalesce(supply_wh, 0))", "ELSE remaining_wh"),
+    ),
+    _mutant(
+        "asks_of_a_device_that_fell_silent_are_shown_on",
+        "the loop's step finds the devices that fell silent by the clock alone",
+        (f"{_SHOWN}::test_a_device_that_only_falls_silent_shows_nothing",),
+        (BY_PRICE, "ON d.id = s.device_id WHERE NOT (", "ON d.id = s.device_id WHERE false AND NOT ("),
+    ),
+    _mutant(
+        "an_order_that_was_held_is_forgotten",
+        "an order that somebody held shows what is right from the next step on",
+        (f"{_SHOWN}::test_an_order_that_somebody_holds_is_shown_by_the_next_step",),
+        (BY_PRICE, "WHERE order_id NOT IN (SELECT order_id FROM shown)", "WHERE false"),
     ),
 )  # fmt: skip

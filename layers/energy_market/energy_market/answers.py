@@ -30,6 +30,7 @@ def order(found: Order, *, viewer: UUID) -> dict[str, Any]:
         "filled_kwh": kwh(found.filled_wh),
         "pending_kwh": kwh(found.pending_wh),
         "remaining_kwh": kwh(found.remaining_wh),
+        "eligible_kwh": kwh(found.shown_wh),
         "all_or_none": found.all_or_none,
         "zone": found.zone,
         "created_at": found.created_at,

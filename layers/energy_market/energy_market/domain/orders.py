@@ -14,6 +14,7 @@ OrderStatus = Literal["Created", "Matched", "Executing", "Completed", "Cancelled
 Unmatchable = Literal[
     "chain_unreachable",
     "chain_unfit",
+    "kyc_required",
     "no_device",
     "device_removed",
     "no_status_yet",
@@ -22,6 +23,9 @@ Unmatchable = Literal[
     "device_offline",
     "device_silent",
     "no_free_energy",
+    "market_paused",
+    "own_orders_cross",
+    "no_counterparty_of_this_size",
 ]
 
 
@@ -47,7 +51,8 @@ class OrderTerms:
 class Order:
     """An order as it stands. Energy in Wh; filled is what is confirmed, pending what is in trades under way.
 
-    `unmatchable` says why the matcher passes an open order over, None when it does not.
+    `shown_wh` is what of it the book and the price count, as of the loop's last step: what could trade then.
+    `unmatchable` says why the matcher passes an open order over, None when it does not, or to others than its owner.
     """
 
     id: UUID
@@ -67,4 +72,5 @@ class Order:
     filled_wh: int
     pending_wh: int
     remaining_wh: int
+    shown_wh: int
     unmatchable: Unmatchable | None

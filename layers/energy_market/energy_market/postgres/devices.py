@@ -41,6 +41,12 @@ STATUS_REFUSED: Final[LiteralString] = """EXISTS (
     WHERE r.device_id = d.id AND r.kind = 'refused' AND r.received_at > coalesce(d.status_heard_at, '-infinity')
       AND r.payload ->> 'topic' LIKE 'energy/donor/%%/status' AND r.payload ->> 'code' <> 'field_ignored')"""
 
+# That a device `d` may be matched now. Time alone only ends this, by silence for `online_s` seconds.
+MAY_BE_MATCHED: Final[LiteralString] = (
+    "d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0"
+    " AND d.last_ping > now() - make_interval(secs => %(online_s)s)"
+)
+
 # That a device `d` is a donor's and was registered.
 IS_DONOR: Final[LiteralString] = "d.side = 'donor' AND d.status IN ('Registered', 'Online', 'Offline')"
 
@@ -196,9 +202,8 @@ def free_to_promise(conn: Connection, numbers: Iterable[int], *, device_online_s
             "SELECT d.no, (d.available_wh - (" + _TRADED + ") - coalesce(m.energy_wh, 0))::bigint FROM iot_devices d"
             " LEFT JOIN (SELECT device_no, sum(energy_wh) AS energy_wh FROM matches GROUP BY device_no) m"
             "   ON m.device_no = d.no"
-            " WHERE d.no = ANY (%s::bigint[]) AND d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0"
-            "   AND d.last_ping > now() - make_interval(secs => %s)",
-            (array(numbers), device_online_s),
+            " WHERE d.no = ANY (%(numbers)s::bigint[]) AND " + MAY_BE_MATCHED,
+            {"numbers": array(numbers), "online_s": device_online_s},
         ).fetchall()
     )
 

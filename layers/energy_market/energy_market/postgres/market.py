@@ -1,7 +1,8 @@
 """The market as everybody sees it. Only confirmed trades count as prices and volumes.
 
-The book by price is `price_levels` together with what has changed since those were added up (`level_changes`): at any
-moment exactly what adding up all open orders would give, and as quick for a million of them as for ten.
+An order shows what of it can trade, as of the loop's last step (`open_orders.shown_wh`). The book by price is
+`price_levels` together with what has changed since those were added up (`level_changes`): at any moment exactly what
+adding up all that is shown would give, and as quick for a million orders as for ten.
 """
 
 from datetime import datetime, timedelta
@@ -14,9 +15,11 @@ from psycopg.rows import class_row
 from energy_market.domain.market import Candle, Level, PriceSummary
 from energy_market.domain.orders import OrderType
 from energy_market.domain.users import unknown_user
-from energy_market.postgres import users
+from energy_market.postgres import book, devices, users
 from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 
+MAX_CHANGED_DEVICES: Final = 20_000
+"""Maximum changes of devices that are looked at at once; the next time takes the rest."""
 MAX_FOLDED: Final = 50_000
 """So many changes of the book are added to its levels at once; the next time takes the rest."""
 
@@ -30,27 +33,30 @@ _RECENT: Final[LiteralString] = """
     recent AS (
         SELECT type, price_micro, energy_wh, orders FROM level_changes WHERE zone = (SELECT zone FROM here)
         UNION ALL
-        SELECT type, price_micro, -remaining_wh, -1 FROM open_orders
-        WHERE zone = (SELECT zone FROM here) AND expires_at <= now()
+        SELECT type, price_micro, -shown_wh, -1 FROM open_orders
+        WHERE zone = (SELECT zone FROM here) AND shown_wh > 0 AND expires_at <= now()
     )"""
 
 
-def _best_levels(order_type: OrderType, direction: LiteralString) -> LiteralString:
+def _best_levels(order_type: OrderType, levels: LiteralString) -> LiteralString:
     """So many levels are read that those which are gone since leave enough."""
     of_side: LiteralString = "type = 'buy'" if order_type == "buy" else "type = 'sell'"
+    direction: LiteralString = "DESC" if order_type == "buy" else "ASC"
     return f"""
         (SELECT type, price_micro, sum(energy_wh)::bigint AS energy_wh, sum(orders)::bigint AS orders
          FROM ((SELECT type, price_micro, energy_wh, orders FROM price_levels
                 WHERE zone = (SELECT zone FROM here) AND {of_side} AND price_micro > 0
-                ORDER BY price_micro {direction} LIMIT %(levels)s + (SELECT count(*) FROM recent WHERE {of_side}))
+                ORDER BY price_micro {direction} LIMIT {levels} + (SELECT count(*) FROM recent WHERE {of_side}))
                UNION ALL
                SELECT * FROM recent WHERE {of_side}) levels
          GROUP BY type, price_micro HAVING sum(orders) > 0
-         ORDER BY price_micro {direction} LIMIT %(levels)s)"""
+         ORDER BY price_micro {direction} LIMIT {levels})"""
 
 
+_BEST_BID: Final[LiteralString] = _best_levels("buy", "1")
+_BEST_ASK: Final[LiteralString] = _best_levels("sell", "1")
 _DEPTH: Final[LiteralString] = (
-    "WITH " + _RECENT + _best_levels("buy", "DESC") + " UNION ALL " + _best_levels("sell", "ASC")
+    "WITH " + _RECENT + _best_levels("buy", "%(levels)s") + " UNION ALL " + _best_levels("sell", "%(levels)s")
 )
 
 
@@ -73,12 +79,12 @@ def price_summary(conn: Connection, viewer: UUID) -> PriceSummary:
             + _RECENT
             + """
             SELECT last.price_micro AS last_micro, last.confirmed_at AS last_at,
-                   (SELECT max(price_micro) FROM open_orders
-                    WHERE zone = here.zone AND type = 'buy' AND (expires_at IS NULL OR expires_at > now()))
-                       AS best_bid_micro,
-                   (SELECT min(price_micro) FROM open_orders
-                    WHERE zone = here.zone AND type = 'sell' AND (expires_at IS NULL OR expires_at > now()))
-                       AS best_ask_micro,
+                   (SELECT price_micro FROM """
+            + _BEST_BID
+            + """ bids) AS best_bid_micro,
+                   (SELECT price_micro FROM """
+            + _BEST_ASK
+            + """ asks) AS best_ask_micro,
                    (SELECT coalesce(sum(energy_wh), 0)::bigint FROM transactions
                     WHERE zone = here.zone AND status = 'Confirmed' AND confirmed_at > now() - interval '24 hours')
                        AS volume_24h_wh,
@@ -104,10 +110,100 @@ def price_summary(conn: Connection, viewer: UUID) -> PriceSummary:
     return summary
 
 
+def show_what_can_trade(
+    conn: Connection, *, device_online_s: int, verified_only: bool, limit: int = MAX_CHANGED_DEVICES
+) -> None:
+    """Let each order show what of it can trade now, in a transaction of its own. Of two at a time, one does it.
+
+    A bid shows all of it, an ask no more than its device has free, and nothing of less where it trades wholly; neither
+    shows anything while its owner is not admitted (`verified_only`). Only devices are looked at that were written to
+    since the last time, or fell silent, and only orders are written whose share changes. No row is waited for: whoever
+    has one of an order's is about to change it, so its device is looked at again the next time.
+
+    Raises LockNotAvailable where the rule of admission has changed and the book cannot be held.
+    """
+    if not _is_alone(conn):
+        return
+    ((was_verified_only,),) = conn.execute("SELECT verified_only FROM market_state").fetchall()
+    if was_verified_only != verified_only:
+        book.hold(conn)  # an order that comes at this moment is judged by the old rule, or by the new one
+        conn.execute("UPDATE market_state SET verified_only = %s", (verified_only,))
+        conn.execute(_SHOW_BY_ADMISSION)
+    changed = conn.execute(_TAKE_CHANGED_DEVICES, {"limit": limit, "online_s": device_online_s}).fetchall()
+    free_wh = devices.free_to_promise(conn, (no for _, no, _, _ in changed), device_online_s=device_online_s)
+    supplies = {device: max(0, free_wh.get(no, 0)) for device, no, _, _ in changed}
+    before = {device: wh for device, _, _, wh in changed}
+    moved = [device for device, wh in supplies.items() if wh != before[device]]
+    if moved:
+        conn.execute(
+            """
+            WITH spent AS (DELETE FROM device_supplies WHERE device_id = ANY (%(spent)s))
+            INSERT INTO device_supplies (device_id, energy_wh)
+            SELECT * FROM unnest(%(devices)s::uuid[], %(supplies)s::bigint[])
+            ON CONFLICT (device_id) DO UPDATE SET energy_wh = EXCLUDED.energy_wh
+            """,
+            {
+                "spent": [device for device in moved if not supplies[device]],
+                "devices": [device for device in moved if supplies[device]],
+                "supplies": [supplies[device] for device in moved if supplies[device]],
+            },
+        )
+    if to_show := {*moved, *(device for device, _, has_new, _ in changed if has_new)}:
+        conn.execute(_SHOW_BY_SUPPLY, {"devices": list(to_show)})
+
+
+def _is_alone(conn: Connection) -> bool:
+    ((is_alone,),) = conn.execute("SELECT pg_try_advisory_xact_lock(hashtext('price_levels'), 0)").fetchall()
+    return bool(is_alone)
+
+
+_SHOWN: Final[LiteralString] = (
+    "wh_to_show(o.type, o.all_or_none, o.remaining_wh, o.verified OR NOT (SELECT verified_only FROM market_state),"
+    " (SELECT energy_wh FROM device_supplies s WHERE s.device_id = o.device_id))"
+)
+_SHOW_BY_ADMISSION: Final[LiteralString] = (
+    "UPDATE open_orders o SET shown_wh = " + _SHOWN + " WHERE NOT o.verified AND o.shown_wh <> " + _SHOWN
+)
+_TAKE_CHANGED_DEVICES: Final[LiteralString] = (
+    """
+    WITH taken AS (
+        DELETE FROM device_changes WHERE ctid = ANY (ARRAY(SELECT ctid FROM device_changes LIMIT %(limit)s))
+        RETURNING device_id, has_new
+    )
+    SELECT d.id, d.no, bool_or(seen.has_new), coalesce(s.energy_wh, 0)
+    FROM (SELECT device_id, has_new FROM taken
+          UNION ALL
+          SELECT id, false FROM iot_devices WHERE no IN (SELECT device_no FROM matches)
+          UNION ALL
+          SELECT d.id, false FROM device_supplies s JOIN iot_devices d ON d.id = s.device_id WHERE NOT ("""
+    + devices.MAY_BE_MATCHED
+    + """)) seen
+    JOIN iot_devices d ON d.id = seen.device_id LEFT JOIN device_supplies s ON s.device_id = d.id
+    GROUP BY d.id, d.no, s.energy_wh"""
+)
+_SHOW_BY_SUPPLY: Final[LiteralString] = (
+    """
+    WITH other AS (
+        SELECT o.order_id, o.device_id
+        FROM iot_devices d JOIN open_orders o ON o.user_id = d.owner_id AND o.device_id = d.id
+        WHERE d.id = ANY (%(devices)s) AND o.shown_wh <> """
+    + _SHOWN
+    + """), held AS (
+        SELECT order_id FROM open_orders WHERE order_id IN (SELECT order_id FROM other)
+        FOR NO KEY UPDATE SKIP LOCKED
+    ), shown AS (
+        UPDATE open_orders o SET shown_wh = """
+    + _SHOWN
+    + """ WHERE o.order_id IN (SELECT order_id FROM held) RETURNING o.order_id
+    )
+    INSERT INTO device_changes (device_id, has_new)
+    SELECT DISTINCT device_id, true FROM other WHERE order_id NOT IN (SELECT order_id FROM shown)"""
+)
+
+
 def fold_changes(conn: Connection, *, limit: int = MAX_FOLDED) -> int:
     """Add what has changed in the book to its levels; how many levels changed. Of two at a time, one does it."""
-    ((is_alone,),) = conn.execute("SELECT pg_try_advisory_xact_lock(hashtext('price_levels'), 0)").fetchall()
-    if not is_alone:
+    if not _is_alone(conn):
         return 0
     return conn.execute(
         """

@@ -11,11 +11,16 @@ from energy_market.postgres import users
 from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 from energy_market.postgres.devices import IS_DONOR, PROMISED, STATUS_REFUSED
 
-# Why the matcher passes an open order over; `free` is the device's energy that is not promised (see devices.py).
+LOOKED_AT: Final = 200
+"""Maximum orders of a kind that are looked at to say why one that crosses others is not matched with them."""
+
+# Why the matcher passes an open order over, for its owner alone. `f.free_wh` is the device's energy that is not
+# promised (see devices.py), `b` the order's row in the book.
 _UNMATCHABLE: Final[LiteralString] = f"""
-    CASE WHEN s.status <> 'Created' THEN NULL
+    CASE WHEN s.status <> 'Created' OR s.user_id <> coalesce(%(viewer)s, s.user_id) THEN NULL
          WHEN {WHY_NOTHING_IS_MATCHED} IS NOT NULL THEN {WHY_NOTHING_IS_MATCHED}
-         WHEN s.type = 'buy' THEN NULL
+         WHEN %(verified_only)s AND NOT {{verified}} THEN 'kyc_required'
+         WHEN s.type = 'buy' THEN {{otherwise}}
          WHEN s.device_id IS NULL THEN 'no_device'
          WHEN d.status = 'Removed' THEN 'device_removed'
          WHEN d.available_wh IS NULL
@@ -26,7 +31,67 @@ _UNMATCHABLE: Final[LiteralString] = f"""
              THEN CASE WHEN {STATUS_REFUSED} THEN 'status_refused' ELSE 'device_offline' END
          WHEN d.silent_since IS NOT NULL THEN 'device_silent'
          WHEN f.free_wh <= 0 OR (s.all_or_none AND f.free_wh < s.remaining_wh) THEN 'no_free_energy'
+         ELSE {{otherwise}}
     END AS unmatchable"""
+
+
+def _best_crossing(kind: LiteralString, side: OrderType) -> LiteralString:
+    """Of the orders of the other `side` whose price `s` reaches, the best: of all (`true`), or of a kind."""
+    reached: LiteralString = (
+        "o.type = 'buy' AND o.price_micro >= s.price_micro"
+        if side == "buy"
+        else "o.type = 'sell' AND o.price_micro <= s.price_micro"
+    )
+    best_first: LiteralString = "o.price_micro DESC" if side == "buy" else "o.price_micro"
+    return f"""(
+        SELECT o.user_id, o.all_or_none, o.shown_wh, o.shown_wh > 0 AND (o.expires_at IS NULL OR o.expires_at > now())
+               AS is_shown
+        FROM open_orders o WHERE o.zone = s.zone AND {reached} AND {kind}
+        ORDER BY {best_first}, o.arrival LIMIT {LOOKED_AT}) o"""
+
+
+def _with_whom(side: OrderType) -> LiteralString:
+    """Why an order crosses others and is not matched with them; null too where they are too many to say.
+
+    Where the best of all are not all, those of its own size and those that may be filled in parts still are.
+    """
+    whole: LiteralString = "o.all_or_none AND o.remaining_wh = b.shown_wh"
+    parts: LiteralString = "NOT o.all_or_none"
+    fits: LiteralString = "o.shown_wh >= b.shown_wh"
+    return f"""
+        (SELECT CASE
+            WHEN NOT near.others AND near.own AND near.seen < {LOOKED_AT} THEN 'own_orders_cross'
+            WHEN near.others AND NOT near.fit AND near.seen < {LOOKED_AT} THEN 'no_counterparty_of_this_size'
+            WHEN near.others AND NOT near.fit AND s.all_or_none AND NOT EXISTS (
+                SELECT FROM (SELECT count(*) AS seen,
+                                    coalesce(bool_or(o.is_shown AND o.user_id <> s.user_id), false) AS fit
+                             FROM {_best_crossing(whole, side)}
+                             UNION ALL
+                             SELECT count(*), coalesce(bool_or(o.is_shown AND o.user_id <> s.user_id AND {fits}), false)
+                             FROM {_best_crossing(parts, side)}) kinds
+                WHERE fit OR seen >= {LOOKED_AT}) THEN 'no_counterparty_of_this_size'
+         END
+         FROM (SELECT count(*) AS seen,
+                      coalesce(bool_or(o.is_shown AND o.user_id = s.user_id), false) AS own,
+                      coalesce(bool_or(o.is_shown AND o.user_id <> s.user_id), false) AS others,
+                      coalesce(bool_or(o.is_shown AND o.user_id <> s.user_id AND CASE
+                          WHEN s.all_or_none AND o.all_or_none THEN o.shown_wh = b.shown_wh
+                          WHEN s.all_or_none THEN o.shown_wh >= b.shown_wh
+                          WHEN o.all_or_none THEN o.shown_wh <= b.shown_wh
+                          ELSE true END), false) AS fit
+               FROM {_best_crossing("true", side)}) near
+         WHERE b.shown_wh > 0)"""
+
+
+# `b` is the order's row in the book.
+_IN_THE_BOOK: Final[LiteralString] = _UNMATCHABLE.format(
+    verified="b.verified",
+    otherwise="CASE WHEN (SELECT paused FROM market_state) THEN 'market_paused' WHEN s.type = 'sell' THEN"
+    + _with_whom("buy")
+    + " ELSE "
+    + _with_whom("sell")
+    + " END",
+)
 
 _COLUMNS: Final[LiteralString] = """
     s.id, s.user_id, s.device_id, s.zone, s.type, s.energy_wh, s.price_micro, s.all_or_none, s.expires_at, s.created_at,
@@ -36,10 +101,18 @@ _DEVICE: Final[LiteralString] = f"""
     LEFT JOIN iot_devices d ON d.id = s.device_id
     LEFT JOIN LATERAL (SELECT d.available_wh - ({PROMISED}) AS free_wh) f ON s.type = 'sell'"""
 
-_FROM: Final[LiteralString] = " FROM order_states s" + _DEVICE
-_ORDERS: Final[LiteralString] = "SELECT " + _COLUMNS + _UNMATCHABLE + _FROM
+_ORDERS: Final[LiteralString] = (
+    "SELECT "
+    + _COLUMNS
+    + "CASE WHEN b.expires_at <= now() THEN 0 ELSE coalesce(b.shown_wh, 0) END AS shown_wh, "
+    + _IN_THE_BOOK
+    # With a limit, because the server would else expect many orders, and read the whole book to find theirs.
+    + """ FROM order_states s LEFT JOIN LATERAL (
+          SELECT shown_wh, verified, expires_at FROM open_orders WHERE order_id = s.id LIMIT 1) b ON true"""
+    + _DEVICE
+)
 
-# A new order stands as it was placed, so nothing is looked up that is known.
+# A new order stands as it was placed, so nothing is looked up that is known. Whom it meets the next tick finds out.
 _INSERT: Final[LiteralString] = (
     """
     WITH accepted AS (
@@ -63,13 +136,15 @@ _INSERT: Final[LiteralString] = (
                                  all_or_none, expires_at)
         SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at
         FROM accepted
+        RETURNING shown_wh
     )
     SELECT """
     + _COLUMNS
-    + _UNMATCHABLE
+    + "b.shown_wh, "
+    + _UNMATCHABLE.format(verified="true", otherwise="NULL")
     + """
     FROM (SELECT *, 'Created' AS status, 0::bigint AS filled_wh, 0::bigint AS pending_wh, energy_wh AS remaining_wh
-          FROM accepted) s"""
+          FROM accepted) s CROSS JOIN booked b"""
     + _DEVICE
 )
 
@@ -98,6 +173,7 @@ def insert(
             _INSERT,
             {
                 "user": user_id,
+                "viewer": user_id,
                 "verified_only": verified_only,
                 "device": terms.device_id,
                 "type": terms.type,
@@ -196,12 +272,12 @@ def unbind(conn: Connection, user_id: UUID, device_id: UUID) -> int:
     ).rowcount
 
 
-def get(conn: Connection, order_id: UUID, *, device_online_s: int) -> Order | None:
-    """One order as it stands."""
+def get(conn: Connection, order_id: UUID, *, device_online_s: int, verified_only: bool = False) -> Order | None:
+    """One order as it stands, as its owner sees it."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:
         return cursor.execute(
             _ORDERS + " WHERE s.id = %(id)s",
-            {"id": order_id, "online_s": device_online_s},
+            {"id": order_id, "viewer": None, "verified_only": verified_only, "online_s": device_online_s},
         ).fetchone()
 
 
@@ -211,12 +287,14 @@ _IN_BOOK_OF_VIEWER: Final[LiteralString] = """EXISTS (
     WHERE b.order_id = %(id)s AND u.id = %(viewer)s AND (b.expires_at IS NULL OR b.expires_at > now()))"""
 
 
-def seen_by(conn: Connection, viewer: UUID, order_id: UUID, *, device_online_s: int) -> Order | None:
+def seen_by(
+    conn: Connection, viewer: UUID, order_id: UUID, *, device_online_s: int, verified_only: bool = False
+) -> Order | None:
     """One order as it stands, if it is the viewer's, or in the book of his zone."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:
         return cursor.execute(
             _ORDERS + " WHERE s.id = %(id)s AND (s.user_id = %(viewer)s OR " + _IN_BOOK_OF_VIEWER + ")",
-            {"id": order_id, "viewer": viewer, "online_s": device_online_s},
+            {"id": order_id, "viewer": viewer, "verified_only": verified_only, "online_s": device_online_s},
         ).fetchone()
 
 
@@ -231,6 +309,7 @@ def open_page(
     viewer: UUID,
     *,
     device_online_s: int,
+    verified_only: bool = False,
     order_type: OrderType | None = None,
     min_price_micro: int | None = None,
     max_price_micro: int | None = None,
@@ -253,6 +332,7 @@ def open_page(
             + " WHERE s.id = ANY (ARRAY(SELECT order_id FROM page)) ORDER BY s.arrival",
             {
                 "viewer": viewer,
+                "verified_only": verified_only,
                 "after": after_arrival,
                 "type": order_type,
                 "min": min_price_micro,
@@ -271,6 +351,7 @@ def of_user(
     user_id: UUID,
     *,
     device_online_s: int,
+    verified_only: bool = False,
     status: OrderStatus | None = None,
     before_arrival: int | None = None,
     limit: int,
@@ -286,6 +367,8 @@ def of_user(
             """,
             {
                 "user": user_id,
+                "viewer": user_id,
+                "verified_only": verified_only,
                 "before": before_arrival,
                 "status": status,
                 "limit": limit,

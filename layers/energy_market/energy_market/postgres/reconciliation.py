@@ -34,12 +34,19 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
           OR b.device_id IS DISTINCT FROM o.device_id
           OR b.user_no IS DISTINCT FROM (SELECT no FROM users WHERE id = o.user_id)
           OR b.device_no IS DISTINCT FROM (SELECT no FROM iot_devices WHERE id = o.device_id)""",
-    """SELECT format('zone %%s has %%s Wh in %%s orders to %%s at %%s (0: at any), but its level says %%s Wh in %%s',
+    # What each shows is what its device had for it, and its owner's admission allowed, at the loop's last step.
+    """SELECT format('order %%s shows %%s Wh of %%s Wh where its device has %%s Wh', b.order_id, b.shown_wh,
+                     b.remaining_wh, coalesce(s.energy_wh, 0))
+       FROM open_orders b CROSS JOIN market_state m LEFT JOIN device_supplies s ON s.device_id = b.device_id
+       WHERE b.shown_wh <> wh_to_show(b.type, b.all_or_none, b.remaining_wh, b.verified OR NOT m.verified_only,
+                                      s.energy_wh)
+         AND NOT EXISTS (SELECT FROM device_changes c WHERE c.device_id = b.device_id)""",
+    """SELECT format('zone %%s shows %%s Wh in %%s orders to %%s at %%s (0: at any), but its level says %%s Wh in %%s',
                      zone, coalesce(b.energy_wh, 0), coalesce(b.orders, 0), type, price_micro,
                      coalesce(l.energy_wh, 0), coalesce(l.orders, 0))
        FROM (SELECT zone, type, coalesce(price_micro, 0) AS price_micro, count(*) AS orders,
-                    sum(remaining_wh) AS energy_wh
-             FROM open_orders GROUP BY GROUPING SETS ((zone, type, price_micro), (zone, type))) b
+                    sum(shown_wh) AS energy_wh
+             FROM open_orders WHERE shown_wh > 0 GROUP BY GROUPING SETS ((zone, type, price_micro), (zone, type))) b
        FULL JOIN (SELECT zone, type, price_micro, sum(orders) AS orders, sum(energy_wh) AS energy_wh
                   FROM (SELECT zone, type, price_micro, orders, energy_wh FROM price_levels
                         UNION ALL
