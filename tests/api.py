@@ -24,6 +24,7 @@ from tests.contract import check_answer
 
 FUNCTIONS = Path(__file__).parent.parent / "functions"
 
+FEES = {"MIN_PRIORITY_FEE_GWEI": "0", "MAX_FEE_GWEI": "1000"}
 ENVIRONMENT = {
     "RATE_LIMIT_PER_MINUTE": "100000",
     "USER_LIMIT_PER_MINUTE": "100000",

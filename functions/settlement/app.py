@@ -117,6 +117,8 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
         confirmations=chain.confirmations,
         finality_blocks=chain.finality_blocks,
         delivery_window_s=settlement.delivery_window_s,
+        min_priority_fee_wei=settlement.min_priority_fee_wei,
+        max_fee_wei=settlement.max_fee_wei,
     )
     left_s = context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S
     _database().start_deadline(left_s)

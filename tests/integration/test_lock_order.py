@@ -163,7 +163,16 @@ ACCOUNT = settlement.Account(chain_id=1, sender="0x")
 
 def store(conn: Connection, made: Sequence[UUID]) -> UUID:
     batch = settlement.store(
-        conn, ACCOUNT, contract="0x", nonce=0, tx_hash="0x1", raw=b"", max_fee=1, priority_fee=1, trades=made
+        conn,
+        ACCOUNT,
+        contract="0x",
+        nonce=0,
+        tx_hash="0x1",
+        raw=b"",
+        max_fee=1,
+        priority_fee=1,
+        asked=(1, 1),
+        trades=made,
     )
     assert batch is not None
     return batch

@@ -14,7 +14,7 @@ from energy_market.evm.ledger import Ledger
 from energy_market.evm.node_check import Expected, check
 from energy_market.evm.rpc import Rpc
 from energy_market.usecases.log_in import Session
-from tests.api import load_function
+from tests.api import FEES, load_function
 from tests.integration.conftest import LoadApi
 
 SECRET = "hunter2"
@@ -106,7 +106,7 @@ def test_no_error_names_the_key_of_the_chains_node(url: str) -> None:
 
 @pytest.mark.parametrize("key", OPERATOR_KEYS)
 def test_no_error_names_the_operators_key(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"OPERATOR_PRIVATE_KEY": key, "MAX_BATCH": "50", "DELIVERY_WINDOW_S": "60"}.items():
+    for name, value in {"OPERATOR_PRIVATE_KEY": key, "MAX_BATCH": "50", "DELIVERY_WINDOW_S": "60", **FEES}.items():
         monkeypatch.setenv(name, value)
 
     def begin() -> None:
@@ -146,6 +146,7 @@ def test_what_holds_a_secret_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -
         "OPERATOR_PRIVATE_KEY": key,
         "MAX_BATCH": "50",
         "DELIVERY_WINDOW_S": "60",
+        **FEES,
         "CHAIN_ID": "1",
         "RPC_URL": f"https://node.example/{SECRET}",
         "SETTLEMENT_CONTRACT": "0x0",

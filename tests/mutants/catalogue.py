@@ -688,6 +688,18 @@ MUTANTS: Final = (
         (SETTLE, "    except Refused as refusal:\n        if alone:\n            ledger.gas_for([])", "    except Refused as refusal:\n        if members:\n            raise\n        if alone:\n            ledger.gas_for([])"),
     ),
     _mutant(
+        "what_was_refused_is_outbid_for_ever",
+        "a form that the node refused is not about",
+        (f"{_REFUSING}::test_above_the_ceiling_nothing_is_signed_and_a_spike_that_is_over_leaves_nothing_behind",),
+        (RESEND, "    if batch.newest_refusal not in {None, Sent.REFUSED.value}:\n        return True\n", ""),
+    ),
+    _mutant(
+        "what_a_smaller_form_leaves_out_stays_behind",
+        "what a mined form did not carry goes into another batch",
+        (f"{_REFUSING}::test_a_batch_that_is_refused_for_its_size_goes_in_parts_under_the_same_nonce",),
+        (CONFIRM, "    _free_left_out(database, ledger, batch, receipt)\n", ""),
+    ),
+    _mutant(
         "a_begun_delivery_is_begun_again",
         "a delivery outlives a reorganisation",
         (f"{_FAULTS}::test_a_delivery_that_began_is_not_begun_again_after_a_reorganisation",),

@@ -144,7 +144,7 @@ def _variables_by_setting() -> dict[str, set[str]]:
             ast.literal_eval(call.args[0])
             for statement in _reachable(module, setting)
             for call in ast.walk(statement)
-            if isinstance(call, ast.Call) and ast.unparse(call.func) in {"_text", "_number"}
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in {"_text", "_number", "_gwei"}
             if isinstance(call.args[0], ast.Constant)
         }
         for setting in settings

@@ -16,6 +16,9 @@ from energy_market.domain.errors import InvalidRequest
 MIN_KEY_CHARACTERS: Final = 32
 """Of a key of access tokens: as many bits as the hash has (RFC 7518, 3.2), if they are random."""
 
+GWEI_PLACES: Final = 9
+"""Decimals of a gwei down to the wei."""
+
 
 class ConfigurationError(Exception):
     """A variable that the function needs is missing or makes no sense."""
@@ -76,6 +79,8 @@ class SettlementSettings:
     operator_private_key: str = field(repr=False)
     max_batch: int
     delivery_window_s: int
+    min_priority_fee_wei: int  # for each gas
+    max_fee_wei: int  # for each gas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +153,8 @@ def settlement_settings() -> SettlementSettings:
         operator_private_key=_text("OPERATOR_PRIVATE_KEY"),
         max_batch=_number("MAX_BATCH"),
         delivery_window_s=_number("DELIVERY_WINDOW_S"),
+        min_priority_fee_wei=_gwei("MIN_PRIORITY_FEE_GWEI"),
+        max_fee_wei=_gwei("MAX_FEE_GWEI"),
     )
 
 
@@ -238,6 +245,15 @@ def _text(name: str) -> str:
     if not value:
         raise ConfigurationError(f"{name} must be set.")
     return value
+
+
+def _gwei(name: str) -> int:
+    """In wei, of a decimal number of gwei."""
+    text = _text(name)
+    whole, _, part = text.partition(".")
+    if not (whole.isdecimal() and (part or "0").isdecimal() and len(part) <= GWEI_PLACES):
+        raise ConfigurationError(f"{name} must be a number of gwei with at most {GWEI_PLACES} decimals.")
+    return int(whole + part.ljust(GWEI_PLACES, "0"))
 
 
 def _number(name: str) -> int:

@@ -16,7 +16,7 @@ from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger
 from energy_market.usecases.settle_trades import settle_trades
-from tests.api import ENVIRONMENT, load_function
+from tests.api import ENVIRONMENT, FEES, load_function
 from tests.chain import word
 from tests.integration.crashes import Fuse, FusedDatabase, occupy
 from tests.integration.settlement.world import NANO, NEVER_S, World
@@ -114,6 +114,7 @@ class Shop:
         rules = {
             "MAX_BATCH": "50",
             "DELIVERY_WINDOW_S": "3600",
+            **FEES,
             "CONFIRMATIONS": str(CONFIRMATIONS),
             "FINALITY_BLOCKS": str(FINALITY),
             "TOKEN_CONTRACT": self.chain.token.address,

@@ -193,10 +193,28 @@ def over_the_limit_of_a_period(shop: Shop) -> Iterator[SettlementRules]:
     yield RULES
 
 
+def too_big_for_the_node(shop: Shop) -> Iterator[SettlementRules]:
+    """Its bytes are refused, so a form with half the trades takes their nonce; the others go into another batch."""
+    shop.locked()
+    shop.locked()
+    shop.world.hold()
+    yield RULES
+    # The node refused it, as far as anybody knows; it holds nothing.
+    shop.world.drop_pool()
+    shop.world.sql("UPDATE signed_transactions SET refusal = 'too_much', sends = 1")
+    yield RULES
+    shop.world.mine(CONFIRMATIONS)
+    yield RULES
+    shop.world.mine(CONFIRMATIONS)
+    shop.world.go_on()
+    yield RULES
+
+
 LIVES: list[tuple[Script, list[Outcome]]] = [
     (nothing_special, [CONFIRMED, ("Failed", "insufficient_escrow")]),
     (stuck, [CONFIRMED]),
     (forgotten_by_the_node, [CONFIRMED]),
+    (too_big_for_the_node, [CONFIRMED, CONFIRMED]),
     (a_culprit_in_a_batch_that_reverts, [CONFIRMED, ("Failed", "chain_refused"), CONFIRMED]),
     (a_nonce_that_somebody_else_used, [CONFIRMED]),
     (a_gap_that_somebody_else_left, [CONFIRMED]),

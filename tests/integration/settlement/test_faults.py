@@ -465,7 +465,7 @@ def test_an_operator_who_ran_out_of_gas_money_after_signing_sends_again_when_the
     world.go_on()
     world.sweep_until_final()
     assert world.trade(deal) == ("Confirmed", None)
-    assert len(world.forms()) == 1
+    assert world.nonce() == 1
 
 
 # ------------------------------------------------------------------------------------------------ two sweeps at once

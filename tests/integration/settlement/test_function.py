@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.api import ENVIRONMENT, load_function
+from tests.api import ENVIRONMENT, FEES, load_function
 from tests.integration.settlement.world import World, logged
 
 
@@ -27,6 +27,7 @@ def function(world: World, database_url: str, monkeypatch: pytest.MonkeyPatch) -
         "OPERATOR_PRIVATE_KEY": world.chain.operator.key.hex(),
         "MAX_BATCH": "50",
         "DELIVERY_WINDOW_S": "86400",
+        **FEES,
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)

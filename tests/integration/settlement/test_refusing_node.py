@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import pytest
+from eth_account.typed_transactions.typed_transaction import TypedTransaction
+from hexbytes import HexBytes
 
+from energy_market.domain.settlement import GWEI
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Refused, Rpc
 from tests.chain import Chain
@@ -353,3 +356,167 @@ def test_a_receipt_that_cannot_be_had_holds_up_its_own_batch_alone(world: World,
     node.recover()
     world.sweep_until_final(ledger=ledger)
     assert world.statuses(deals) == ["Confirmed", "Confirmed"]
+
+
+# ------------------------------------------------------------------------------------------------ refused forms
+
+
+def signed(raw: Json) -> Json:
+    """The fields of a signed transaction."""
+    return TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
+
+
+def sendings(message: str, *, when: Callable[[Json], bool]) -> Refusal:
+    """Refuse transactions whose fields are so."""
+    return refused("eth_sendRawTransaction", message, when=lambda params: when(signed(params[0])))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "transaction underpriced: gas tip cap 1000000000, minimum needed 25000000000",
+        "transaction gas price below minimum",
+        "FeeTooLow, MaxPriorityFeePerGas too low",
+    ],
+)
+def test_a_floor_of_tips_that_no_node_suggests_is_found(world: World, node: Node, ledger: Ledger, message: str) -> None:
+    deals = [world.lock() for _ in range(2)]
+    node.refuse = sendings(message, when=lambda fields: fields["maxPriorityFeePerGas"] < 25 * GWEI)
+    world.sweep_until_final(ledger=ledger)
+    assert world.statuses(deals) == ["Confirmed", "Confirmed"]
+    forms = len(world.forms())
+    assert world.forms()[-1][2] < 50 * GWEI + 1
+    other = world.lock()
+    world.sweep_until_final(ledger=ledger)
+    assert world.trade(other) == ("Confirmed", None)
+    assert len(world.forms()) == forms + 1, "the floor is remembered"
+
+
+def test_the_operators_floor_of_tips_is_paid_from_the_start(world: World, node: Node, ledger: Ledger) -> None:
+    deal = world.lock()
+    node.refuse = sendings("transaction underpriced", when=lambda fields: fields["maxPriorityFeePerGas"] < 25 * GWEI)
+    world.sweep(replace(RULES, min_priority_fee_wei=25 * GWEI), ledger=ledger)
+    assert [(tip, sends) for _, _, tip, sends in world.forms()] == [(25 * GWEI, 1)]
+    world.mine()
+    world.sweep(ledger=ledger)
+    assert world.trade(deal) == ("Confirmed", None)
+
+
+def test_a_refusal_that_stays_is_tried_anew_when_the_chain_asks_for_something_else(
+    world: World, node: Node, ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The floor is beyond what was tried; then the node suggests what it takes."""
+    rules = replace(RULES, max_forms=3)
+    deal = world.lock()
+    node.refuse = sendings("transaction underpriced", when=lambda fields: fields["maxPriorityFeePerGas"] < 200 * GWEI)
+    for _ in range(6):
+        world.sweep(rules, ledger=ledger)
+    assert "settlement.stuck" in logged(capsys)
+    assert len(world.forms()) == 3
+    node.lie = lambda method, answer: (
+        answer | {"result": hex(200 * GWEI)} if method == "eth_maxPriorityFeePerGas" else answer
+    )
+    world.sweep(rules, ledger=ledger)
+    world.mine()
+    world.sweep(rules, ledger=ledger)
+    assert world.trade(deal) == ("Confirmed", None)
+
+
+def test_above_the_ceiling_nothing_is_signed_and_a_spike_that_is_over_leaves_nothing_behind(
+    world: World, node: Node, ledger: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = replace(RULES, max_fee_wei=50 * GWEI)
+    first = world.lock()
+    node.refuse = sendings("max fee per gas less than block base fee", when=lambda _: True)
+    world.sweep(rules, ledger=ledger)  # signed before the spike, and refused in it
+    second = world.lock()
+
+    def dear(method: str, answer: Json) -> Json:
+        result = answer.get("result")
+        is_block = method == "eth_getBlockByNumber" and isinstance(result, dict)
+        return answer | {"result": result | {"baseFeePerGas": hex(60 * GWEI)}} if is_block else answer
+
+    node.lie = dear
+    logged(capsys)
+    world.sweep(rules, ledger=ledger)
+    assert "settlement.fees_too_high" in logged(capsys)
+    assert len(world.forms()) == 1
+    assert world.trade(second) == ("Locked", None)
+    node.recover()
+    world.sweep(rules, ledger=ledger)
+    world.mine()
+    world.sweep(rules, ledger=ledger)
+    world.mine()
+    world.sweep(rules, ledger=ledger)
+    assert world.statuses([first, second]) == ["Confirmed", "Confirmed"]
+    assert max(fee for _, fee, _, _ in world.forms()) < 10 * GWEI
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "tx fee (1.10 ether) exceeds the configured cap (1.00 ether)",
+        "exceeds block gas limit",
+        "transaction gas limit too high (cap: 16777216, tx: 17000000)",
+        "oversized data: transaction size 180186, limit 131072",
+        "an unheard-of word",
+    ],
+)
+def test_a_batch_that_is_refused_for_its_size_goes_in_parts_under_the_same_nonce(
+    world: World, node: Node, ledger: Ledger, message: str
+) -> None:
+    deals = [world.lock() for _ in range(5)]
+    node.refuse = sendings(message, when=lambda fields: trades_in("0x" + fields["data"].hex().removeprefix("0x")) > 2)
+    impatient = replace(RULES, stuck_after_s=0.0)
+    for _ in range(20):
+        world.sweep(impatient, ledger=ledger)
+        world.mine()
+        if world.statuses(deals) == ["Confirmed"] * 5:
+            break
+    assert world.statuses(deals) == ["Confirmed"] * 5
+    assert all(world.chain.escrow(deal.seller) == deal.amount for deal in deals)
+    assert world.batches()[0][0] == 0
+    assert [nonce for nonce, _, _ in world.batches()] == list(range(world.nonce())), "no nonce is left out"
+    world.sweep_until_final(ledger=ledger)
+    assert world.differences() == []
+
+
+def test_a_trade_whose_bytes_no_node_takes_gives_its_nonce_to_nothing_and_waits(
+    world: World, node: Node, ledger: Ledger
+) -> None:
+    odd = world.lock()
+    node.refuse = sendings("no, not this one", when=lambda fields: odd.id.hex in fields["data"].hex())
+    impatient = replace(RULES, stuck_after_s=0.0)
+    world.sweep(impatient, ledger=ledger)
+    other = world.lock()
+    for _ in range(6):
+        world.sweep(impatient, ledger=ledger)
+        world.mine()
+    assert world.trade(other)[0] in {"Submitted", "Confirmed", "Locked"}
+    assert world.nonce() >= 1, "nothing waits behind a nonce that nobody fills"
+    node.recover()
+    world.sweep_until_final(ledger=ledger)
+    assert world.statuses([odd, other]) == ["Confirmed", "Confirmed"]
+    assert world.differences() == []
+
+
+def test_bytes_that_were_refused_and_mined_all_the_same_pay_once(world: World, node: Node, ledger: Ledger) -> None:
+    """A node refused the whole batch, another one mined it, while a smaller form was signed and sent."""
+    deals = [world.lock() for _ in range(4)]
+    world.hold()
+    node.refuse = sendings(
+        "oversized data", when=lambda fields: trades_in("0x" + fields["data"].hex().removeprefix("0x")) > 2
+    )
+    world.sweep(ledger=ledger)
+    ((raw,),) = world.sql("SELECT raw FROM signed_transactions")
+    world.sweep(ledger=ledger)
+    assert len(world.forms()) == 2
+    world.drop_pool()
+    world.chain.rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
+    world.mine()
+    world.go_on()
+    node.recover()
+    world.sweep_until_final(ledger=ledger)
+    assert world.statuses(deals) == ["Confirmed"] * 4
+    assert all(world.chain.escrow(deal.seller) == deal.amount for deal in deals)
+    assert (world.nonce(), world.differences()) == (1, [])

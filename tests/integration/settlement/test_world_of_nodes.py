@@ -190,12 +190,8 @@ def life(database_url: str, folder: Path, *ways: type[Way], seed: int = 1) -> It
 
 NOT_YET = frozenset(
     {
-        "fee_cap",
         "moved_for_now",
         "moved_permanently",
-        "tip_floor_of_25_gwei",
-        "tip_floor_without_number",
-        "transaction_gas_cap",
     }
 )
 """Ways that the settlement does not live through yet."""

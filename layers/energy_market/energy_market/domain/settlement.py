@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
+
+GWEI: Final = 10**9
+"""Wei of a gwei, in which fees for gas are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +22,17 @@ class SettlementRules:
     quiet_after_s: float = 30.0  # a chain without a block for longer gets an empty batch, if a trade waits for blocks
     delivery_window_s: int = 86_400  # from its first confirmation on; a delivery that takes longer is Short
     max_under_way: int = 8  # batches waiting to be mined; common nodes queue 16 of one account
-    max_forms: int = 20  # each pays 12.5 % more: the last about ten times the first
+    max_forms: int = 20  # signed in a row while the chain asks the same; each pays 12.5 % more
+    min_priority_fee_wei: int = 0  # for each gas; what the chain suggests is raised to it
+    max_fee_wei: int = 1_000 * GWEI  # for each gas; above it nothing is signed
 
     def __post_init__(self) -> None:
         if not 1 <= self.confirmations <= self.finality_blocks:
             raise ValueError("finality takes at least as many blocks as a confirmation, and that at least one")
         if self.max_batch < 1:
             raise ValueError("a batch holds at least one trade")
+        if not 0 <= self.min_priority_fee_wei <= self.max_fee_wei:
+            raise ValueError("the least tip must be at least nothing and at most the highest fee")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

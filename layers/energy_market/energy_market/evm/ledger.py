@@ -3,11 +3,12 @@
 Nothing here remembers anything: what was signed is the caller's to store, before it is sent.
 """
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum, IntEnum
 from typing import Any, Final, Self
 from uuid import UUID
@@ -23,7 +24,7 @@ from hexbytes import HexBytes
 
 from energy_market.evm import node_check
 from energy_market.evm.node_check import AMOUNT_DECIMALS, Expected, Gap, WrongChain
-from energy_market.evm.rpc import Behind, ChainError, Refused, Rpc, Unreachable, is_revert
+from energy_market.evm.rpc import Behind, ChainError, Refused, Rpc, TooMuch, Unreachable, is_revert
 
 SETTLE: Final = "settle((bytes32,address,address,uint256,uint256,uint64)[])"
 ARE_SETTLED: Final = "areSettled(bytes32[])"
@@ -43,12 +44,15 @@ LOG_BLOCKS_PER_QUERY: Final = 1000
 FACTS_FOR_S: Final = 60.0  # for so long the contract's facts (token, operator, paused) are not asked again
 SEARCH_S: Final = 2.0
 """Seconds of a sweep for the search of one payment in the chain's events; the next sweep goes on from there."""
+LEARNT_S: Final = 600.0
+"""Seconds for which a pool's floor of tips is remembered."""
 LOWER: Final = (0, 1, 2, 4)
 """Blocks below the newest at which to look, one after the other, while the node that answers does not know it."""
 CLOCK_SKEW_S: Final = 600  # between the database's clock and the chain's
 # What a count or a fee (in wei for each gas), a time, and anything else can be at most: they go into bigint columns and
 # timestamps.
 COUNT_BITS: Final = 63
+NONCE_BITS: Final = 32  # nobody has sent so much: a batch under a nonce that is made up would wait for ever
 TIME_BITS: Final = 37
 WORD_BITS: Final = 256
 
@@ -80,9 +84,17 @@ class Sent(Enum):
 
     ACCEPTED = "accepted"  # in its pool, now or before
     NONCE_USED = "nonce_used"  # a transaction with this nonce is mined: this one, or another
-    UNDERPRICED = "underpriced"  # fees below what the pool asks, or another with this nonce pays more
+    NOT_NOW = "not_now"  # the pool is full, or waits for nonces before this one
+    UNDERPRICED = "underpriced"  # fees below what the pool or the next block asks
+    OUTBID = "outbid"  # the pool holds another with this nonce, which this one does not pay enough more than
+    TOO_MUCH = "too_much"  # gas, bytes or costs beyond what the node takes of one transaction
     NO_FUNDS = "no_funds"  # the operator cannot pay the gas
     REFUSED = "refused"
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the node does not hold it."""
+        return self not in {Sent.ACCEPTED, Sent.NONCE_USED, Sent.NOT_NOW}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +202,8 @@ class Ledger:
         self.gaps: list[Gap] = []
         self._by_hash = True  # whether the node takes a block's hash for its state (EIP-1898)
         self._log_blocks = LOG_BLOCKS_PER_QUERY  # as many as the node answers for
+        self._least_tip_wei, self._learnt_until = 0, 0.0
+        self.most_trades: int | None = None  # of a batch, since nodes refused more
         self._searched: dict[tuple[str, UUID], int] = {}  # where the search for a payment goes on, downwards
 
     def elsewhere(self, *, contract: str, operator: str) -> Self:
@@ -198,6 +212,10 @@ class Ledger:
         other.contract, other.operator = to_checksum_address(contract), to_checksum_address(operator)
         other._key, other._checked_at, other.gaps = None, None, []  # noqa: SLF001 -- its own kind
         return other
+
+    def learn_tip(self, tip_wei: int) -> None:
+        """For a while no less is suggested: the pool took no less, whatever the node says."""
+        self._least_tip_wei, self._learnt_until = tip_wei, time.monotonic() + LEARNT_S
 
     @property
     def expected(self) -> Expected:
@@ -267,10 +285,10 @@ class Ledger:
                 ("eth_getBlockByNumber", [hex(max(0, final)), False]),
             ],
         )
-        nonce = _number(_given(nonce_then), bits=COUNT_BITS)
+        nonce = _number(_given(nonce_then), bits=NONCE_BITS)
         # Without the pool's word, what is stored says which nonces are taken.
         has_no_word = pending is None or isinstance(pending, Refused)
-        nonce_pending = nonce if has_no_word else _number(pending, bits=COUNT_BITS)
+        nonce_pending = nonce if has_no_word else _number(pending, bits=NONCE_BITS)
         return View(
             head=head,
             final=_block(_given(final_block)) if final >= 0 else None,
@@ -297,6 +315,8 @@ class Ledger:
             tip_wei = median
         else:
             tip_wei = _number(tip, bits=COUNT_BITS)
+        if time.monotonic() < self._learnt_until:
+            tip_wei = max(tip_wei, self._least_tip_wei)
         # Twice the base fee lasts for six full blocks in a row.
         return Fees(max_fee_per_gas=2 * head.base_fee + tip_wei, max_priority_fee_per_gas=tip_wei)
 
@@ -442,10 +462,29 @@ class Ledger:
             {"to": to_checksum_address(old["to"]), "data": old["data"], "gas": old["gas"]}, old["nonce"], fees
         )
 
+    def carried(self, raw: bytes) -> list[Payment]:
+        """The payments of a signed batch, in their order."""
+        data = bytes(TypedTransaction.from_bytes(HexBytes(raw)).as_dict()["data"])
+        (trades,) = decode(["(bytes32,address,address,uint256,uint256,uint64)[]"], data[4:])
+        unit = self._units_of_a_nano()
+        return [
+            Payment(
+                id=UUID(bytes=id_[16:]),
+                buyer=to_checksum_address(buyer),
+                seller=to_checksum_address(seller),
+                amount_nano=amount // unit,
+                energy_wh=energy_wh,
+                valid_until=datetime.fromtimestamp(valid_until, UTC),
+            )
+            for id_, buyer, seller, amount, energy_wh, valid_until in trades
+        ]
+
     def send(self, raw: bytes) -> tuple[Sent, str]:
         """Hand a signed transaction to the node; what it said, and in its own words. Raises Unreachable."""
         try:
             self._rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
+        except TooMuch as error:
+            return Sent.TOO_MUCH, error.message
         except Refused as error:
             return _verdict(error.message), error.message
         return Sent.ACCEPTED, ""
@@ -581,14 +620,32 @@ def _verdict(message: str) -> Sent:
         return Sent.ACCEPTED
     if any(part in words for part in ("nonce too low", "nonce is too low", "oldnonce", "nonce already used")):
         return Sent.NONCE_USED
-    if any(part in words for part in ("underpriced", "less than block base fee", "fee too low", "gas price too low")):
-        return Sent.UNDERPRICED
-    if "insufficient funds" in words or "insufficient balance" in words or "upfront cost" in words:
-        return Sent.NO_FUNDS
+    for verdict, spelling in _SPELLINGS:
+        if spelling.search(words):
+            return verdict
     return Sent.REFUSED
 
 
 _FEE_HISTORY: Final[tuple[str, list[object]]] = ("eth_feeHistory", ["0x1", "latest", [50]])
+_SPELLINGS: Final = (
+    (Sent.OUTBID, re.compile(r"replac|outbid|already pending")),
+    (Sent.NO_FUNDS, re.compile(r"insufficient (funds|balance)|upfront cost|overshot|not enough (funds|balance)")),
+    (Sent.NOT_NOW, re.compile(r"pool is full|pool full|nonce too high|nonce gap|account limit|too many pending|queue")),
+    (
+        Sent.TOO_MUCH,
+        re.compile(
+            r"(configured|fee) cap|exceeds.*\bcap\b|(block|transaction|tx|max\w*) gas limit"
+            r"|gas limit (is )?(too|exce|reach)|exceeds.*gas|gas.*exceed|gaslimit|oversized|too (large|big|long)|size"
+        ),
+    ),
+    (
+        Sent.UNDERPRICED,
+        re.compile(
+            r"underpriced|base ?fee|(fee|price|tip)\b.*(low|below|less than|minimum|needed|insufficient)|feetoolow"
+        ),
+    ),
+)
+"""Of the rest, in this order: "replacement transaction underpriced" is not "underpriced"."""
 
 
 def _raised(fee: int) -> int:

@@ -47,6 +47,12 @@ class Batch:
     newest_priority_fee: int
     newest_age_s: float
     newest_sends: int
+    newest_refusal: str | None  # the node's verdict when it was last handed in; None: taken, or not known
+    newest_tries: int  # forms in a row for which the chain asked the same
+    asked_max_fee: int  # what the chain asked for when the newest was signed
+    asked_priority_fee: int
+    held_max_fee: int | None  # the highest of those that a node may hold; None if all were refused
+    held_priority_fee: int | None
     since_sent_s: float | None
 
 
@@ -85,12 +91,20 @@ _BATCHES: Final = """
            newest.max_fee_per_gas::bigint AS newest_max_fee,
            newest.max_priority_fee_per_gas::bigint AS newest_priority_fee,
            extract(epoch FROM clock_timestamp() - newest.created_at)::float8 AS newest_age_s,
-           newest.sends AS newest_sends,
+           newest.sends AS newest_sends, newest.refusal AS newest_refusal, newest.tries AS newest_tries,
+           coalesce(newest.asked_max_fee_per_gas, newest.max_fee_per_gas)::bigint AS asked_max_fee,
+           coalesce(newest.asked_max_priority_fee_per_gas, newest.max_priority_fee_per_gas)::bigint
+               AS asked_priority_fee,
+           held.max_fee::bigint AS held_max_fee, held.priority_fee::bigint AS held_priority_fee,
            extract(epoch FROM clock_timestamp() - newest.sent_at)::float8 AS since_sent_s
     FROM settlement_batches b
     CROSS JOIN LATERAL (
         SELECT * FROM signed_transactions f WHERE f.batch_id = b.id ORDER BY f.created_at DESC LIMIT 1
     ) newest
+    CROSS JOIN LATERAL (
+        SELECT max(f.max_fee_per_gas) AS max_fee, max(f.max_priority_fee_per_gas) AS priority_fee
+        FROM signed_transactions f WHERE f.batch_id = b.id AND f.refusal IS NULL
+    ) held
 """
 
 
@@ -200,6 +214,7 @@ def store(
     raw: bytes,
     max_fee: int,
     priority_fee: int,
+    asked: tuple[int, int],
     trades: Sequence[UUID],
 ) -> UUID | None:
     """Keep a signed batch, its trades now Submitted; None if one of them was no longer Locked: then roll back.
@@ -210,7 +225,7 @@ def store(
         "INSERT INTO settlement_batches (chain_id, contract, sender, nonce) VALUES (%s, %s, %s, %s) RETURNING id",
         (account.chain_id, contract, account.sender, nonce),
     ).fetchone() or (None,)
-    add_form(conn, batch_id, tx_hash=tx_hash, raw=raw, max_fee=max_fee, priority_fee=priority_fee)
+    add_form(conn, batch_id, tx_hash=tx_hash, raw=raw, max_fee=max_fee, priority_fee=priority_fee, asked=asked)
     conn.execute(
         "INSERT INTO settlement_batch_trades (batch_id, transaction_id) SELECT %s, unnest(%s::uuid[])",
         (batch_id, list(trades)),
@@ -227,27 +242,47 @@ def store(
 
 
 def add_form(
-    conn: Connection, batch_id: UUID | None, *, tx_hash: str, raw: bytes, max_fee: int, priority_fee: int
+    conn: Connection,
+    batch_id: UUID | None,
+    *,
+    tx_hash: str,
+    raw: bytes,
+    max_fee: int,
+    priority_fee: int,
+    asked: tuple[int, int],
+    tries: int = 1,
 ) -> bool:
-    """Keep another signed form of a batch; False if the batch is no longer waiting to be mined."""
+    """Keep another signed form of a batch; False if the batch is no longer waiting to be mined.
+
+    `asked`: the fees that the chain asks for now, whatever this form pays (maximum, tip).
+    """
     return (
         conn.execute(
             """
-            INSERT INTO signed_transactions (hash, batch_id, raw, max_fee_per_gas, max_priority_fee_per_gas, created_at)
-            SELECT %s, id, %s, %s, %s, clock_timestamp() FROM settlement_batches WHERE id = %s AND status = 'Stored'
+            INSERT INTO signed_transactions (hash, batch_id, raw, max_fee_per_gas, max_priority_fee_per_gas,
+                                             asked_max_fee_per_gas, asked_max_priority_fee_per_gas, tries, created_at)
+            SELECT %s, id, %s, %s, %s, %s, %s, %s, clock_timestamp()
+            FROM settlement_batches WHERE id = %s AND status = 'Stored'
             ON CONFLICT (hash) DO NOTHING
             """,
-            (tx_hash, raw, max_fee, priority_fee, batch_id),
+            (tx_hash, raw, max_fee, priority_fee, *asked, tries, batch_id),
         ).rowcount
         == 1
     )
 
 
-def mark_sent(conn: Connection, tx_hash: str) -> None:
-    """The node was handed these bytes."""
+def mark_sent(conn: Connection, tx_hash: str, *, refusal: str | None) -> None:
+    """The node was handed these bytes, and took them or not."""
     conn.execute(
-        "UPDATE signed_transactions SET sent_at = clock_timestamp(), sends = sends + 1 WHERE hash = %s", (tx_hash,)
+        "UPDATE signed_transactions SET sent_at = clock_timestamp(), sends = sends + 1, refusal = %s WHERE hash = %s",
+        (refusal, tx_hash),
     )
+
+
+def raw_of(conn: Connection, tx_hash: str) -> bytes:
+    """The bytes of a signed form."""
+    ((raw,),) = conn.execute("SELECT raw FROM signed_transactions WHERE hash = %s", (tx_hash,)).fetchall()
+    return bytes(raw)
 
 
 def mark_mined(conn: Connection, batch_id: UUID, *, tx_hash: str, block_number: int, block_hash: str) -> bool:

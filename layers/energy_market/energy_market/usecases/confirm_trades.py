@@ -220,6 +220,7 @@ def _follow(
         return
     _confirm(database, rules, receipt.paid, receipt.hash)
     _try_again(database, batch, receipt)
+    _free_left_out(database, ledger, batch, receipt)
     if depth >= rules.finality_blocks:
         _finish(database, ledger, view, rules, batch=batch, receipt=receipt)
 
@@ -249,6 +250,24 @@ def _try_again(database: Database, batch: Batch, receipt: Receipt) -> None:
         freed = settlement.free(conn, batch.id, over_limit)
     if freed:
         log("settlement.over_limit", level="warning", tx_hash=receipt.hash, trades=freed)
+
+
+def _free_left_out(database: Database, ledger: Ledger, batch: Batch, receipt: Receipt) -> None:
+    """What the mined form of a batch did not carry, since nodes refused the larger ones, may go into another batch.
+
+    The larger forms have the same nonce: none of them can be mined any more, as far as blocks of this depth stay.
+    """
+    with database.transaction() as conn:
+        waiting = settlement.waiting_trades(conn, batch.id)
+        if not waiting.keys() - receipt.paid - receipt.skipped.keys():
+            return
+        raw = settlement.raw_of(conn, receipt.hash)
+    left_out = waiting.keys() - {payment.id for payment in ledger.carried(raw)}
+    if not left_out:
+        return
+    with database.transaction() as conn:
+        freed = settlement.free(conn, batch.id, left_out)
+    log("settlement.left_out", level="warning", tx_hash=receipt.hash, trades=freed)
 
 
 def _finish(

@@ -1,15 +1,24 @@
-"""Send what was stored and is not mined: the same bytes again, or the same call with higher fees when it is stuck."""
+"""Send what was stored and is not mined: the same bytes again, or another form under the same nonce.
+
+A form that the node took and does not mine is outbid. One that it refused is not about: the next is signed with what
+the chain asks today, and with fewer trades if it was its size or its costs that were refused. Nothing at the head of
+the queue ends for good: tries are counted only while the chain asks the same.
+"""
 
 from typing import Final
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
-from energy_market.evm.ledger import Fees, Ledger, Sent, View
+from energy_market.evm.ledger import Fees, Ledger, Reverts, Sent, Signed, View
+from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
 from energy_market.postgres import settlement
 from energy_market.postgres.settlement import Batch
+from energy_market.usecases.offer_fees import offer_fees
 
 MAX_BATCHES: Final = 100
+LEAST_TIP_WEI: Final = 1_000_000
+"""Tip for each gas with which the search for a pool's floor begins, in wei."""
 
 
 def resend_batches(database: Database, ledger: Ledger, view: View, rules: SettlementRules) -> None:
@@ -28,52 +37,55 @@ def resend_batches(database: Database, ledger: Ledger, view: View, rules: Settle
     for batch in sorted(waiting, key=lambda b: b.nonce):
         if batch.nonce < view.nonce:
             continue
-        if ledger.signs and _is_stuck(batch, view, rules):
-            _replace(database, ledger, view, batch, rules)
+        if ledger.signs and batch.status == "Stored" and batch.newest_sends > 0 and _wants_another(batch, view, rules):
+            _revise(database, ledger, view, batch, rules)
         elif batch.since_sent_s is None or batch.since_sent_s >= rules.resend_after_s:
             send(database, ledger, batch.hashes[0], batch.newest_raw)
 
 
-def send(database: Database, ledger: Ledger, tx_hash: str, raw: bytes) -> None:
-    """Hand stored bytes to the node, and note that it was done. Raises `evm.rpc.Unreachable`."""
+def send(database: Database, ledger: Ledger, tx_hash: str, raw: bytes) -> Sent:
+    """Hand stored bytes to the node, and note what it said. Raises `evm.rpc.Unreachable`."""
     sent, message = ledger.send(raw)
     with database.transaction() as conn:
-        settlement.mark_sent(conn, tx_hash)
+        settlement.mark_sent(conn, tx_hash, refusal=sent.value if sent.is_refusal else None)
     if sent is Sent.ACCEPTED:
         log("settlement.sent", tx_hash=tx_hash)
     else:
         log("settlement.not_accepted", level="warning", tx_hash=tx_hash, verdict=sent.value, message=message)
     if sent is Sent.NO_FUNDS:
         metric("OperatorOutOfGas", 1)
+    return sent
 
 
-def _is_stuck(batch: Batch, view: View, rules: SettlementRules) -> bool:
-    """Only the first in line can be stuck by its fees; those behind it wait for it."""
-    return (
-        batch.nonce == view.nonce
-        and batch.status == "Stored"
-        and batch.newest_sends > 0
-        and (batch.newest_age_s >= rules.stuck_after_s or batch.newest_max_fee < view.head.base_fee)
-    )
+def _wants_another(batch: Batch, view: View, rules: SettlementRules) -> bool:
+    """Whether another form is signed: of what the node refused, at once; of what it holds, when it is stuck.
+
+    Only the first in line can be stuck; those behind it wait for it. A refusal that nobody understands may pass.
+    """
+    if batch.newest_refusal not in {None, Sent.REFUSED.value}:
+        return True
+    is_first = batch.nonce == view.nonce
+    is_old = batch.newest_age_s >= rules.stuck_after_s
+    return is_first and (is_old or batch.newest_max_fee < view.head.base_fee)
 
 
-def _replace(database: Database, ledger: Ledger, view: View, batch: Batch, rules: SettlementRules) -> None:
-    if len(batch.hashes) >= rules.max_forms:
-        log("settlement.stuck", level="error", batch_id=batch.id, nonce=batch.nonce, forms=len(batch.hashes))
-        metric("BatchesStuck", 1)
+def _revise(database: Database, ledger: Ledger, view: View, batch: Batch, rules: SettlementRules) -> None:
+    """Sign another form under the same nonce, with today's fees and a fitting size, and send it."""
+    today = offer_fees(view, rules)
+    if today is None:
         send(database, ledger, batch.hashes[0], batch.newest_raw)
         return
-    old = Fees(max_fee_per_gas=batch.newest_max_fee, max_priority_fee_per_gas=batch.newest_priority_fee)
-    signed = ledger.sign_again(batch.newest_raw, view.fees.replacing(old))
-    if signed.cost_wei > view.balance_wei:
-        # No node would take it, and everything after it would have to pay more still.
-        log(
-            "settlement.operator_out_of_gas",
-            level="error",
-            balance_wei=view.balance_wei,
-            needed_wei=signed.cost_wei,
-        )
-        metric("OperatorOutOfGas", 1)
+    is_unchanged = _is_near(today.max_fee_per_gas, batch.asked_max_fee) and _is_near(
+        today.max_priority_fee_per_gas, batch.asked_priority_fee
+    )
+    tries = batch.newest_tries + 1 if is_unchanged else 1
+    if tries > rules.max_forms:
+        _say_stuck(batch)
+        send(database, ledger, batch.hashes[0], batch.newest_raw)
+        return
+    fees = offer_fees(view, rules, at_least=_least(batch, today, is_unchanged=is_unchanged))
+    signed = None if fees is None else _fitting(ledger, view, batch, fees)
+    if signed is None:
         send(database, ledger, batch.hashes[0], batch.newest_raw)
         return
     with database.transaction() as conn:
@@ -84,7 +96,76 @@ def _replace(database: Database, ledger: Ledger, view: View, batch: Batch, rules
             raw=signed.raw,
             max_fee=signed.fees.max_fee_per_gas,
             priority_fee=signed.fees.max_priority_fee_per_gas,
+            asked=(today.max_fee_per_gas, today.max_priority_fee_per_gas),
+            tries=tries,
         )
     if stored:
         log("settlement.replaced", level="warning", batch_id=batch.id, nonce=batch.nonce, tx_hash=signed.hash)
-        send(database, ledger, signed.hash, signed.raw)
+        sent = send(database, ledger, signed.hash, signed.raw)
+        if sent is Sent.ACCEPTED and batch.newest_refusal == Sent.UNDERPRICED.value:
+            ledger.learn_tip(signed.fees.max_priority_fee_per_gas)
+
+
+def _least(batch: Batch, today: Fees, *, is_unchanged: bool) -> Fees | None:
+    """What another form must pay at least, whatever the chain asks.
+
+    What a node may hold must be outbid. What all nodes refused is not about, and binds nothing: only while the chain
+    asks the same and calls that too little, twice the tip is tried (pools have floors that no node suggests).
+    """
+    newest = Fees(max_fee_per_gas=batch.newest_max_fee, max_priority_fee_per_gas=batch.newest_priority_fee)
+    if batch.newest_refusal == Sent.OUTBID.value:
+        return newest.replacing(newest)
+    if batch.held_max_fee is not None and batch.held_priority_fee is not None:
+        held = Fees(max_fee_per_gas=batch.held_max_fee, max_priority_fee_per_gas=batch.held_priority_fee)
+        return held.replacing(held)
+    if batch.newest_refusal == Sent.UNDERPRICED.value and is_unchanged:
+        tip = max(2 * newest.max_priority_fee_per_gas, LEAST_TIP_WEI)
+        base_fee = max(0, today.max_fee_per_gas - today.max_priority_fee_per_gas)
+        return Fees(max_fee_per_gas=base_fee + tip, max_priority_fee_per_gas=tip)
+    return None
+
+
+def _fitting(ledger: Ledger, view: View, batch: Batch, fees: Fees) -> Signed | None:
+    """The batch with these fees; half of it, or nothing but its nonce, where the node refuses its size or its costs.
+
+    Under the same nonce only one of them is ever mined. Trades that it leaves out stay with the batch until the chain
+    has said which; then they are free for another (`confirm_trades`). None where even that cannot be paid for.
+    """
+    same = ledger.sign_again(batch.newest_raw, fees)
+    newest = Fees(max_fee_per_gas=batch.newest_max_fee, max_priority_fee_per_gas=batch.newest_priority_fee)
+    is_cheaper = same.cost_wei * 8 <= ledger.sign_again(batch.newest_raw, newest).cost_wei * 7
+    is_judged = batch.newest_refusal in {Sent.TOO_MUCH.value, Sent.REFUSED.value}
+    if not is_judged and same.cost_wei <= view.balance_wei:
+        return same
+    payments = ledger.carried(batch.newest_raw)
+    sizes = [len(payments)] if is_cheaper or not is_judged else []
+    size = len(payments)
+    while size > 0:
+        size //= 2
+        sizes.append(size)
+    for size in sizes:
+        try:
+            gas = min(ledger.gas_for(payments[:size]), view.head.gas_limit)
+        except (Refused, Reverts):
+            continue
+        signed = ledger.sign(payments[:size], nonce=batch.nonce, gas=gas, fees=fees)
+        if signed.cost_wei <= view.balance_wei:
+            if is_judged and 0 < size < len(payments):
+                ledger.most_trades = size
+            return signed
+    if is_judged and not payments:
+        _say_stuck(batch)
+    elif same.cost_wei > view.balance_wei:
+        log("settlement.operator_out_of_gas", level="error", balance_wei=view.balance_wei, needed_wei=same.cost_wei)
+        metric("OperatorOutOfGas", 1)
+    return None
+
+
+def _say_stuck(batch: Batch) -> None:
+    log("settlement.stuck", level="error", batch_id=batch.id, nonce=batch.nonce, forms=len(batch.hashes))
+    metric("BatchesStuck", 1)
+
+
+def _is_near(fee: int, other: int) -> bool:
+    """Whether two fees differ by less than the eighth that a base fee may change by in a block."""
+    return abs(fee - other) * 8 < max(fee, other, 1)

@@ -18,7 +18,7 @@ from psycopg.errors import UniqueViolation
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
-from energy_market.evm.ledger import Ledger, Payment, Reverts, View
+from energy_market.evm.ledger import Fees, Ledger, Payment, Reverts, View
 from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
@@ -27,6 +27,7 @@ from energy_market.postgres.settlement import Settleable
 from energy_market.usecases.confirm_trades import confirm_paid_elsewhere, confirm_trades
 from energy_market.usecases.end_deliveries import end_deliveries
 from energy_market.usecases.expire_trades import expire_stored, expire_unstored
+from energy_market.usecases.offer_fees import offer_fees
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.resend_batches import resend_batches, send
 from energy_market.usecases.wake_sweep import WOKEN
@@ -191,26 +192,31 @@ def _settle_locked(database: Database, ledger: Ledger, view: View, rules: Settle
     locked = _without_paid(database, ledger, view, rules, locked)
     locked = _within_limit(database, ledger, view, locked)
     nonces = _free_nonces(view.nonce_pending, used)
+    if not locked and not waiting:
+        return all_have_room
+    fees = offer_fees(view, rules)
+    if fees is None:
+        return True
     balance_wei = view.balance_wei
     for batch in _batches(database, ledger, view, locked, rules):
         if room == 0:
             return False
         if ledger.remaining_s() < RESERVE_S:
             return True
-        cost_wei = batch.gas * view.fees.max_fee_per_gas
+        cost_wei = batch.gas * fees.max_fee_per_gas
         if cost_wei > balance_wei:
             log("settlement.operator_out_of_gas", level="error", balance_wei=balance_wei, needed_wei=cost_wei)
             metric("OperatorOutOfGas", 1)
             return True
         balance_wei -= cost_wei
         room -= 1
-        _store_and_send(database, ledger, view, batch, nonce=next(nonces), holder=holder)
+        _store_and_send(database, ledger, batch, nonce=next(nonces), fees=fees, holder=holder)
     # Something of ours waits behind a nonce that nobody fills: somebody else used the key, and the pool dropped that.
     next_nonce = next(nonces)
     if next_nonce == view.nonce_pending and any(b.nonce > next_nonce for b in waiting):
         log("settlement.nonce_gap", level="warning", nonce=next_nonce)
         _store_and_send(
-            database, ledger, view, _Batch(payments=[], gas=ledger.gas_for([])), nonce=next_nonce, holder=holder
+            database, ledger, _Batch(payments=[], gas=ledger.gas_for([])), nonce=next_nonce, fees=fees, holder=holder
         )
     return all_have_room
 
@@ -234,14 +240,17 @@ def _end_the_quiet(database: Database, ledger: Ledger, view: View, rules: Settle
         ):
             return
         used = settlement.used_nonces(conn, account, at_least=view.nonce_pending)
+    fees = offer_fees(view, rules)
+    if fees is None:
+        return
     batch = _Batch(payments=[], gas=ledger.gas_for([]))
-    if (cost_wei := batch.gas * view.fees.max_fee_per_gas) > view.balance_wei:
+    if (cost_wei := batch.gas * fees.max_fee_per_gas) > view.balance_wei:
         log("settlement.operator_out_of_gas", level="error", balance_wei=view.balance_wei, needed_wei=cost_wei)
         metric("OperatorOutOfGas", 1)
         return
     nonce = next(_free_nonces(view.nonce_pending, used))
     log("settlement.chain_is_quiet", level="warning", block_number=view.head.number, nonce=nonce)
-    _store_and_send(database, ledger, view, batch, nonce=nonce, holder=holder)
+    _store_and_send(database, ledger, batch, nonce=nonce, fees=fees, holder=holder)
 
 
 def _free_nonces(start: int, used: set[int]) -> Iterator[int]:
@@ -287,11 +296,12 @@ def _batches(
     database: Database, ledger: Ledger, view: View, locked: Sequence[Settleable], rules: SettlementRules
 ) -> Iterator[_Batch]:
     """Batches that the contract takes. Trades of a batch that was undone go into two of half its size."""
+    most = min(rules.max_batch, ledger.most_trades or rules.max_batch)
 
     def limit(trade: Settleable) -> int:
         if trade.smallest_reverted is None:
-            return rules.max_batch
-        return min(rules.max_batch, (trade.smallest_reverted + 1) // 2)
+            return most
+        return min(most, (trade.smallest_reverted + 1) // 2)
 
     def companions(trade: Settleable) -> tuple[int, str]:
         return limit(trade), str(trade.last_batch_id) if trade.smallest_reverted is not None else ""
@@ -372,9 +382,9 @@ def _give_up(database: Database, ledger: Ledger, view: View, trade: Settleable, 
     report_failures(failed, "chain_refused", detail=reason)
 
 
-def _store_and_send(database: Database, ledger: Ledger, view: View, batch: _Batch, *, nonce: int, holder: UUID) -> None:
+def _store_and_send(database: Database, ledger: Ledger, batch: _Batch, *, nonce: int, fees: Fees, holder: UUID) -> None:
     """Sign, store, and only then send. Raises LeaseLost, Unreachable."""
-    signed = ledger.sign(batch.payments, nonce=nonce, gas=batch.gas, fees=view.fees)
+    signed = ledger.sign(batch.payments, nonce=nonce, gas=batch.gas, fees=fees)
     try:
         with database.transaction() as conn:
             if not leases.holds(conn, LEASE, holder=holder):
@@ -388,6 +398,7 @@ def _store_and_send(database: Database, ledger: Ledger, view: View, batch: _Batc
                 raw=signed.raw,
                 max_fee=signed.fees.max_fee_per_gas,
                 priority_fee=signed.fees.max_priority_fee_per_gas,
+                asked=(fees.max_fee_per_gas, fees.max_priority_fee_per_gas),
                 trades=[p.id for p in batch.payments],
             )
             if batch_id is None:
