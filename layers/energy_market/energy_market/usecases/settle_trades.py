@@ -192,9 +192,7 @@ def _settle_locked(database: Database, ledger: Ledger, view: View, rules: Settle
     locked = _without_paid(database, ledger, view, rules, locked)
     locked = _within_limit(database, ledger, view, locked)
     nonces = _free_nonces(view.nonce_pending, used)
-    if not locked and not waiting:
-        return all_have_room
-    fees = offer_fees(view, rules)
+    fees = offer_fees(view, rules) if locked or waiting else None
     if fees is None:
         return True
     balance_wei = view.balance_wei
