@@ -28,6 +28,7 @@ from client import ApiError, UnreachableError
 from device_process import DeviceProcesses
 from display import say
 from faults import DEPLOY_TIMEOUT_S, World
+from faulty_node import FaultyNode
 from figures import FUNCTIONS, Figures, read_figures, under_way
 from homes import community
 from launch import FOLDER, RATE_LIMITS, Interrupts, RunError, Settings, only_one, state, stop_what_is_ours
@@ -73,6 +74,7 @@ class Chaos:
             database=links.database,
             chain=links.chain,
             broker=links.broker,
+            node=links.node,
             street=self.street,
             devices=self._devices,
         )
@@ -237,22 +239,24 @@ class Chaos:
 
 
 class ThreeLinks:
-    """The ways of functions and devices to the parts, over proxies."""
+    """The ways of functions and devices to the parts, over proxies; before the chain stands a node that has ways."""
 
     def __init__(self, links: Links) -> None:
         """Made when the parts stand, by `addresses_of`."""
         self._links = links
         self.database: Link
+        self.node: FaultyNode
         self.chain: Link
         self.broker: Link
 
     def addresses_of(self, stack: Stack) -> Addresses:
         """The parts' addresses, each by its link."""
         direct = Addresses.of(stack)
-        database, chain = urlsplit(direct.database_url), urlsplit(direct.rpc_url)
-        assert database.port is not None and chain.port is not None  # noqa: PT018
+        database = urlsplit(direct.database_url)
+        assert database.port is not None
         self.database = self._links.add(database.port)
-        self.chain = self._links.add(chain.port)
+        self.node = FaultyNode(direct.rpc_url)
+        self.chain = self._links.add(self.node.port)
         self.broker = self._links.add(stack.aws.iot_port, garbage=os.urandom(8))
         return replace(
             direct,
@@ -263,6 +267,12 @@ class ThreeLinks:
             rpc_url=f"http://127.0.0.1:{self.chain.port}",
             broker=f"{stack.aws.iot_host}:{self.broker.port}",
         )
+
+    def close(self) -> None:
+        """Drop every connection."""
+        self._links.close()
+        if hasattr(self, "node"):
+            self.node.close()
 
 
 def run(settings: Settings, interrupts: Interrupts) -> int:
@@ -292,7 +302,7 @@ def run(settings: Settings, interrupts: Interrupts) -> int:
             say("Stopping everything ...")
             market.stack.stop()
         stop_what_is_ours()
-        links.close()
+        three.close()
     result = chaos.result()
     if not result["trades_confirmed"]:
         say("No trade was confirmed: nothing was shown.")

@@ -35,6 +35,7 @@ from deploy import STACK
 from device_process import DeviceProcess, DeviceProcesses
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
+from faulty_node import WAYS, FaultyNode
 from market import Market
 from postgres_server import Database, postgres_user, start_postgres
 from processes import Started, stop
@@ -59,6 +60,7 @@ WALLET_PATIENCE_S: Final = 10.0
 REPETITIONS: Final = 8
 OPERATORS_GAS_WEI: Final = 10**22
 MOMENT_S: Final = 6.0
+WAY_S: Final = 3.0  # for each of a node's ways
 UNPAID: Final = "SELECT id FROM transactions WHERE status IN ('Locked', 'Submitted')"
 
 
@@ -92,6 +94,7 @@ class World:
         database: Link,
         chain: Link,
         broker: Link,
+        node: FaultyNode,
         street: Street,
         devices: DeviceProcesses,
     ) -> None:
@@ -99,6 +102,7 @@ class World:
         self.market = market
         self.folder = folder
         self.database_link, self.chain_link, self.broker_link = database, chain, broker
+        self.node = node
         self.street = street
         self.devices = devices
         self.database: Database = market.stack.database
@@ -465,6 +469,27 @@ def _escrow_withdrawn(world: World, chance: random.Random) -> Iterator[None]:
         insist(lambda: world.deposit_again(buyer))
 
 
+def _node_has_ways(*families: str) -> Injector:
+    """The functions' node has a way of one of these families (`docs/nodes.md`), and another every few seconds."""
+    names = sorted(name for name, way in WAYS.items() if way.family in families and way.anytime)
+
+    @contextlib.contextmanager
+    def inject(world: World, chance: random.Random) -> Iterator[None]:
+        def change() -> None:
+            name = chance.choice(names)
+            logger.info("the node has the way %s", name)
+            world.node.play(WAYS[name])
+
+        with world.turn("node"):
+            try:
+                with _again_and_again(change, every_s=WAY_S):
+                    yield
+            finally:
+                world.node.play()
+
+    return inject
+
+
 # ------------------------------------------------------------------------------------------- links, functions, the loop
 
 
@@ -777,6 +802,9 @@ KINDS: Final[dict[str, Kind]] = {
     "operator_key_used": Kind(inject=_operator_key_used, lasts_s=(0, 0)),
     "operator_out_of_gas": Kind(inject=_operator_out_of_gas, lasts_s=(4, 10)),
     "escrow_withdrawn": Kind(inject=_escrow_withdrawn, lasts_s=(5, 15)),
+    "node_speaks_otherwise": Kind(inject=_node_has_ways("answers", "lists", "methods", "transport"), lasts_s=(12, 18)),
+    "node_refuses": Kind(inject=_node_has_ways("limits", "fees", "pools"), lasts_s=(12, 18)),
+    "nodes_apart": Kind(inject=_node_has_ways("heads"), lasts_s=(6, 12)),
     "workers_killed": Kind(inject=_workers_killed, lasts_s=(0, 0)),
     "aws_paused": Kind(inject=_aws_paused, lasts_s=(6, 8)),
     "loop_doubled": Kind(inject=_loop_doubled, lasts_s=(0, 0)),
