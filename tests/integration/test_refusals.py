@@ -173,7 +173,7 @@ def test_a_malformed_query_parameter_is_refused_in_a_sentence_that_names_it(
         "1e9",
         "0.0000001",
     ):
-        answer = apis[tag_of(path)].get(path, query={name: value}, token=chief.token)
+        answer = apis[tag_of(path)].get(address(path), query={name: value}, token=chief.token)
         if answer.status != 400:
             continue
         refused += 1
@@ -181,12 +181,12 @@ def test_a_malformed_query_parameter_is_refused_in_a_sentence_that_names_it(
         assert is_for_people(answer.json["error"]), (value, answer.json["error"])
         assert answer.json["error"].startswith(f"{name} "), (value, answer.json["error"])
     assert refused > 5
-    twice = apis[tag_of(path)].get(path, query={name: ["1", "2"]}, token=chief.token)
+    twice = apis[tag_of(path)].get(address(path), query={name: ["1", "2"]}, token=chief.token)
     assert twice.json == {
         "error": f'The query parameter "{name}" is given more than once.',
         "code": "invalid_query",
     }
-    unknown = apis[tag_of(path)].get(path, query={"colour": "green"}, token=chief.token)
+    unknown = apis[tag_of(path)].get(address(path), query={"colour": "green"}, token=chief.token)
     assert unknown.json == {"error": 'There is no query parameter "colour" here.', "code": "invalid_query"}
 
 
