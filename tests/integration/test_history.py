@@ -132,7 +132,7 @@ def test_without_from_the_last_thousand_intervals_are_answered(api: Client, ann:
             {"from": "2026-01-01T00:00:00Z", "to": "2026-06-21T12:10:00Z"},
             "from and to are more than 1,000 intervals apart.",
         ),
-        ({"from": "2026-06-21T12:00:00"}, "from must have a time zone."),
+        ({"from": "2026-06-21T12:00:00"}, "from must be a time with a time zone, like 2026-11-28T12:00:00Z."),
         ({"to": "0001-01-02T00:00:00Z"}, "from and to are not within the years 1 to 9999."),
         (
             {"from": "9999-12-31T23:00:00Z", "to": "9999-12-31T23:59:59Z"},
