@@ -2,7 +2,7 @@
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -174,10 +174,11 @@ class Loop:
         for device in self.broker.devices.values():
             device.report()
 
-    def run_on(self) -> None:
+    def run_on(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """Step after step, until devices that were not heard of are given up and those that were have delivered."""
         for seconds in (5, 5, 5, 30, 5, 5, 5, 5):
             self.time_passes(seconds)
+            meanwhile()
             self.step()
             if not self.market.sql(
                 """SELECT 1 FROM transactions WHERE status IN ('Pending', 'Locked') OR unlock = 'Owed'
@@ -192,18 +193,29 @@ class Living:
     def __init__(self, loop: Loop, market: Market) -> None:
         self.loop, self.market = loop, market
         loop.clear()
-        home, self.buyer = loop.home(available_wh=2_000, refuses_wh=600), market.user()
+        self.home, self.buyer = loop.home(available_wh=2_000, refuses_wh=600), market.user()
         loop.broker.lost_wh = 500
-        self.device = loop.broker.devices[home.device]
-        self.asks = [market.order(home.user, "sell", size, 200_000) for size in (700, 600, 500)]
+        self.device = loop.broker.devices[self.home.device]
+        self.asks = [market.order(self.home.user, "sell", size, 200_000) for size in (700, 600, 500)]
         self.bids = [market.order(self.buyer, "buy", size, 200_000) for size in (700, 600, 500)]
 
     def go(self) -> None:
         self.loop.step()
-        self.loop.run_on()
+        self.run_on()
 
     def run_on(self) -> None:
-        self.loop.run_on()
+        self.loop.run_on(self.take_back)
+        self.take_back()
+
+    def take_back(self) -> None:
+        """Their owner sells no more what has come back into the book."""
+        for (ask,) in self.market.sql(
+            """SELECT order_id FROM open_orders WHERE order_id = ANY (%s) AND EXISTS (
+                   SELECT FROM transactions WHERE sell_order_id = order_id AND status = 'Failed')""",
+            self.asks,
+        ):
+            assert isinstance(ask, UUID)
+            self.market.cancel(self.home.user, ask)
 
     def check(self) -> None:
         trades = {trade.energy_wh: trade for trade in self.market.trades(self.buyer)}
@@ -211,7 +223,7 @@ class Living:
         assert (kept.status, kept.delivery, kept.delivered_wh) == ("Confirmed", "Delivered", 700)
         assert (refused.status, refused.reason) == ("Failed", "lock_rejected")
         assert (silent.status, silent.reason) == ("Failed", "lock_timeout")
-        assert [self.market.status_of(ask) for ask in self.asks] == ["Completed", "Rejected", "Rejected"]
+        assert [self.market.status_of(ask) for ask in self.asks] == ["Completed", "Cancelled", "Cancelled"]
         assert [self.market.status_of(bid) for bid in self.bids] == ["Completed", "Created", "Created"]
         assert self.device.held_wh == {}
         for bid in self.bids[1:]:

@@ -27,7 +27,7 @@ class ModelDevice:
         trade = command.transaction_id
         match command.kind:
             case "lock":
-                free_wh = self.available_wh - sum(self.held_wh.values())
+                free_wh = self.available_wh - self.reserved_wh()
                 fits = trade in self.held_wh or (
                     trade not in self.released
                     and trade not in self.delivered
@@ -49,6 +49,10 @@ class ModelDevice:
                     self.available_wh -= self.delivered[trade]
                 self._say_delivered(trade)
         self.report()
+
+    def reserved_wh(self) -> int:
+        """What it has to keep for others."""
+        return sum(self.held_wh.values())
 
     def _say_delivered(self, trade: UUID) -> None:
         status = "delivered" if trade in self.delivered else "refused"

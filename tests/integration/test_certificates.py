@@ -298,7 +298,7 @@ def test_of_a_device_that_is_removed_while_a_lock_is_under_way_the_buyer_gets_hi
         market.answer(home.device, ask, "locked", trade=trade.id)
     market.sql("UPDATE transactions SET expires_at = clock_timestamp()")
     assert market.tick().locks_expired == 1
-    assert (market.status_of(ask), market.status_of(bid)) == ("Rejected", "Created")
+    assert (market.status_of(ask), market.status_of(bid)) == ("Cancelled", "Created")
 
 
 def test_what_a_device_locks_at_the_moment_of_its_removal_is_not_paid(
@@ -327,7 +327,7 @@ def test_what_a_device_locks_at_the_moment_of_its_removal_is_not_paid(
     database.close()
     (failed,) = market.trades(buyer)
     assert (failed.status, failed.reason) == ("Failed", "reservation_lost")
-    assert (market.status_of(ask), market.status_of(bid)) == ("Rejected", "Created")
+    assert (market.status_of(ask), market.status_of(bid)) == ("Cancelled", "Created")
 
 
 def test_a_device_that_is_expelled_is_not_paid_for_what_nobody_has_signed_yet(
@@ -337,7 +337,7 @@ def test_a_device_that_is_expelled_is_not_paid_for_what_nobody_has_signed_yet(
     expel_device(market.database, DeviceRegistry(POLICY), home.device)
     (trade,) = market.trades(buyer)
     assert (trade.status, trade.reason) == ("Failed", "reservation_lost")
-    assert (market.status_of(ask), market.sql("SELECT status FROM iot_devices")) == ("Rejected", [("Removed",)])
+    assert (market.status_of(ask), market.sql("SELECT status FROM iot_devices")) == ("Cancelled", [("Removed",)])
     assert identities(iot) == (0, 0)
     with pytest.raises(NotFound):
         expel_device(market.database, DeviceRegistry(POLICY), home.device)

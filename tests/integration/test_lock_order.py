@@ -66,7 +66,7 @@ def test_a_failure_that_waits_for_the_first_row_of_the_book_holds_none_of_the_ot
 
     def fail() -> None:
         with psycopg.connect(database_url) as conn:
-            assert len(trades.fail(conn, made, reason="lock_timeout", expected="Pending", reject="ask")) == ASKS
+            assert len(trades.fail(conn, made, reason="lock_timeout", expected="Pending")) == ASKS
 
     failing = Alongside(fail)
     wait_until_somebody_waits_for(other)
@@ -74,7 +74,7 @@ def test_a_failure_that_waits_for_the_first_row_of_the_book_holds_none_of_the_ot
         assert free_rows(third) == len(others)
     other.rollback()
     failing.end()
-    assert market.sql("SELECT count(*) FROM open_orders") == [(1,)]
+    assert market.sql("SELECT count(*) FROM open_orders") == [(ASKS + 1,)]
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ STEPS: dict[str, tuple[Callable[[Connection, Sequence[UUID]], UUID | None], Call
     "end": (store, lambda conn, _made, batch: settlement.end_without_effect(conn, batch, "Reverted", reason="x")),
     "fail": (
         lambda _conn, _made: None,
-        lambda conn, made, _batch: trades.fail(conn, made, reason="settlement_expired", expected="Locked", reject=None),
+        lambda conn, made, _batch: trades.fail(conn, made, reason="settlement_expired", expected="Locked"),
     ),
     "status": (
         answered,

@@ -330,7 +330,7 @@ def test_a_lock_runs_out_by_the_clock_though_no_tick_says_so(market: Market, dat
     tick = market.tick()
     assert (tick.locks_expired, len(tick.trade_ids)) == (1, 1)
     assert trade_status(market, trade) == ("Failed", "lock_timeout")
-    assert (market.status_of(ask), market.status_of(bid)) == ("Rejected", "Matched")
+    assert (market.status_of(ask), market.status_of(bid)) == ("Created", "Matched")
     assert differences(database_url) == []
 
 

@@ -113,7 +113,7 @@ class Scene:
         """What has not come to an end, or does not agree; the device's own word counts if it lives."""
         with self.market.database.transaction() as conn:
             found = database_differences(conn, at_rest=True).as_lines()
-            promised_wh = AVAILABLE_WH if self.is_dead else self.device.battery.charge_wh
+            promised_wh = self.device.battery.charge_wh
             (device,) = devices.of_owner(conn, self.home.user)
             assert device.free_wh is not None
             promised_wh -= device.free_wh
@@ -160,7 +160,7 @@ class Scene:
     def unlock_owed(self) -> None:
         self.locked()
         with self.market.database.transaction() as conn:
-            trades.fail(conn, [self.trade], reason="insufficient_escrow", expected="Locked", reject="bid")
+            trades.fail(conn, [self.trade], reason="insufficient_escrow", expected="Locked")
 
     # ---------------------------------------------------------------------------------------------- faults
 
@@ -361,7 +361,8 @@ def test_a_device_that_says_both_is_believed_its_status(scene: Scene) -> None:
     scene.device.report()
     scene.drain()
     assert scene.outcome()[::2] == ("Failed", "reservation_lost")
-    assert scene.market.status_of(scene.ask) == "Rejected"
+    assert scene.market.status_of(scene.ask) == "Created"
+    assert scene.market.get(scene.ask).unmatchable == "device_lost_reservation"
     assert scene.market.status_of(scene.bid) == "Created"
 
 

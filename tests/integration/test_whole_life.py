@@ -286,6 +286,17 @@ class WholeLife(Life, RuleBasedStateMachine):
     def device_changes_its_mind(self, who: int, refuses: int) -> None:
         self.device(who).refuses_wh = refuses
 
+    @act(2, trouble=True, who=st.integers(0, 1), size=SIZES, times=st.integers(2, 5))
+    def device_refuses_again_and_again(self, who: int, size: int, times: int) -> None:
+        device = self.device(who)
+        before, device.refuses_wh = device.refuses_wh, size
+        for _ in range(times):
+            self.agree(who, 0, size, partial=False)
+            self.step_that_reaches_everybody()
+            self.look()
+            self.let_time_pass(5)
+        device.refuses_wh = before
+
     @act(1, who=st.integers(0, 1))
     def device_takes_its_time(self, who: int) -> None:
         self.device(who).takes_its_time = not self.device(who).takes_its_time

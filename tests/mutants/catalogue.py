@@ -22,6 +22,8 @@ BOOK: Final = f"{PACKAGE}/postgres/book.py"
 CANDIDATES: Final = f"{PACKAGE}/domain/candidates.py"
 CHANGES: Final = "infra/migrations/0005_the_tick_looks_at_what_changed.sql"
 SHOWN: Final = "infra/migrations/0013_the_book_shows_what_can_trade.sql"
+TURNS: Final = "infra/migrations/0015_a_failure_costs_a_turn.sql"
+FED: Final = "infra/migrations/0016_what_was_fed_is_counted_once.sql"
 BY_PRICE: Final = f"{PACKAGE}/postgres/market.py"
 RUN_TICK: Final = f"{PACKAGE}/usecases/run_tick.py"
 LOCK_RESPONSE: Final = f"{PACKAGE}/usecases/record_lock_response.py"
@@ -58,6 +60,8 @@ _MARKET: Final = "tests/integration/test_market_api.py"
 _HISTORY: Final = "tests/integration/test_history.py"
 _SHOWN: Final = "tests/integration/test_what_is_shown.py"
 _READS: Final = "tests/integration/test_market_reads.py"
+_SILENCE: Final = "tests/integration/test_silence.py"
+_FED: Final = "tests/integration/test_fed_once.py"
 _AUTH: Final = "tests/integration/test_auth_api.py"
 _SIGN_IN: Final = "tests/integration/test_sign_in.py"
 _AUTHORISATION: Final = "tests/integration/test_authorisation.py"
@@ -171,25 +175,25 @@ MUTANTS: Final = (
         "free_energy_forgets_what_is_locked",
         "a lock does not end a promise",
         LIFE,
-        (DEVICES, "WHERE t.device_id = d.id AND t.status <> 'Failed'", "WHERE t.device_id = d.id AND t.status IN ('Pending', 'Confirmed')"),
+        (DEVICES, '" FROM transactions t WHERE t.device_id = d.id AND "', '" FROM transactions t WHERE t.status IN (\'Pending\', \'Confirmed\') AND t.device_id = d.id AND "'),
     ),
     _mutant(
         "what_falls_short_stays_promised",
         "energy that is not delivered any more may be sold",
         LIFE,
-        (DEVICES, "AND t.delivery IS DISTINCT FROM 'Delivered' AND t.delivery IS DISTINCT FROM 'Short'\"\"\"\n", "AND t.delivery IS DISTINCT FROM 'Delivered'\"\"\"\n"),
+        (TRADES, "CASE WHEN t.status = 'Failed' OR t.delivery IN ('Delivered', 'Short') THEN", "CASE WHEN t.status = 'Failed' OR t.delivery = 'Delivered' THEN"),
     ),
     _mutant(
         "devices_that_are_away_are_matched",
         "an ask takes part only while its device is there",
         LIFE,
-        (DEVICES, "\"d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0", '"d.silent_since IS NULL AND d.available_wh > 0'),
+        (DEVICES, "\"d.status = 'Online' AND d.silent_since IS NULL", '"d.silent_since IS NULL'),
     ),
     _mutant(
         "devices_that_are_silent_are_matched",
         "a device that let a lock run out waits for its next status",
         LIFE,
-        (DEVICES, "\"d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0", "\"d.status = 'Online' AND d.available_wh > 0"),
+        (DEVICES, "AND d.silent_since IS NULL AND d.paused_until", "AND d.paused_until"),
     ),
     _mutant(
         "devices_not_heard_of_are_matched",
@@ -219,7 +223,7 @@ MUTANTS: Final = (
         "a_device_that_is_back_is_not_new",
         "the asks of a device that is there again may trade again",
         LIFE,
-        (CHANGES, "IF OLD.status <> 'Online'\n        OR NEW.silent_since", "IF NEW.silent_since"),
+        (TURNS, "IF OLD.status <> 'Online'\n        OR NEW.silent_since", "IF NEW.silent_since"),
     ),
     _mutant(
         "released_energy_is_not_new",
@@ -397,7 +401,31 @@ MUTANTS: Final = (
         "silence_has_no_consequence",
         "a device that let a lock run out is matched again at once",
         LIFE,
-        (RUN_TICK, "devices.mark_silent(conn, [device for _, device in late])", "devices.mark_silent(conn, [])"),
+        (RUN_TICK, "    devices.wait_for_status(conn, failed)\n", ""),
+    ),
+    _mutant(
+        "a_device_that_fails_again_and_again_never_pauses",
+        "one cheap ask of a device that never answers does not hold up the best bid for ever",
+        (f"{_SILENCE}::test_who_holds_up_the_best_bid_again_and_again_pauses_longer_each_time",),
+        (DEVICES, "AND d.paused_until IS NULL AND d.available_wh > 0", "AND d.available_wh > 0"),
+    ),
+    _mutant(
+        "the_end_of_a_pause_is_not_new",
+        "a tick looks at nothing that only time has changed",
+        (f"{_SILENCE}::test_the_end_of_a_pause_is_seen_by_the_next_tick_though_nothing_else_is_new",),
+        (TURNS, "OR NEW.paused_until IS NULL AND OLD.paused_until IS NOT NULL", ""),
+    ),
+    _mutant(
+        "one_silence_counts_by_its_trades",
+        "a line that is down for a minute fails all that was matched before, once",
+        (f"{_SILENCE}::test_what_was_matched_before_a_failure_was_noticed_fails_with_it_once",),
+        (DEVICES, "CASE WHEN d.failed_at IS NULL OR d.failed_at < t.matched_at", "CASE WHEN true"),
+    ),
+    _mutant(
+        "one_failure_ends_the_order",
+        "an ask whose device failed it keeps its place in the book",
+        LIFE,
+        (TRADES, "f.failures >= %(max_failures)s THEN 'Rejected'", "f.failures >= 1 THEN 'Rejected'"),
     ),
     _mutant(
         "a_repeated_lock_moves_its_deadline",
@@ -421,7 +449,7 @@ MUTANTS: Final = (
         "what_a_status_still_lists_is_not_released",
         "a device that refused and holds nevertheless keeps the energy for ever",
         (f"{_LOCKS}::test_an_unlock_is_owed_until_the_device_no_longer_lists_the_lock",),
-        (TELEMETRY, "    trades.owe_unlock(conn, device_id, status.locks)\n", ""),
+        (TELEMETRY, "        trades.owe_unlock(conn, device_id, status.locks, seq=status.seq)\n", ""),
     ),
     _mutant(
         "an_unlock_counts_before_it_was_said",
@@ -458,13 +486,13 @@ MUTANTS: Final = (
         "a_failed_trade_leaves_its_bid_out",
         "the bid is back in the book",
         LIFE,
-        (TRADES, "            FROM open WHERE NOT rejected\n", "            FROM open WHERE NOT rejected AND type = 'sell'\n"),
+        (TRADES, "            FROM open WHERE closed IS NULL\n", "            FROM open WHERE closed IS NULL AND type = 'sell'\n"),
     ),
     _mutant(
         "a_bid_comes_back_with_a_new_arrival",
         "the bid keeps its old place",
         LIFE,
-        (TRADES, "SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at\n            FROM open WHERE NOT rejected", "SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival + 1000000, all_or_none, expires_at\n            FROM open WHERE NOT rejected"),
+        (TRADES, "SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at\n            FROM open WHERE closed IS NULL", "SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival + 1000000, all_or_none, expires_at\n            FROM open WHERE closed IS NULL"),
     ),
     _mutant(
         "a_failing_trade_opens_a_closed_order",
@@ -476,7 +504,7 @@ MUTANTS: Final = (
         "a_rejected_ask_stays_in_the_book",
         "what another trade of it gave back is withdrawn, too",
         LIFE,
-        (TRADES, "DELETE FROM open_orders WHERE order_id IN (SELECT id FROM open WHERE rejected)", "DELETE FROM open_orders WHERE order_id IN (SELECT id FROM open WHERE rejected AND type = 'buy')"),
+        (TRADES, "DELETE FROM open_orders WHERE order_id IN (SELECT id FROM open WHERE closed IS NOT NULL)", "DELETE FROM open_orders WHERE order_id IN (SELECT id FROM open WHERE closed IS NOT NULL AND type = 'buy')"),
     ),
     _mutant(
         "energy_that_comes_back_replaces_what_is_open",
@@ -486,15 +514,15 @@ MUTANTS: Final = (
     ),
     _mutant(
         "the_bid_bears_a_refused_lock",
-        "the device refused: its ask is rejected, not the bid",
+        "the device refused: its ask bears it, not the bid",
         LIFE,
-        (LOCK_RESPONSE, 'reason="lock_rejected", expected="Pending", reject="ask"', 'reason="lock_rejected", expected="Pending", reject="bid"'),
+        (LOCK_RESPONSE, 'reason="lock_rejected", expected="Pending"', 'reason="insufficient_escrow", expected="Pending"'),
     ),
     _mutant(
         "the_ask_bears_an_empty_escrow",
         "the buyer is short: the bid is rejected, not the ask",
         LIFE,
-        (CONFIRM, 'Skip.INSUFFICIENT_ESCROW: ("insufficient_escrow", "bid")', 'Skip.INSUFFICIENT_ESCROW: ("insufficient_escrow", "ask")'),
+        (CONFIRM, 'Skip.INSUFFICIENT_ESCROW: "insufficient_escrow"', 'Skip.INSUFFICIENT_ESCROW: "lock_rejected"'),
     ),
     # --------------------------------------------------------------------------------------------- reports, delivery
     _mutant(
@@ -507,13 +535,25 @@ MUTANTS: Final = (
         "what_was_delivered_stays_available",
         "energy that left the house is sold again before the next status",
         LIFE,
-        (TELEMETRY, 'if transfer.status == "delivered":\n        devices', "if not transfer.status:\n        devices"),
+        (TRADES, "THEN t.delivered_wh ELSE t.energy_wh END", "THEN 0 ELSE t.energy_wh END"),
     ),
     _mutant(
-        "a_delivery_that_another_overtook_is_forgotten",
-        "its energy counts neither as promised nor as gone",
-        (f"{_DELIVERIES}::test_what_was_delivered_is_gone_in_whatever_order_it_is_reported",),
-        (DEVICES, "AND coalesce(available_seq < %(seq)s, ", "AND coalesce(available_seq < %(seq)s AND status_seq < %(seq)s, "),
+        "what_was_fed_stays_promised",
+        "what was fed before a status is in its available energy no more, and is not promised any more",
+        (f"{_FED}::test_what_was_fed_before_a_status_is_not_promised_any_more", f"{_FED}::test_no_order_of_messages_counts_anything_twice"),
+        (TELEMETRY, "    if status.available_wh is not None:\n        trades.count_fed", "    if not status:\n        trades.count_fed"),
+    ),
+    _mutant(
+        "what_was_fed_after_a_status_counts_as_before_it",
+        "a report that was said after a status tells of energy that the status still has",
+        (f"{_FED}::test_no_order_of_messages_counts_anything_twice",),
+        (TRADES, "OR r.seq < s.seq AND r.heard_at", "OR true AND r.heard_at"),
+    ),
+    _mutant(
+        "energy_that_was_fed_makes_nothing_new",
+        "a report that comes late leaves its device more to give",
+        (f"{_FED}::test_what_is_free_in_the_middle_of_a_delivery_is_sold",),
+        (FED, "\n          OR NEW.fed_wh > OLD.fed_wh", ""),
     ),
     _mutant(
         "a_lost_reservation_is_paid",
@@ -561,15 +601,15 @@ MUTANTS: Final = (
         "a_status_from_before_the_lock_loses_it",
         "statuses and answers overtake each other",
         (f"{_LOST}::test_no_order_of_messages_makes_a_reservation_look_lost",),
-        (TRADES, "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s", "coalesce(status = 'Locked' AND batch_id IS NULL"),
-        (TRADES, "AND batch_id IS NULL AND lock_seq < %(seq)s AND id <> ALL (%(locks)s))\n        ORDER", "AND batch_id IS NULL AND id <> ALL (%(locks)s))\n        ORDER"),
+        (TRADES, "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint", "coalesce(status = 'Locked' AND batch_id IS NULL"),
+        (TRADES, "'Short' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint", "'Short' AND batch_id IS NULL"),
     ),
     _mutant(
         "a_lost_lock_fails_what_may_be_paid",
         "what was signed may be paid",
         (f"{_LOST}::test_a_trade_that_may_be_paid_is_not_failed_for_a_lost_reservation",),
-        (TRADES, "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s", "coalesce(status = 'Locked' AND lock_seq < %(seq)s"),
-        (TRADES, "AND batch_id IS NULL AND lock_seq < %(seq)s AND id <> ALL (%(locks)s))\n        ORDER", "AND lock_seq < %(seq)s AND id <> ALL (%(locks)s))\n        ORDER"),
+        (TRADES, "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint", "coalesce(status = 'Locked' AND lock_seq < %(seq)s::bigint"),
+        (TRADES, "'Short' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint", "'Short' AND lock_seq < %(seq)s::bigint"),
     ),
     _mutant(
         "a_count_that_fell_behind_is_never_heard",

@@ -49,14 +49,14 @@ def lock_rejected(world: World) -> Failed:
     home, buyer, ask, bid, trade = world.market.matched()
     answer = {"order_id": str(ask), "transaction_id": str(trade.id), "status": "rejected"}
     hear("settlement", "lock_responses", f"energy/donor/{home.device}/lock/response", answer)
-    return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected="ask")
+    return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected=None)
 
 
 def lock_timeout(world: World) -> Failed:
     home, buyer, ask, bid, trade = world.market.matched()
     world.sql("UPDATE transactions SET expires_at = clock_timestamp() WHERE id = %s", trade.id)
     world.market.tick()
-    return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected="ask")
+    return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected=None)
 
 
 def reservation_lost(world: World) -> Failed:
@@ -65,7 +65,7 @@ def reservation_lost(world: World) -> Failed:
     hear("settlement", "lock_responses", f"energy/donor/{home.device}/lock/response", answer)
     status = {"available_kwh": 100, "locks": [], "seq": 10**6 + 1}
     hear("telemetry", "handle", f"energy/donor/{home.device}/status", status)
-    return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected="ask")
+    return Failed(trade=trade.id, donor=home.user, recipient=buyer, ask=ask, bid=bid, rejected=None)
 
 
 def insufficient_escrow(world: World) -> Failed:

@@ -580,7 +580,7 @@ def test_a_batch_is_not_stored_if_one_of_its_trades_is_no_longer_locked(world: W
 
     def fail_one() -> None:
         with world.market.database.transaction() as conn:
-            trades.fail(conn, [deals[0].id], reason="settlement_expired", expected="Locked", reject=None)
+            trades.fail(conn, [deals[0].id], reason="settlement_expired", expected="Locked")
 
     assert not world.sweep(ledger=slow_ledger(world, fail_one))
     assert world.statuses(deals) == ["Failed", "Locked"]

@@ -69,8 +69,8 @@ class LiveDevice(ModelDevice):
         self._say_delivered(trade)
 
     def reserved_wh(self) -> int:
-        """What it has to keep for others."""
-        return sum(self.held_wh.values()) - sum(self.fed_wh.values())
+        """What it has to keep for others, and has not fed yet."""
+        return super().reserved_wh() - sum(self.fed_wh.values())
 
     def answer_lock(self, trade: UUID, status: str, *, named: bool) -> None:
         """Answer again, whatever was answered before; with the trade's id, or as the specification has it."""

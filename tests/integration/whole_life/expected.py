@@ -7,14 +7,13 @@ from tests.naive_matching import OpenOrder, naive_rule
 
 ONLINE_S = 120
 COUNT_FORGOTTEN_AFTER_S = 600
-FAULT_OF = {
-    "lock_rejected": "ask",
-    "lock_timeout": "ask",
-    "reservation_lost": "ask",
-    "insufficient_escrow": "bid",
-    "spending_cap": "bid",
-}
-"""Whose order is closed by a trade that fails; of all others both go back into the book."""
+LIFE_NOTED_EVERY_S = 10
+BUYERS_FAULT = {"insufficient_escrow", "spending_cap"}
+"""The bid is rejected by a trade that fails; of all others both orders go back into the book."""
+DEVICES_FAULT = {"lock_rejected", "lock_timeout", "reservation_lost"}
+"""The device waits for its next status; the third time in a row the ask is rejected, and the device pauses."""
+IN_A_ROW = 3
+FORGOTTEN_AFTER_S = 86_400
 Match = tuple[UUID, UUID, int, int]
 """The ask and the bid of a trade, its energy and its price."""
 
@@ -33,6 +32,8 @@ class Order:
     arrival: int
     expires_s: float | None
     closed: str | None = None
+    failures: int = 0  # of its device, in a row
+    failed_by: "Trade | None" = None  # the latest that was counted
 
 
 @dataclass(kw_only=True, eq=False)
@@ -44,11 +45,18 @@ class Trade:
     bid: Order
     energy_wh: int
     price_micro: int
+    matched_s: float
     status: str = "Pending"
+    failed_s: float = 0.0
+    confirmed_s: float | None = None
+    heard_s: float | None = None  # when its device said that it holds nothing for it
     deadline_s: float | None = None
     valid_until_s: float | None = None
     delivery: str | None = None
-    delivery_seq: int = 0
+    delivered_wh: int = 0
+    reports: list[tuple[int, int]] = field(default_factory=list)  # (seq, Wh) of what was told of its delivery
+    vague: bool = False  # some of it was told to a process that was disturbed: taken, or not
+    fed_wh: int = 0  # before the latest status of its device, which does not count it as available
     lock_seq: int | None = None
     signed: bool = False  # there are bytes that may pay it
     lost: bool = False  # its device said, after it had locked, that it holds nothing for it
@@ -65,8 +73,17 @@ class Trade:
         return self.ask.id, self.bid.id, self.energy_wh, self.price_micro
 
     @property
-    def is_promised(self) -> bool:
+    def goes_on(self) -> bool:
         return self.status != "Failed" and self.delivery not in {"Delivered", "Short"}
+
+    @property
+    def to_be_fed_wh(self) -> int:
+        """What the latest status of its device must still cover."""
+        return max(0, (self.energy_wh if self.goes_on else self.delivered_wh) - self.fed_wh)
+
+    def fed_before(self, seq: int) -> int:
+        """How much was told to be delivered before a status of this count."""
+        return min(self.energy_wh, max((wh for told, wh in self.reports if told < seq), default=0))
 
     @property
     def owed_to_its_device(self) -> set[str]:
@@ -126,39 +143,55 @@ class KnownDevice:
     last_seen_s: float
     online: bool = True
     silent_since_s: float | None = None
+    failures: int = 0  # in a row
+    failed_by: Trade | None = None
+    failed_wh: int = 0  # the largest of the row
+    paused_until_s: float | None = None
     session: str | None = None
     ended: set[str] = field(default_factory=set)  # sessions
     presence_s: float = 0.0
-    status_seq: int = -1  # of its last status; `seq` may be a delivery's
     heard_s: float | None = None  # when it said what has the highest `seq`
-    vague: bool = False  # a delivery was reported to a process that was disturbed: taken, or not, or not yet
 
     def may_sell(self, now_s: float) -> bool:
         is_there = self.online and now_s - self.last_seen_s <= ONLINE_S
-        return is_there and self.silent_since_s is None and self.available_wh > 0
+        waits = self.silent_since_s is not None or self.paused_until_s is not None
+        return is_there and not waits and self.available_wh > 0
+
+    def fails(self, trade: Trade, *, silent_since_s: float, now_s: float) -> None:
+        """It waits for its next status, and for longer if it has failed too often."""
+        self.silent_since_s = max(self.silent_since_s or 0.0, silent_since_s)
+        goes_on = self.failed_by is not None and self.failed_by.failed_s > now_s - FORGOTTEN_AFTER_S
+        self.failed_wh = max(trade.energy_wh, self.failed_wh if goes_on else 0)
+        if self.failed_by is None or trade.matched_s > self.failed_by.failed_s:
+            self.failures = self.failures + 1 if goes_on else 1
+            self.failed_by = trade
+            if self.failures >= IN_A_ROW:
+                self.paused_until_s = now_s + min(3600, 60 * 2 ** (self.failures - IN_A_ROW))
+
+    def sells(self, trade: Trade) -> None:
+        """It was paid."""
+        if self.failed_wh <= trade.energy_wh:
+            self.failures = self.failed_wh = 0
 
     def says_status(self, *, available_wh: int, seq: int, heard_s: float) -> bool:
         """Whether it is news. Who was not heard of for long may count anew."""
         is_news = seq > self.seq or (self.heard_s is not None and self.heard_s < heard_s - COUNT_FORGOTTEN_AFTER_S)
         if is_news:
-            self.available_wh, self.seq, self.status_seq, self.vague = available_wh, seq, seq, False
+            self.available_wh, self.seq = available_wh, seq
             self.heard_s = heard_s if self.heard_s is None else max(self.heard_s, heard_s)
             self.is_seen(heard_s)
-            if self.silent_since_s is not None and self.silent_since_s <= heard_s + 1:
+            if self.silent_since_s is not None and self.silent_since_s <= heard_s:
                 self.silent_since_s = None
         return is_news
-
-    def says_delivered(self, *, delivered_wh: int, seq: int, heard_s: float) -> None:
-        """What was delivered since the last status is not available any more, whatever that said."""
-        if seq > self.status_seq:
-            self.available_wh = max(0, self.available_wh - delivered_wh)
-            if seq >= self.seq:
-                self.seq = seq
-                self.heard_s = heard_s if self.heard_s is None else max(self.heard_s, heard_s)
 
     def is_seen(self, heard_s: float) -> None:
         self.online = self.online or self.presence_s <= heard_s
         self.last_seen_s = max(self.last_seen_s, heard_s)
+
+    def shows_life(self, heard_s: float) -> None:
+        """It answers, or tells of a delivery; not each of many in a row is written down."""
+        if not self.online or self.last_seen_s < heard_s - LIFE_NOTED_EVERY_S:
+            self.is_seen(heard_s)
 
     def is_present(self, *, connected: bool, session: str, at_s: float) -> None:
         if connected and session in self.ended:
@@ -209,7 +242,7 @@ class Expected:
         return [t for t in locked if t.lock_seq is not None and t.lock_seq < seq and str(t.id) not in locks]
 
     def promised_wh(self, device: UUID) -> int:
-        return sum(t.energy_wh for t in self.trades.values() if t.device == device and t.is_promised)
+        return sum(t.to_be_fed_wh for t in self.trades.values() if t.device == device)
 
     def matches(self, now_s: float) -> list[Match]:
         """The trades that a tick makes now, in their order."""
@@ -238,11 +271,24 @@ class Expected:
 
     def fail(self, trade: Trade, reason: str, now_s: float) -> None:
         trade.status = "Failed"
-        if reason == "lock_timeout" and self.devices[trade.device].silent_since_s is None:
-            self.devices[trade.device].silent_since_s = now_s
-        at_fault = {"ask": trade.ask, "bid": trade.bid}.get(FAULT_OF.get(reason, ""))
-        if at_fault is not None and at_fault.closed is None:
-            at_fault.closed = "Rejected"
+        trade.failed_s = now_s + _AN_INSTANT
+        if reason in BUYERS_FAULT and trade.bid.closed is None:
+            trade.bid.closed = "Rejected"
+        if reason in DEVICES_FAULT:
+            self._fail_ask(trade)
+            # The database's clock may be a second ahead of the broker's.
+            silent_since_s = now_s - 1 if reason == "lock_timeout" or trade.heard_s is None else trade.heard_s
+            self.devices[trade.device].fails(trade, silent_since_s=silent_since_s, now_s=now_s)
+
+    def _fail_ask(self, trade: Trade) -> None:
+        ask, before = trade.ask, trade.ask.failed_by
+        if ask.closed is not None or (before is not None and before.failed_s > trade.matched_s):
+            return
+        confirmed_s = [t.confirmed_s for t in self.trades_of(ask) if t.confirmed_s is not None]
+        has_sold = before is not None and any(at_s > before.failed_s for at_s in confirmed_s)
+        ask.failures, ask.failed_by = 1 if has_sold else ask.failures + 1, trade
+        if ask.failures >= IN_A_ROW:
+            ask.closed = "Rejected"
 
     def tick(self, now_s: float) -> list[Match]:
         """What a tick does; the trades that it makes are returned, and have not been made."""
@@ -250,13 +296,19 @@ class Expected:
         return self.matches(now_s)
 
     def expire(self, now_s: float) -> None:
-        """What a tick does first: locks that ran out fail, and orders whose time has passed are closed."""
+        """What a tick does first: locks that ran out fail, orders whose time has passed are closed, pauses end."""
         for trade in self.trades.values():
             if trade.is_late(now_s):
                 self.fail(trade, "lock_timeout", now_s)
         for order in self.orders.values():
             if self.open_wh(order) > 0 and _has_expired(order, now_s):
                 order.closed = "Expired"
+        for device in self.devices.values():
+            if device.paused_until_s is not None and device.paused_until_s <= now_s:
+                device.paused_until_s = None
+
+
+_AN_INSTANT = 1e-6  # no clock shows the same time twice
 
 
 def _has_expired(order: Order, now_s: float) -> bool:

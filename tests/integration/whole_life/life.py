@@ -162,12 +162,16 @@ class Life:
         trade, said = self.meaning_of(message) if is_answer else (None, "")
         if trade is not None and (said == "rejected" or self.is_in_time(trade)):
             trade.answers.add(said)
+        if trade is not None and said == "rejected" and trade.status == "Pending":
+            trade.heard_s = message.received_at_ms / 1000
         try:
             with database.transaction() as conn:
                 if is_answer:
                     record_lock_response(conn, message, settlement_window_s=SETTINGS.settlement_window_s)
                 else:
                     record_telemetry(conn, message)
+            if is_answer or message.topic.startswith("energy/transfer/"):
+                self.expected.devices[UUID(message.client_id)].shows_life(message.received_at_ms / 1000)
         except Dropped:
             pass  # a repetition, old news or a forgery: what the books say is what counts
         if not is_answer:
@@ -202,23 +206,15 @@ class Life:
             is_news = device.says_status(available_wh=available_wh, seq=payload["seq"], heard_s=heard_s)
             for trade in self.expected.not_listed(device.id, payload["locks"], seq=payload["seq"]) if is_news else []:
                 trade.lost = True
+                if trade.status != "Failed":
+                    trade.heard_s = heard_s
                 if exactly and not trade.signed:
                     self.expected.fail(trade, "reservation_lost", self.now_s)
         else:
             trade = self.expected.trades[UUID(payload["transaction_id"])]
-            self.expect_delivery(device, trade, payload, heard_s=heard_s, exactly=exactly)
-
-    @staticmethod
-    def expect_delivery(
-        device: KnownDevice, trade: Trade, payload: dict[str, Any], *, heard_s: float, exactly: bool
-    ) -> None:
-        delivered_wh, seq = round(payload["kwh_delivered"] * 1000), payload["seq"]
-        device.vague = device.vague or not exactly
-        is_news = delivered_wh >= trade.energy_wh or seq > trade.delivery_seq
-        if trade.status == "Confirmed" and trade.delivery != "Delivered" and is_news:
-            trade.delivery_seq = max(trade.delivery_seq, seq)
-            if payload["status"] == "delivered" and not device.vague:
-                device.says_delivered(delivered_wh=delivered_wh, seq=seq, heard_s=heard_s)
+            trade.vague = trade.vague or not exactly
+            if trade.status == "Confirmed" or (trade.status != "Failed" and trade.delivery is not None):
+                trade.reports.append((payload["seq"], round(payload["kwh_delivered"] * 1000)))
 
     def sweep_once(self, database: Database, ledger: Ledger) -> None:
         try:
@@ -265,7 +261,8 @@ class Life:
         for row in rows(
             self.stage.conn,
             """SELECT id, status, reason, extract(epoch FROM expires_at)::float8,
-                      extract(epoch FROM valid_until)::float8, delivery, delivered_wh, lock_seq, batch_id IS NOT NULL
+                      extract(epoch FROM valid_until)::float8, delivery, delivered_wh, lock_seq, batch_id IS NOT NULL,
+                      extract(epoch FROM failed_at)::float8, extract(epoch FROM confirmed_at)::float8, fed_wh
                FROM transactions ORDER BY seq""",
         ):
             if row[0] in self.expected.trades:
@@ -277,9 +274,13 @@ class Life:
                 assert order.expires_s <= self.now_s
                 order.closed = closed
         self.new_trades()
+        for device_id, paused in rows(self.stage.conn, "SELECT id, paused_until IS NOT NULL FROM iot_devices"):
+            device = self.expected.devices[device_id]
+            if device.paused_until_s is not None and device.paused_until_s <= self.now_s and not paused:
+                device.paused_until_s = None  # a tick that was disturbed did it
 
     def learn_trade(self, trade: Trade, row: tuple[Any, ...], *, latest_s: float) -> None:
-        status, reason, deadline_s, valid_until_s, delivery, delivered_wh, trade.lock_seq, signed = row
+        status, reason, deadline_s, valid_until_s, delivery, delivered_wh, trade.lock_seq, signed, *at = row
         if trade.deadline_s is None and deadline_s is not None:
             assert self.now_s < deadline_s <= self.now_s + SETTINGS.lock_timeout_s + 1
             trade.deadline_s = deadline_s
@@ -293,13 +294,17 @@ class Life:
             assert there, f"{trade.status} became {status} ({reason}); its device said {trade.answers}"
             if status == "Confirmed":
                 self.is_deep_enough(trade)
+                self.expected.devices[trade.device].sells(trade)
             if status == "Failed":
                 self.expected.fail(trade, reason, self.now_s)
             trade.status = status
         trade.signed = signed
+        trade.failed_s, trade.confirmed_s, trade.fed_wh = at[0] or 0.0, at[1], at[2]
+        fed_wh = trade.fed_before(self.expected.devices[trade.device].seq)
+        assert trade.fed_wh == fed_wh or (trade.vague and trade.fed_wh < fed_wh)
         assert delivered_wh <= self.devices[trade.device].ever_fed_wh.get(trade.id, 0)
         assert (delivery == "Delivered") == (status == "Confirmed" and delivered_wh == trade.energy_wh)
-        trade.delivery = delivery
+        trade.delivery, trade.delivered_wh = delivery, delivered_wh
 
     def is_deep_enough(self, trade: Trade) -> None:
         ((tx_hash,),) = rows(self.stage.conn, "SELECT blockchain_hash FROM transactions WHERE id = %s", trade.id)
@@ -310,9 +315,10 @@ class Life:
         """The trades that nobody has seen yet; of matches that nobody has made trades of, somebody does."""
         make_trades(self.stage.conn, limit=1_000)
         made = []
-        for trade, ask, bid, energy_wh, price_micro in rows(
+        for trade, ask, bid, energy_wh, price_micro, matched_s in rows(
             self.stage.conn,
-            "SELECT id, sell_order_id, buy_order_id, energy_wh, price_micro FROM transactions ORDER BY seq",
+            """SELECT id, sell_order_id, buy_order_id, energy_wh, price_micro, extract(epoch FROM "timestamp")::float8
+               FROM transactions ORDER BY seq""",
         ):
             if trade in self.expected.trades:
                 continue
@@ -322,6 +328,7 @@ class Life:
                 bid=self.expected.orders[bid],
                 energy_wh=energy_wh,
                 price_micro=price_micro,
+                matched_s=matched_s,
             )
             assert (new.ask.closed, new.bid.closed) == (None, None), "an order was matched that is closed"
             self.expected.trades[trade] = new
@@ -339,22 +346,24 @@ class Life:
         ]
 
     def compare_devices(self) -> None:
-        for device, status, silent, last_seen_s, available_wh, seq, heard_s in rows(
+        for device, status, silent, last_seen_s, available_wh, seq, heard_s, failures, paused_until_s in rows(
             self.stage.conn,
             """SELECT id, status, silent_since IS NOT NULL, extract(epoch FROM last_ping)::float8, available_wh,
-                      status_seq, extract(epoch FROM status_heard_at)::float8 FROM iot_devices""",
+                      status_seq, extract(epoch FROM status_heard_at)::float8, failures,
+                      extract(epoch FROM paused_until)::float8 FROM iot_devices""",
         ):
             known, real = self.expected.devices[device], self.devices[device]
-            if known.vague and seq >= known.seq and available_wh <= known.available_wh:
-                known.available_wh, known.seq, known.heard_s = available_wh, seq, heard_s
             assert (available_wh, seq, heard_s) == (known.available_wh, known.seq, known.heard_s)
             is_silent = known.silent_since_s is not None
             assert (status, silent) == ("Online" if known.online else "Offline", is_silent)
             assert abs(last_seen_s - known.last_seen_s) < 1
+            assert failures == known.failures
+            assert (paused_until_s is None) == (known.paused_until_s is None)
+            assert abs((paused_until_s or 0) - (known.paused_until_s or 0)) < 1
             promised_wh = sum(
                 trade.energy_wh - real.ever_fed_wh.get(trade.id, 0)
                 for trade in self.expected.trades.values()
-                if trade.device == device and trade.is_promised and trade.id not in real.delivered
+                if trade.device == device and trade.goes_on and trade.id not in real.delivered
             )
             assert promised_wh <= real.available_wh, "more is promised than there is"
             assert real.reserved_wh() <= real.available_wh

@@ -108,10 +108,12 @@ class Stage:
             self.conn.execute(
                 """
                 UPDATE iot_devices SET status = 'Online', last_ping = now(), available_wh = %s, status_seq = %s,
+                       available_seq = %s, available_at = now(),
                        presence_session = NULL, presence_ms = NULL, silent_since = NULL, reported_locks = '{}',
-                       status_heard_at = NULL
+                       status_heard_at = NULL, waits_because = NULL, failures = 0, failed_at = NULL, failed_wh = 0,
+                       paused_until = NULL
                 """,
-                (AVAILABLE_WH, FIRST_SEQ),
+                (AVAILABLE_WH, FIRST_SEQ, FIRST_SEQ),
             )
             self.conn.execute("UPDATE device_certificates SET heard_at = now()")
             self.conn.execute(

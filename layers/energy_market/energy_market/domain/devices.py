@@ -17,6 +17,7 @@ DeviceStatus = Literal["Provisioning", "Registered", "Online", "Offline", "Remov
 class Device:
     """A device. `available_wh`: what may be sold, reserved energy included; `free_wh`: what of it is not promised.
 
+    Both by its latest status and what it has reported of deliveries since; never below zero.
     `refused`: topic, code, field and sentence of the latest message, or part of one, that was not taken.
     """
 

@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-RULE_VERSION: Final = 1
-"""Kept with each trade. A change of the rule that changes any trade raises it."""
+RULE_VERSION: Final = 2
+"""Kept with each trade. A change of the rule, or of what it is given, that changes any trade raises it.
+
+2: devices pause after failures, and what was fed is promised no more.
+"""
 
 WholeAsk = tuple[int, int, int, int, int]
 """(energy in Wh, price in micro-tokens a kWh, arrival, user, device) of an ask that trades wholly or not at all."""

@@ -27,10 +27,28 @@ UNREPORTED_AFTER_S: Final = 3_600
 
 Until then its energy is promised: time to feed 5 kWh at 5 kW before it may be sold again."""
 
-# Neither side is at fault: both orders go back into the book. But where the same two meet and fail again and again,
-# both are rejected, so that nothing is tried for ever.
+# Whose fault it is decides what becomes of the orders.
+
+DEVICES_FAULT: Final[tuple[FailReason, ...]] = ("lock_rejected", "lock_timeout", "reservation_lost")
+"""Both orders go back into the book. The device waits for its next status; failures in a row have consequences."""
+BUYERS_FAULT: Final[tuple[FailReason, ...]] = ("insufficient_escrow", "spending_cap")
+"""The bid is rejected, the ask goes back."""
 NOBODYS_FAULT: Final[tuple[FailReason, ...]] = ("settlement_expired", "chain_refused")
+"""Both orders go back. Where the same two fail again and again, both are rejected: nothing is tried for ever."""
+
 MAX_TRIES_OF_A_PAIR: Final = 5
+MAX_FAILURES_IN_A_ROW: Final = 3
+"""Failures of its device in a row that an order survives, less one. After as many the device pauses as well.
+
+One failure is all that came of the trades that were matched before it was noticed: a device that is away for a minute
+fails ten trades once. A row ends with a success, which is a confirmed trade. An answer `locked` is none: a device that
+locks and then loses the reservation holds up the bid just as long."""
+FIRST_PAUSE_S: Final = 60
+"""Seconds that a device pauses after `MAX_FAILURES_IN_A_ROW`; each further failure doubles them."""
+MAX_PAUSE_S: Final = 3_600
+"""Maximum seconds of a device's pause."""
+FAILURES_FORGOTTEN_AFTER_S: Final = 86_400
+"""Seconds after which a device's failure no longer counts."""
 
 REASON_SENTENCES: Final[dict[str, str]] = {
     "lock_rejected": "The donor's device refused to reserve the energy.",

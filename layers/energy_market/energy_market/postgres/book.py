@@ -28,7 +28,7 @@ WAIT_FOR_THE_BOOK_MS: Final = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """What a tick of a zone has to do: `late` locks or orders, something `new` in the book, or the `whole` book.
+    """What a tick of a zone has to do: end what is `late`, match what is `new` in the book, or the `whole` book.
 
     `first`: nothing is known of what earlier ticks have seen. While the market is `paused`, or `halted` because trades
     could not be paid, nothing is to be matched.
@@ -60,6 +60,7 @@ _DUE: Final[LiteralString] = (
     """
     SELECT EXISTS (SELECT FROM transactions WHERE status = 'Pending' AND zone = %(zone)s
                    AND expires_at <= clock_timestamp())
+        OR EXISTS (SELECT FROM iot_devices WHERE zone = %(zone)s AND paused_until <= clock_timestamp())
         OR (SELECT true FROM open_orders WHERE expires_at <= now() AND zone = %(zone)s
             ORDER BY expires_at LIMIT 1) IS NOT NULL,
     """

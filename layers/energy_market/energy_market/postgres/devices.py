@@ -1,6 +1,6 @@
 """Devices (the tables `iot_devices` and `device_reports`)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, LiteralString
@@ -10,26 +10,30 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from energy_market.domain.devices import Device, DeviceSide, DeviceType, Report, ReportKind
+from energy_market.domain.trades import (
+    FAILURES_FORGOTTEN_AFTER_S,
+    FIRST_PAUSE_S,
+    MAX_FAILURES_IN_A_ROW,
+    MAX_PAUSE_S,
+)
 from energy_market.postgres.book import array
+from energy_market.postgres.trades import COUNT_FORGOTTEN_AFTER_S, TO_BE_FED
 
 REPORTS_KEPT_DAYS: Final = 7
 PRUNED_AT_ONCE: Final = 4
 MAX_REPORTS_IN_TEN_MINUTES: Final = 60  # of a kind, of a device
 MAX_KEPT_CHARACTERS: Final = 4_096
-COUNT_FORGOTTEN_AFTER_S: Final = 600
-"""A device that has said nothing above its count for so long may count anew."""
-
 LIFE_NOTED_EVERY_S: Final = 10
 """A sign of life that is not a status is written if the one before is older than this."""
 
 UNFINISHED_AFTER_S: Final = 600
 """A registration that is not done by then has died: no request takes that long."""
 
-# What a device `d` has promised: its trades that neither failed nor came to the end of their delivery, and its matches.
-_TRADED: Final[LiteralString] = """
-    SELECT coalesce(sum(t.energy_wh), 0) FROM transactions t
-    WHERE t.device_id = d.id AND t.status <> 'Failed'
-      AND t.delivery IS DISTINCT FROM 'Delivered' AND t.delivery IS DISTINCT FROM 'Short'"""
+# What the energy that a device `d` told in its latest status is still to cover: its trades, but for what was fed before
+# that status and is not in it any more, and its matches.
+_OF_TRADES: Final[LiteralString] = " FROM transactions t WHERE t.device_id = d.id AND " + TO_BE_FED + " > t.fed_wh"
+_TRADED: Final[LiteralString] = "SELECT coalesce(sum(" + TO_BE_FED + " - t.fed_wh), 0)" + _OF_TRADES
+_FED_SINCE: Final[LiteralString] = "SELECT coalesce(sum(greatest(0, t.delivered_wh - t.fed_wh)), 0)" + _OF_TRADES
 PROMISED: Final[LiteralString] = (
     "SELECT (" + _TRADED + ") + coalesce((SELECT sum(m.energy_wh) FROM matches m WHERE m.device_no = d.no), 0)"
 )
@@ -41,9 +45,10 @@ STATUS_REFUSED: Final[LiteralString] = """EXISTS (
     WHERE r.device_id = d.id AND r.kind = 'refused' AND r.received_at > coalesce(d.status_heard_at, '-infinity')
       AND r.payload ->> 'topic' LIKE 'energy/donor/%%/status' AND r.payload ->> 'code' <> 'field_ignored')"""
 
-# That a device `d` may be matched now. Time alone only ends this, by silence for `online_s` seconds.
+# That a device `d` may be matched now: it is there, has energy, and waits for nothing. Time alone only ends this, by
+# silence for `online_s` seconds: all else that changes it is written in the row (docs/decisions/0012).
 MAY_BE_MATCHED: Final[LiteralString] = (
-    "d.status = 'Online' AND d.silent_since IS NULL AND d.available_wh > 0"
+    "d.status = 'Online' AND d.silent_since IS NULL AND d.paused_until IS NULL AND d.available_wh > 0"
     " AND d.last_ping > now() - make_interval(secs => %(online_s)s)"
 )
 
@@ -164,9 +169,12 @@ def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
     """A user's devices, oldest first; not those whose registration has died half-way."""
     with conn.cursor(row_factory=class_row(Device)) as cursor:
         return cursor.execute(
-            "SELECT d.id, d.owner_id, d.device_type, d.side, d.location, d.zone, d.status, d.last_ping, d.available_wh,"
-            " d.available_wh - (" + PROMISED + ") AS free_wh, d.battery_level, d.created_at,"
-            " r.received_at AS refused_at, r.payload AS refused"
+            "SELECT d.id, d.owner_id, d.device_type, d.side, d.location, d.zone, d.status, d.last_ping,"
+            " CASE WHEN d.available_wh IS NOT NULL"
+            "      THEN greatest(0, d.available_wh - (" + _FED_SINCE + "))::bigint END AS available_wh,"
+            " CASE WHEN d.available_wh IS NOT NULL"
+            "      THEN greatest(0, d.available_wh - (" + PROMISED + "))::bigint END AS free_wh,"
+            " d.battery_level, d.created_at, r.received_at AS refused_at, r.payload AS refused"
             " FROM iot_devices d LEFT JOIN LATERAL ("
             "     SELECT received_at, payload FROM device_reports WHERE device_id = d.id AND kind = 'refused'"
             "     ORDER BY received_at DESC, id DESC LIMIT 1) r ON true WHERE d.owner_id = %s AND d.status <> 'Removed'"
@@ -196,7 +204,7 @@ def donors_of(conn: Connection, owner_id: UUID) -> list[UUID]:
 
 
 def free_to_promise(conn: Connection, numbers: Iterable[int], *, device_online_s: int) -> dict[int, int]:
-    """Of each device that is there, by its number, the energy that it has and has not promised to a trade."""
+    """Of each device that may be matched, by its number, the energy that it has and has not promised to a trade."""
     return dict(
         conn.execute(
             "SELECT d.no, (d.available_wh - (" + _TRADED + ") - coalesce(m.energy_wh, 0))::bigint FROM iot_devices d"
@@ -220,10 +228,10 @@ def record_status(
 ) -> bool:
     """Take a donor's status; False if it is of no device of ours, or older than one already taken.
 
-    What it does not say (None) stays as it is. `received_ms`: the broker's time. A device that was silent since is
-    still silent. One whose count is behind (it lost its memory, and its clock was ahead before) is heard again when the
-    broker has it for long enough after the last status that was taken; a message that only lay in a queue for so long
-    is not. Without a count the broker's time tells which is older.
+    What it does not say (None) stays as it is. `received_ms`: the broker's time. A device that waits for a status after
+    that still waits. One whose count is behind (it lost its memory, and its clock was ahead before) is heard again when
+    the broker has it for long enough after the last status that was taken; a message that only lay in a queue for so
+    long is not. Without a count the broker's time tells which is older.
     """
     return (
         conn.execute(
@@ -231,6 +239,9 @@ def record_status(
             UPDATE iot_devices
             SET available_wh = coalesce(%(available_wh)s::bigint, available_wh),
                 available_seq = CASE WHEN %(available_wh)s::bigint IS NULL THEN available_seq ELSE %(seq)s::bigint END,
+                available_at = CASE WHEN %(available_wh)s::bigint IS NULL THEN available_at ELSE """
+            + _HEARD
+            + """ END,
                 battery_level = coalesce(%(battery_level)s::numeric, battery_level),
                 reported_locks = coalesce(%(locks)s::uuid[], reported_locks),
                 status_seq = coalesce(%(seq)s::bigint, status_seq),
@@ -243,9 +254,12 @@ def record_status(
             + """, last_ping = greatest(last_ping, """
             + _HEARD
             + """),
-                silent_since = CASE WHEN silent_since > interval '1 second' + """
+                silent_since = CASE WHEN silent_since > """
             + _HEARD
-            + """ THEN silent_since END
+            + """ THEN silent_since END,
+                waits_because = CASE WHEN silent_since > """
+            + _HEARD
+            + """ THEN waits_because END
             WHERE id = %(id)s AND side = 'donor' AND status NOT IN ('Provisioning', 'Removed')
               AND CASE WHEN %(seq)s::bigint IS NULL THEN status_heard_at IS NULL OR status_heard_at <= """
             + _HEARD
@@ -359,39 +373,66 @@ def record_presence(
     )
 
 
-def record_delivered(
-    conn: Connection, device_id: UUID, *, delivered_wh: int, seq: int | None, received_ms: int
-) -> None:
-    """What was delivered since the last status is no longer available.
+def wait_for_status(conn: Connection, failed: Collection[UUID], *, received_ms: int | None = None) -> None:
+    """The devices of these trades, which failed by their fault, are not matched before their next status.
 
-    Until the device's next status says so itself: else the trade would stop counting as promised a moment before
-    the energy stops counting as available, and would be sold again in between. `available_seq` is of the last status
-    that told an amount: `status_seq` may be another delivery's, whose report has overtaken this one. Where either has
-    no count, the broker's time tells which is older.
+    `received_ms`: the broker's time of the message that failed them, a status later than which it takes; without one
+    they were silent until now, by a clock that may be a second ahead of the broker's.
+
+    A failure counts if its trade was matched after the one counted before. Of so many in a row the last makes the
+    device pause, whatever it reports: a minute, and each further one twice as long, up to an hour.
     """
     conn.execute(
         """
         UPDATE iot_devices d
-        SET available_wh = greatest(0, available_wh - %(delivered_wh)s),
-            status_seq = greatest(status_seq, %(seq)s::bigint),
-            status_heard_at = CASE WHEN status_seq > %(seq)s OR %(seq)s::bigint IS NULL THEN status_heard_at
-                                   ELSE greatest(status_heard_at, """
+        SET silent_since = greatest(d.silent_since, CASE WHEN %(received_ms)s::bigint IS NULL
+                                                         THEN now() - interval '1 second' ELSE """
         + _HEARD
-        + """) END
-        WHERE id = %(id)s
-          AND coalesce(available_seq < %(seq)s, status_heard_at <= """
-        + _HEARD
-        + """, true)
+        + """ END),
+            waits_because = f.reason, failed_wh = f.failed_wh,
+            failures = coalesce(f.failures, d.failures),
+            failed_at = CASE WHEN f.failures IS NULL THEN d.failed_at ELSE clock_timestamp() END,
+            paused_until = CASE WHEN f.failures >= %(max_failures)s
+                THEN clock_timestamp() + make_interval(secs => least(
+                    %(max_pause_s)s, %(first_pause_s)s * 2.0 ^ least(f.failures - %(max_failures)s, 30)))
+                ELSE d.paused_until END
+        FROM (
+            SELECT d.id, t.reason,
+                   CASE WHEN d.failed_at IS NULL OR d.failed_at < t.matched_at
+                        THEN 1 + CASE WHEN r.goes_on THEN d.failures ELSE 0 END END AS failures,
+                   greatest(t.energy_wh, CASE WHEN r.goes_on THEN d.failed_wh ELSE 0 END) AS failed_wh
+            FROM (SELECT device_id, max(reason) AS reason, max(energy_wh) AS energy_wh, max("timestamp") AS matched_at
+                  FROM transactions WHERE id = ANY (%(failed)s) GROUP BY device_id) t
+            JOIN iot_devices d ON d.id = t.device_id
+            CROSS JOIN LATERAL (SELECT d.failed_at > now() - make_interval(secs => %(forget_s)s) AS goes_on) r
+            ORDER BY d.id FOR NO KEY UPDATE OF d
+        ) f
+        WHERE d.id = f.id
         """,
-        {"delivered_wh": delivered_wh, "seq": seq, "id": device_id, "received_ms": received_ms},
+        {
+            "failed": list(failed),
+            "received_ms": received_ms,
+            "max_failures": MAX_FAILURES_IN_A_ROW,
+            "first_pause_s": FIRST_PAUSE_S,
+            "max_pause_s": MAX_PAUSE_S,
+            "forget_s": FAILURES_FORGOTTEN_AFTER_S,
+        },
     )
 
 
-def mark_silent(conn: Connection, device_ids: Sequence[UUID]) -> None:
-    """These let a lock run out: they are not matched again before their next status."""
-    conn.execute(
-        "UPDATE iot_devices SET silent_since = now() WHERE id = ANY (%s) AND silent_since IS NULL", (list(device_ids),)
-    )
+def end_pauses(conn: Connection, zone: str, *, limit: int) -> int:
+    """Let devices be matched again whose pause is over, those first that waited longest; how many.
+
+    By a row that is written, because a tick looks at nothing that only time has changed.
+    """
+    return conn.execute(
+        """
+        UPDATE iot_devices SET paused_until = NULL
+        WHERE id IN (SELECT id FROM iot_devices WHERE zone = %s AND paused_until <= clock_timestamp()
+                     ORDER BY paused_until LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
+        """,
+        (zone, limit),
+    ).rowcount
 
 
 def keep_report(conn: Connection, device_id: UUID, kind: ReportKind, payload: str) -> None:

@@ -29,7 +29,11 @@ _UNMATCHABLE: Final[LiteralString] = f"""
                        ELSE 'no_status_yet' END
          WHEN d.status <> 'Online' OR d.last_ping <= now() - make_interval(secs => %(online_s)s)
              THEN CASE WHEN {STATUS_REFUSED} THEN 'status_refused' ELSE 'device_offline' END
-         WHEN d.silent_since IS NOT NULL THEN 'device_silent'
+         WHEN d.paused_until IS NOT NULL THEN 'device_paused'
+         WHEN d.silent_since IS NOT NULL
+             THEN CASE d.waits_because WHEN 'lock_rejected' THEN 'device_refused'
+                                       WHEN 'reservation_lost' THEN 'device_lost_reservation'
+                                       ELSE 'device_silent' END
          WHEN f.free_wh <= 0 OR (s.all_or_none AND f.free_wh < s.remaining_wh) THEN 'no_free_energy'
          ELSE {{otherwise}}
     END AS unmatchable"""

@@ -7,13 +7,16 @@ once, sweeps may overlap, and of two that try the same transition only the first
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, LiteralString
+from typing import Final, LiteralString
 from uuid import UUID
 
 from psycopg import Connection
 from psycopg.rows import class_row
 
 from energy_market.domain.trades import (
+    BUYERS_FAULT,
+    DEVICES_FAULT,
+    MAX_FAILURES_IN_A_ROW,
     MAX_TRIES_OF_A_PAIR,
     NOBODYS_FAULT,
     Delivery,
@@ -24,7 +27,17 @@ from energy_market.domain.trades import (
     TradeStatus,
 )
 
-Side = Literal["ask", "bid"]
+COUNT_FORGOTTEN_AFTER_S: Final = 600
+"""A device that has said nothing above its count for so long may count anew."""
+
+# What the latest status of its device must cover, together with what was fed before: all of a trade that goes on, what
+# was delivered of one that has ended. The index `transactions_reserving` has it in these words.
+TO_BE_FED: Final[LiteralString] = (
+    "CASE WHEN t.status = 'Failed' OR t.delivery IN ('Delivered', 'Short') THEN t.delivered_wh ELSE t.energy_wh END"
+)
+
+MAX_REPORTS_BETWEEN_STATUSES: Final = 100
+"""Maximum reports of a delivery that are kept until a status comes. What is not kept counts with the next status."""
 
 _COLUMNS: Final[LiteralString] = """
     t.id, t.seq, t.sell_order_id, t.buy_order_id, t.donor_id, t.recipient_id, t.device_id, t.zone, t.energy_wh,
@@ -107,14 +120,15 @@ def fail(
     *,
     reason: FailReason,
     expected: TradeStatus,
-    reject: Side | None,
 ) -> list[UUID]:
     """Fail those of the trades that are still `expected`, and return their ids.
 
-    The orders of the side at fault are closed as Rejected, and both where the same two have failed too often without
-    either being at fault; the others go back into the book with the energy they had in the trade and their old arrival,
-    unless they were closed meanwhile. A lock that was published is owed an unlock, but for one that the device itself
-    refused.
+    Their orders go back into the book with the energy they had in the trade and their old arrival, unless they were
+    closed meanwhile. Rejected are the bid where its owner is at fault, the ask whose device has failed it too often in
+    a row, and both where the same two have failed too often without anybody being at fault. The ask of a device that
+    was removed is cancelled. A lock that was published is owed an unlock, but for one that the device itself refused.
+
+    Where a device is at fault, `devices.wait_for_status` is to be called next.
 
     The rows are locked by statements of their own: the one that writes must see in the book what another trade of the
     same order has just put back, to withdraw that too. And they are locked in the order in which every transition locks
@@ -141,7 +155,7 @@ def fail(
                 unlock = CASE WHEN expires_at IS NOT NULL AND %(reason)s <> 'lock_rejected' THEN 'Owed' END,
                 delivery = NULL, delivery_reason = NULL, deliver_by = NULL
             WHERE id = ANY (%(ids)s) AND status = %(expected)s
-            RETURNING id, sell_order_id, buy_order_id, energy_wh
+            RETURNING id, sell_order_id, buy_order_id, energy_wh, "timestamp" AS matched_at
         ), tried AS (
             SELECT f.*, %(reason)s = ANY (%(nobodys_fault)s) AND %(max_tries)s <= 1 + (
                 SELECT count(*) FROM transactions t
@@ -149,28 +163,41 @@ def fail(
                   AND t.status = 'Failed' AND t.reason = ANY (%(nobodys_fault)s)) AS too_often
             FROM failed f
         ), touched AS (
-            SELECT order_id, sum(energy_wh)::bigint AS energy_wh,
-                   bool_or(too_often OR side IS NOT DISTINCT FROM %(reject)s) AS rejected
-            FROM (SELECT sell_order_id AS order_id, energy_wh, too_often, 'ask' AS side FROM tried
+            SELECT order_id, sum(energy_wh)::bigint AS energy_wh, max(matched_at) AS matched_at,
+                   bool_or(too_often OR is_bid AND %(reason)s = ANY (%(buyers_fault)s)) AS rejected,
+                   bool_or(NOT is_bid AND %(reason)s = ANY (%(devices_fault)s)) AS failed_by_device
+            FROM (SELECT sell_order_id AS order_id, energy_wh, matched_at, too_often, false AS is_bid FROM tried
                   UNION ALL
-                  SELECT buy_order_id, energy_wh, too_often, 'bid' FROM tried) sides
+                  SELECT buy_order_id, energy_wh, matched_at, too_often, true FROM tried) sides
             GROUP BY order_id
         ), open AS (
             SELECT o.id, o.zone, o.type, o.user_id, o.device_id, o.price_micro, o.arrival, o.all_or_none, o.expires_at,
-                   t.energy_wh, t.rejected
-            FROM energy_orders o JOIN touched t ON t.order_id = o.id
+                   t.energy_wh, f.failures,
+                   CASE WHEN d.status = 'Removed' THEN 'Cancelled'
+                        WHEN t.rejected OR f.failures >= %(max_failures)s THEN 'Rejected' END AS closed
+            FROM energy_orders o JOIN touched t ON t.order_id = o.id LEFT JOIN iot_devices d ON d.id = o.device_id
+            LEFT JOIN LATERAL (
+                SELECT 1 + CASE WHEN EXISTS (SELECT FROM transactions sold WHERE sold.sell_order_id = o.id
+                                             AND sold.confirmed_at > o.failed_at)
+                                THEN 0 ELSE o.failures END AS failures) f
+                ON t.failed_by_device AND (o.failed_at IS NULL OR o.failed_at < t.matched_at)
             WHERE o.closed IS NULL
             ORDER BY o.id FOR NO KEY UPDATE OF o
-        ), closed AS (
-            UPDATE energy_orders SET closed = 'Rejected', reason = %(reason)s, closed_at = clock_timestamp()
-            WHERE id IN (SELECT id FROM open WHERE rejected)
+        ), noted AS (
+            UPDATE energy_orders o
+            SET closed = open.closed,
+                reason = CASE open.closed WHEN 'Cancelled' THEN 'device_removed' WHEN 'Rejected' THEN %(reason)s END,
+                closed_at = CASE WHEN open.closed IS NOT NULL THEN clock_timestamp() END,
+                failures = coalesce(open.failures, o.failures),
+                failed_at = CASE WHEN open.failures IS NOT NULL THEN clock_timestamp() ELSE o.failed_at END
+            FROM open WHERE o.id = open.id AND (open.closed IS NOT NULL OR open.failures IS NOT NULL)
         ), withdrawn AS (
-            DELETE FROM open_orders WHERE order_id IN (SELECT id FROM open WHERE rejected)
+            DELETE FROM open_orders WHERE order_id IN (SELECT id FROM open WHERE closed IS NOT NULL)
         ), reopened AS (
             INSERT INTO open_orders AS book (order_id, zone, type, user_id, device_id, remaining_wh, price_micro,
                                              arrival, all_or_none, expires_at)
             SELECT id, zone, type, user_id, device_id, energy_wh, price_micro, arrival, all_or_none, expires_at
-            FROM open WHERE NOT rejected
+            FROM open WHERE closed IS NULL
             ON CONFLICT (order_id) DO UPDATE SET remaining_wh = book.remaining_wh + EXCLUDED.remaining_wh
         )
         SELECT id FROM failed
@@ -179,24 +206,27 @@ def fail(
             "ids": list(transaction_ids),
             "reason": reason,
             "expected": expected,
-            "reject": reject,
+            "devices_fault": list(DEVICES_FAULT),
+            "buyers_fault": list(BUYERS_FAULT),
             "nobodys_fault": list(NOBODYS_FAULT),
             "max_tries": MAX_TRIES_OF_A_PAIR,
+            "max_failures": MAX_FAILURES_IN_A_ROW,
         },
     ).fetchall()
     return [row[0] for row in rows]
 
 
-def awaiting_lock_too_long(conn: Connection, zone: str, *, limit: int) -> list[tuple[UUID, UUID]]:
-    """(trade, device) of locks that ran out unanswered, oldest first."""
-    return conn.execute(
+def awaiting_lock_too_long(conn: Connection, zone: str, *, limit: int) -> list[UUID]:
+    """Trades whose locks ran out unanswered, oldest first."""
+    rows = conn.execute(
         """
-        SELECT id, device_id FROM transactions
+        SELECT id FROM transactions
         WHERE status = 'Pending' AND expires_at <= clock_timestamp() AND zone = %s ORDER BY seq LIMIT %s
         FOR UPDATE SKIP LOCKED
         """,
         (zone, limit),
     ).fetchall()
+    return [row[0] for row in rows]
 
 
 def only_trade_of(conn: Connection, sell_order_id: UUID) -> UUID | None:
@@ -222,25 +252,37 @@ def status_at_device(conn: Connection, transaction_id: UUID, *, device_id: UUID,
     return None if row is None else row[0]
 
 
-def hold_reserved(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID], *, seq: int | None) -> list[UUID]:
+def hold_reserved(
+    conn: Connection, device_id: UUID, reported_locks: Sequence[UUID] | None, *, seq: int | None
+) -> list[UUID]:
     """Lock the trades that a status changes, in the order in which all lock trades; those whose reservation is lost.
 
     Those are locked trades that the device does not list although it counted this status (`seq`) after its answer, and
-    for which nothing was ever signed, so that nothing can pay them. None without a count.
+    for which nothing was ever signed, so that nothing can pay them. None without a count or a list.
     """
     rows = conn.execute(
         """
-        SELECT id, coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s
-                            AND id <> ALL (%(locks)s), false) AS is_lost
-        FROM transactions
+        SELECT id, coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint
+                            AND id <> ALL (%(locks)s::uuid[]), false) AS is_lost
+        FROM transactions t
         WHERE device_id = %(device_id)s
           AND (unlock = 'Owed'
-               OR id = ANY (%(locks)s) AND (status = 'Failed' OR delivery IN ('Delivered', 'Short'))
-               OR status = 'Locked' AND delivery IS DISTINCT FROM 'Delivered' AND delivery IS DISTINCT FROM 'Short'
-                  AND batch_id IS NULL AND lock_seq < %(seq)s AND id <> ALL (%(locks)s))
+               OR id = ANY (%(locks)s::uuid[]) AND (status = 'Failed' OR delivery IN ('Delivered', 'Short'))
+               OR id = ANY (ARRAY(SELECT transaction_id FROM delivery_reports WHERE device_id = %(device_id)s))
+               OR """
+        + TO_BE_FED
+        + """ > t.fed_wh
+                  AND (fed_wh < delivered_wh
+                       OR status = 'Locked' AND delivery IS DISTINCT FROM 'Delivered'
+                          AND delivery IS DISTINCT FROM 'Short' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint
+                          AND id <> ALL (%(locks)s::uuid[])))
         ORDER BY seq FOR NO KEY UPDATE
         """,
-        {"device_id": device_id, "locks": list(reported_locks), "seq": seq},
+        {
+            "device_id": device_id,
+            "locks": None if reported_locks is None else list(reported_locks),
+            "seq": seq,
+        },
     ).fetchall()
     return [trade for trade, is_lost in rows if is_lost]
 
@@ -265,6 +307,18 @@ def owed_by_device(conn: Connection, device_id: UUID) -> int:
     return number
 
 
+def hold_of_device(conn: Connection, device_id: UUID) -> None:
+    """Let none of a device's trades fail until the transaction ends; wait for those that are failing."""
+    conn.execute(
+        """
+        SELECT count(*) FROM (
+            SELECT FROM transactions WHERE device_id = %s AND status IN ('Pending', 'Locked', 'Submitted')
+            ORDER BY seq FOR NO KEY UPDATE) held
+        """,
+        (device_id,),
+    )
+
+
 def hold_unsigned(conn: Connection, device_id: UUID) -> list[UUID]:
     """Lock a device's trades that are locked and for which nothing was ever signed, so that nothing can pay them."""
     rows = conn.execute(
@@ -277,15 +331,19 @@ def hold_unsigned(conn: Connection, device_id: UUID) -> list[UUID]:
     return [row[0] for row in rows]
 
 
-def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID]) -> int:
-    """The device holds reservations of trades that are over: they are to be released (again). Returns how many."""
+def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID], *, seq: int | None = None) -> int:
+    """The device holds reservations of trades that are over: they are to be released (again). Returns how many.
+
+    `seq`: the device's count when it said so. Of a delivery that it has ended since, it holds nothing any more.
+    """
     return conn.execute(
         """
         UPDATE transactions SET unlock = 'Owed', command_sent_at = NULL
-        WHERE device_id = %s AND id = ANY (%s) AND (status = 'Failed' OR delivery IN ('Delivered', 'Short'))
-          AND unlock IS DISTINCT FROM 'Owed'
+        WHERE device_id = %(device_id)s AND id = ANY (%(ids)s) AND unlock IS DISTINCT FROM 'Owed'
+          AND (status = 'Failed'
+               OR delivery IN ('Delivered', 'Short') AND coalesce(delivery_seq < %(seq)s::bigint, true))
         """,
-        (device_id, list(transaction_ids)),
+        {"device_id": device_id, "ids": list(transaction_ids), "seq": seq},
     ).rowcount
 
 
@@ -339,6 +397,89 @@ def record_delivery(
             """,
             {"id": transaction_id, "device_id": device_id, "ended": ended, "wh": delivered_wh, "seq": seq},
         ).fetchone()
+
+
+# That a report `r` was said before the status `s`: by the device's count, or, where either has none, by the broker's
+# clock. A count that contradicts the clock by `forget_s` seconds was begun anew in between.
+_BEFORE: Final[LiteralString] = """
+    CASE WHEN r.seq IS NULL OR s.seq IS NULL THEN r.heard_at <= s.heard_at
+         ELSE r.heard_at < s.heard_at - make_interval(secs => %(forget_s)s)
+              OR r.seq < s.seq AND r.heard_at <= s.heard_at + make_interval(secs => %(forget_s)s) END"""
+
+
+_COUNT_FED: Final[LiteralString] = (
+    """
+    WITH told AS (
+        DELETE FROM delivery_reports r USING ({status}) s WHERE {reports} AND """
+    + _BEFORE
+    + """
+        RETURNING r.transaction_id, r.delivered_wh
+    )
+    UPDATE transactions t SET fed_wh = fed.fed_wh
+    FROM (SELECT transaction_id, max(delivered_wh) AS fed_wh FROM ({told}) told GROUP BY transaction_id) fed
+    WHERE t.id = fed.transaction_id AND t.fed_wh < fed.fed_wh"""
+)
+# The newest report of each trade is on its row, too; there it is also where too many came to be kept one by one.
+_COUNT_FED_BY_STATUS: Final[LiteralString] = _COUNT_FED.format(
+    status="SELECT %(seq)s::bigint AS seq, to_timestamp(%(received_ms)s::bigint / 1000.0) AS heard_at",
+    reports="r.device_id = %(device_id)s",
+    told="TABLE told UNION ALL SELECT t.id, t.delivered_wh FROM transactions t WHERE t.device_id = %(device_id)s AND "
+    + TO_BE_FED
+    + " > t.fed_wh AND t.delivery_seq < %(seq)s::bigint",
+)
+_COUNT_FED_BY_REPORT: Final[LiteralString] = _COUNT_FED.format(
+    status="SELECT available_seq AS seq, available_at AS heard_at FROM iot_devices WHERE id = %(device_id)s",
+    reports="r.transaction_id = %(id)s",
+    told="TABLE told",
+)
+
+
+def count_fed(conn: Connection, device_id: UUID, *, seq: int | None, received_ms: int) -> None:
+    """A status of this count tells what is available now: what was delivered before it is in that no more.
+
+    The trades are to be held (`hold_reserved`), and all of it undone if the status proves to be old news.
+    """
+    conn.execute(
+        _COUNT_FED_BY_STATUS,
+        {"device_id": device_id, "seq": seq, "received_ms": received_ms, "forget_s": COUNT_FORGOTTEN_AFTER_S},
+    )
+
+
+def note_delivered(
+    conn: Connection, transaction_id: UUID, *, device_id: UUID, delivered_wh: int, seq: int | None, received_ms: int
+) -> bool:
+    """Take a report for what the device's statuses do not tell yet; False if it tells nothing new.
+
+    Whatever is known of the delivery itself by now: reports and statuses overtake each other, and which energy a status
+    has in it depends on what was delivered when it was said.
+    """
+    noted = conn.execute(
+        """
+        INSERT INTO delivery_reports AS known (transaction_id, device_id, delivered_wh, seq, heard_at)
+        SELECT id, device_id, least(%(wh)s, energy_wh), %(seq)s::bigint,
+               least(clock_timestamp(), to_timestamp(%(received_ms)s::bigint / 1000.0))
+        FROM (SELECT * FROM transactions
+              WHERE id = %(id)s AND device_id = %(device_id)s AND (status = 'Confirmed' OR delivery IS NOT NULL)
+              FOR NO KEY UPDATE) t
+        WHERE fed_wh < least(%(wh)s, energy_wh)
+          AND (SELECT count(*) FROM delivery_reports WHERE transaction_id = %(id)s) < %(most)s
+        ON CONFLICT (transaction_id, delivered_wh) DO UPDATE
+        SET seq = least(known.seq, EXCLUDED.seq), heard_at = least(known.heard_at, EXCLUDED.heard_at)
+        WHERE EXCLUDED.seq < known.seq OR EXCLUDED.heard_at < known.heard_at
+        """,
+        {
+            "id": transaction_id,
+            "device_id": device_id,
+            "wh": delivered_wh,
+            "seq": seq,
+            "received_ms": received_ms,
+            "most": MAX_REPORTS_BETWEEN_STATUSES,
+        },
+    ).rowcount
+    conn.execute(
+        _COUNT_FED_BY_REPORT, {"id": transaction_id, "device_id": device_id, "forget_s": COUNT_FORGOTTEN_AFTER_S}
+    )
+    return noted > 0
 
 
 def end_overdue_deliveries(conn: Connection, *, limit: int) -> list[Shortfall]:

@@ -22,10 +22,10 @@ from energy_market.usecases.report_failures import report_failures
 MAX_BATCHES: Final = 1000
 LOOKS_BEFORE_REPLACED: Final = 2
 """Further looks for a receipt before a nonce counts as used by somebody else."""
-OUTCOMES: Final[dict[Skip, tuple[FailReason, trades.Side | None]]] = {
-    Skip.INSUFFICIENT_ESCROW: ("insufficient_escrow", "bid"),  # the buyer's doing: the bid is not opened again
-    Skip.OVER_CAP: ("spending_cap", "bid"),
-    Skip.EXPIRED: ("settlement_expired", None),
+OUTCOMES: Final[dict[Skip, FailReason]] = {
+    Skip.INSUFFICIENT_ESCROW: "insufficient_escrow",
+    Skip.OVER_CAP: "spending_cap",
+    Skip.EXPIRED: "settlement_expired",
 }
 """What fails a trade. Of what is left, over the limit of a period means: not now."""
 
@@ -278,10 +278,10 @@ def _finish(
         waiting = settlement.waiting_trades(conn, batch.id)
     paid_before = [t for t in waiting if receipt.skipped.get(t) == Skip.ALREADY_SETTLED]
     confirmed = confirm_paid_elsewhere(database, ledger, view, rules, {t: waiting[t] for t in paid_before})
-    for skip, (reason, side) in OUTCOMES.items():
+    for skip, reason in OUTCOMES.items():
         if skipped := [t for t in waiting if receipt.skipped.get(t) == skip]:
             with database.transaction() as conn:
-                failed = trades.fail(conn, skipped, reason=reason, expected="Submitted", reject=side)
+                failed = trades.fail(conn, skipped, reason=reason, expected="Submitted")
             report_failures(failed, reason, tx_hash=receipt.hash)
     if confirmed != set(paid_before):
         return  # the node cannot say yet what paid them

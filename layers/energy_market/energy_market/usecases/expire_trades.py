@@ -17,9 +17,7 @@ def expire_unstored(database: Database) -> None:
     """Fail locked trades that were never signed for and are out of time. The chain knows nothing of them."""
     with database.transaction() as conn:
         overdue = settlement.overdue_unstored(conn, limit=MAX_TRADES)
-        failed = (
-            trades.fail(conn, overdue, reason="settlement_expired", expected="Locked", reject=None) if overdue else []
-        )
+        failed = trades.fail(conn, overdue, reason="settlement_expired", expected="Locked") if overdue else []
     report_failures(failed, "settlement_expired")
 
 
@@ -44,5 +42,5 @@ def expire_stored(database: Database, ledger: Ledger, view: View, rules: Settlem
     for status in ("Locked", "Submitted"):
         if unpaid := [t.id for t in overdue if t.id not in paid and t.status == status]:
             with database.transaction() as conn:
-                failed = trades.fail(conn, unpaid, reason="settlement_expired", expected=status, reject=None)
+                failed = trades.fail(conn, unpaid, reason="settlement_expired", expected=status)
             report_failures(failed, "settlement_expired")

@@ -20,7 +20,8 @@ def record_lock_response(conn: Connection, message: QueuedMessage, *, settlement
     """What the answer did, and to which trade.
 
     `locked` counts only from the trade's own device, while the trade waits for it, and before the deadline by the
-    database's clock. `rejected` fails the trade: the ask is rejected, the bid goes back with its old arrival.
+    database's clock. `rejected` fails the trade: both orders go back with their old arrival, and the device is not
+    matched before its next status, which tells what is free.
     A late `locked` never settles; what the device has reserved is released again. Of two answers that contradict each
     other the first counts.
 
@@ -30,14 +31,16 @@ def record_lock_response(conn: Connection, message: QueuedMessage, *, settlement
     device_id = sender(message, topic=TOPIC)
     recognise(conn, device_id, message.principal)
     response = read_lock_response(read_object(message.payload))
-    taken = _take(conn, device_id, response, settlement_window_s=settlement_window_s)
+    taken = _take(
+        conn, device_id, response, settlement_window_s=settlement_window_s, received_ms=message.received_at_ms
+    )
     devices.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=response.seq is not None)
     note_ignored(conn, message, response.ignored)
     return taken
 
 
 def _take(
-    conn: Connection, device_id: UUID, response: LockResponse, *, settlement_window_s: int
+    conn: Connection, device_id: UUID, response: LockResponse, *, settlement_window_s: int, received_ms: int
 ) -> tuple[Outcome, UUID]:
     transaction_id, order_id = response.transaction_id, response.order_id
     if transaction_id is None:
@@ -67,6 +70,7 @@ def _take(
         if status == "Failed":
             trades.owe_unlock(conn, device_id, [transaction_id])
         return ("late" if status in {"Pending", "Failed"} else "repeated"), transaction_id
-    if trades.fail(conn, [transaction_id], reason="lock_rejected", expected="Pending", reject="ask"):
+    if failed := trades.fail(conn, [transaction_id], reason="lock_rejected", expected="Pending"):
+        devices.wait_for_status(conn, failed, received_ms=received_ms)
         return "rejected", transaction_id
     return ("repeated" if status == "Failed" else "contradicted"), transaction_id

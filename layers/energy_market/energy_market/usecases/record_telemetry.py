@@ -67,15 +67,16 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
     device_id, is_new = _sender(conn, message, topic="energy/donor/+/status")
     payload = read_object(message.payload)
     status = read_donor_status(payload)
-    failed: list[UUID] = []
+    # What the device still holds of trades that are over is to be released; what it no longer lists has been, or was
+    # lost before it could be paid. Trades are locked before devices, here as everywhere; if the status proves to be old
+    # news, this is rolled back.
+    lost = trades.hold_reserved(conn, device_id, status.locks, seq=status.seq)
     if status.locks is not None:
-        # What the device still holds of trades that are over is to be released; what it no longer lists has been, or
-        # was lost before it could be paid. Trades are locked before devices, here as everywhere; if the status proves
-        # to be old news, this is rolled back.
-        lost = trades.hold_reserved(conn, device_id, status.locks, seq=status.seq)
-        trades.owe_unlock(conn, device_id, status.locks)
+        trades.owe_unlock(conn, device_id, status.locks, seq=status.seq)
         trades.settle_unlocks(conn, device_id, status.locks)
-        failed = trades.fail(conn, lost, reason="reservation_lost", expected="Locked", reject="ask") if lost else []
+    if status.available_wh is not None:
+        trades.count_fed(conn, device_id, seq=status.seq, received_ms=message.received_at_ms)
+    failed = trades.fail(conn, lost, reason="reservation_lost", expected="Locked") if lost else []
     taken = devices.record_status(
         conn,
         device_id,
@@ -89,6 +90,8 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
         if devices.is_recipient(conn, device_id):
             raise Refused("wrong_side", "The device is registered as a recipient, and sends a donor's status.")
         raise Dropped("unknown_device_or_old_news")
+    if failed:  # it is matched after the status that comes next, not after this one
+        devices.wait_for_status(conn, failed, received_ms=message.received_at_ms)
     devices.keep_report(conn, device_id, "donor_status", payload.text)
     note_ignored(conn, message, status.ignored)
     if is_new:
@@ -108,23 +111,23 @@ def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
         delivered_wh=transfer.delivered_wh,
         seq=transfer.seq,
     )
-    if report is None:
+    noted = trades.note_delivered(
+        conn,
+        transfer.transaction_id,
+        device_id=device_id,
+        delivered_wh=transfer.delivered_wh,
+        seq=transfer.seq,
+        received_ms=message.received_at_ms,
+    )
+    if report is None and not noted:
         if not trades.is_of_device(conn, transfer.transaction_id, device_id):
             raise Refused("foreign_trade", "This is no trade of this device.", field="transaction_id")
         raise Dropped("unpaid_trade_or_old_news")
-    if transfer.status == "delivered":
-        devices.record_delivered(
-            conn,
-            device_id,
-            delivered_wh=transfer.delivered_wh,
-            seq=transfer.seq,
-            received_ms=message.received_at_ms,
-        )
     devices.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=True)
     devices.keep_report(conn, device_id, "transfer", payload.text)
     note_ignored(conn, message, transfer.ignored)
     short = None
-    if report.delivery == "Short" and report.before != "Short":
+    if report is not None and report.delivery == "Short" and report.before != "Short":
         assert report.reason is not None  # a constraint of the table
         short = Shortfall(
             transaction_id=transfer.transaction_id,

@@ -39,9 +39,8 @@ def expel_device(database: Database, registry: Tidies, device_id: UUID) -> None:
 def _fail_unsigned(database: Database, device_id: UUID) -> None:
     with database.transaction() as conn:
         unsigned = trades.hold_unsigned(conn, device_id)
-        failed = (
-            trades.fail(conn, unsigned, reason="reservation_lost", expected="Locked", reject="ask") if unsigned else []
-        )
+        failed = trades.fail(conn, unsigned, reason="reservation_lost", expected="Locked") if unsigned else []
+        devices.wait_for_status(conn, failed)
     report_failures(failed, "reservation_lost")
 
 
@@ -51,6 +50,8 @@ def _remove(database: Database, device_id: UUID, *, owner_id: UUID | None) -> No
         # look at its owner, too.
         if not devices.hold_owner(conn, device_id, owner_id):
             raise unknown_device()
+        # What fails from now on finds the device removed, and its order is cancelled instead of going back.
+        trades.hold_of_device(conn, device_id)
         cancelled = orders.cancel_of_device(conn, device_id)
         if not devices.owned(conn, device_id, owner_id):
             raise unknown_device()

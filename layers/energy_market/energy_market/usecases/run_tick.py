@@ -16,7 +16,7 @@ from energy_market.usecases.report_failures import report_failures
 
 ATTEMPTS: Final = 5
 MAX_EXPIRED: Final = 5_000
-"""At most so many locks, and so many orders, are closed by one tick; the next takes the rest."""
+"""At most so many locks, orders, and devices' pauses are ended by one tick; the next takes the rest."""
 MAX_NEW: Final = 10_000
 """Where more is new than this, reading all that crosses is quicker than finding what the new orders reach."""
 MAX_CROSSING: Final = 200_000
@@ -71,16 +71,17 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings, verifie
     with database.transaction() as conn:
         due = book.due(conn, zone, verified_only=verified_only, whole_every_s=WHOLE_EVERY_S)
         unanswered: list[UUID] = []
-        orders_expired = 0
+        orders_expired = pauses_ended = 0
         if due.late:
             if not zones.try_lock(conn, zone):
                 return Tick(ran=False)
             unanswered = _expire_locks(conn, zone)
             orders_expired = orders.expire(conn, zone, limit=MAX_EXPIRED)
+            pauses_ended = devices.end_pauses(conn, zone, limit=MAX_EXPIRED)
     report_failures(unanswered, "lock_timeout")
     matched: _Matched | None = _Matched()
     attempt = 0
-    while not (due.paused or due.halted) and (due.new or due.whole or unanswered):
+    while not (due.paused or due.halted) and (due.new or due.whole or unanswered or pauses_ended):
         attempt += 1
         try:
             with database.transaction() as conn:
@@ -159,10 +160,10 @@ def _between_old_orders(matches: list[Match], new: Book) -> int:
 
 
 def _expire_locks(conn: Connection, zone: str) -> list[UUID]:
-    """Locks that ran out unanswered: the ask is rejected, the bid goes back, the device waits for its next status."""
+    """Locks that ran out unanswered: both orders go back, the device waits for its next status."""
     late = trades.awaiting_lock_too_long(conn, zone, limit=MAX_EXPIRED)
     if not late:
         return []
-    failed = trades.fail(conn, [trade for trade, _ in late], reason="lock_timeout", expected="Pending", reject="ask")
-    devices.mark_silent(conn, [device for _, device in late])
+    failed = trades.fail(conn, late, reason="lock_timeout", expected="Pending")
+    devices.wait_for_status(conn, failed)
     return failed

@@ -376,7 +376,7 @@ def _give_up(database: Database, ledger: Ledger, view: View, trade: Settleable, 
     with database.transaction() as conn:
         if settlement.payable_by_old_bytes(conn, trade.id, account, final_nonce=final_nonce):
             return
-        failed = trades.fail(conn, [trade.id], reason="chain_refused", expected="Locked", reject=None)
+        failed = trades.fail(conn, [trade.id], reason="chain_refused", expected="Locked")
     report_failures(failed, "chain_refused", detail=reason)
 
 
