@@ -20,7 +20,7 @@ def market(market: Market) -> Market:
 def asked(market: Market, *, unfit: str | None = None) -> None:
     """A sweep has asked the chain."""
     with market.database.transaction() as conn:
-        chain_state.mark_asked(conn, unfit=unfit)
+        chain_state.mark_asked(conn, unfit=unfit, limit_nano=10**18)
 
 
 def asked_ago(market: Market, seconds: float) -> None:

@@ -1166,6 +1166,18 @@ MUTANTS: Final = (
         (BY_PRICE, "ON d.id = s.device_id WHERE NOT (", "ON d.id = s.device_id WHERE false AND NOT ("),
     ),
     _mutant(
+        "an_order_above_the_limit_is_taken",
+        "what could never be paid is refused when it is ordered",
+        ("tests/integration/settlement/test_limit.py::test_more_than_the_whole_limit_is_refused_when_it_is_ordered",),
+        (f"{PACKAGE}/postgres/orders.py", "WHERE limit_nano < %(least_nano)s", "WHERE limit_nano < 0 * %(least_nano)s"),
+    ),
+    _mutant(
+        "a_trade_above_the_limit_waits",
+        "a trade that the contract can never pay does not wait for its time",
+        ("tests/integration/settlement/test_limit.py::test_a_trade_above_a_limit_that_was_lowered_fails_at_once_and_costs_the_bid",),
+        (f"{PACKAGE}/usecases/settle_trades.py", "if trade.amount_nano > ledger.limit_nano}", "if trade.amount_nano < 0}"),
+    ),
+    _mutant(
         "an_order_that_was_held_is_forgotten",
         "an order that somebody held shows what is right from the next step on",
         (f"{_SHOWN}::test_an_order_that_somebody_holds_is_shown_by_the_next_step",),

@@ -36,7 +36,7 @@ OF_ITS_OWN: dict[str, dict[int, set[str]]] = {
         },
         403: {"kyc_required"},
         404: {"unknown_device"},
-        409: {"device_required", "too_many_open_orders", "market_paused", "idempotency_key_reused"},
+        409: {"device_required", "too_many_open_orders", "market_paused", "over_limit", "idempotency_key_reused"},
     },
     "cancelOrder": {403: {"not_your_order"}, 404: {"unknown_order"}, 409: {"order_not_open"}},
     "registerDevice": {

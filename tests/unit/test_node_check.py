@@ -16,7 +16,7 @@ from energy_market.evm.rpc import Refused, Rpc, Unreachable
 OPERATIONS = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 CONTRACT, TOKEN, OPERATOR = "0x" + "ab" * 20, "0x" + "cd" * 20, "0x" + "0e" * 20
 EXPECTED = Expected(chain_id=31337, contract=CONTRACT, token=TOKEN, token_decimals=18, operator=OPERATOR)
-FACTS = Facts(token=TOKEN, decimals=18, operator=OPERATOR, paused=False, has_limit=True)
+FACTS = Facts(token=TOKEN, decimals=18, operator=OPERATOR, paused=False, limit=10**24)
 NOW_S = 1_700_000_000
 BLOCK = {"number": "0x10", "hash": "0x1", "timestamp": hex(NOW_S), "gasLimit": hex(30_000_000), "baseFeePerGas": "0x7"}
 HISTORY = {"baseFeePerGas": ["0x7", "0x8"], "reward": [["0x2"]]}

@@ -5,8 +5,10 @@ from datetime import timedelta
 import pytest
 
 from energy_market.evm.node_check import WrongChain
+from tests.api import Answer, Client, signed_in
 from tests.chain import LIMIT
-from tests.integration.settlement.world import CONFIRMATIONS, RULES, Deal, World, logged
+from tests.integration.conftest import LoadApi
+from tests.integration.settlement.world import CONFIRMATIONS, NANO, RULES, Deal, World, logged
 
 
 def lock_for_hours(world: World, *, energy_wh: int = 500) -> Deal:
@@ -78,7 +80,7 @@ def test_a_trade_that_the_chain_calls_over_the_limit_is_tried_again_and_paid_onc
 
 def test_what_never_fits_fails_when_its_time_is_over_and_nobody_bears_it(world: World) -> None:
     deal = world.lock()
-    world.leave_room(deal.amount - 1)
+    world.leave_room(0)
     world.sweep()
     assert world.trade(deal) == ("Locked", None)
     world.let_expire(deal)
@@ -103,3 +105,46 @@ def test_a_contract_without_a_limit_is_not_settled_on(world: World) -> None:
     with pytest.raises(WrongChain, match="no settlement contract"):
         world.sweep(ledger=world.new_ledger(contract=world.chain.token.address))
     assert world.trade(deal) == ("Locked", None)
+
+
+def test_more_than_the_whole_limit_is_refused_when_it_is_ordered(world: World, load_api: LoadApi, auth: Client) -> None:
+    world.chain.settlement.transact(world.chain.owner, "setLimit", 100_000_000 * NANO)
+    world.sweep()
+    market, ann = load_api("market_api"), signed_in(auth)
+
+    def place(**terms: object) -> Answer:
+        return market.post("/api/v1/market/order/create", terms, token=ann.token)
+
+    refused = place(type="buy", kwh_amount=0.501, token_price=0.2)
+    assert refused.refusal == (409, "over_limit")
+    assert "more than 0.1 tokens" in refused.json["error"]
+    assert place(type="buy", kwh_amount=0.501, token_price=0.2, all_or_none=False).status == 409
+    assert place(type="sell", kwh_amount=0.501, token_price=0.2).status == 409
+    assert place(type="sell", kwh_amount=0.501, token_price=0.2, all_or_none=False).status == 201
+    assert place(type="buy", kwh_amount=0.5, token_price=0.2).status == 201
+
+
+def test_before_a_sweep_knows_the_limit_orders_are_taken(load_api: LoadApi, auth: Client) -> None:
+    ann = signed_in(auth)
+    answer = load_api("market_api").post(
+        "/api/v1/market/order/create", {"type": "buy", "kwh_amount": 1000, "token_price": 1000}, token=ann.token
+    )
+    assert answer.status == 201
+
+
+def test_a_trade_above_a_limit_that_was_lowered_fails_at_once_and_costs_the_bid(world: World) -> None:
+    small, large = lock_for_hours(world), lock_for_hours(world, energy_wh=900)
+    world.chain.settlement.transact(world.chain.owner, "setLimit", large.amount - 1)
+    world.chain.next_period()
+    world.sweep()
+    assert world.trade(large) == ("Failed", "over_limit")
+    assert (world.market.status_of(large.bid), world.market.status_of(large.ask)) == ("Rejected", "Created")
+    assert world.statuses([small]) == ["Submitted"]
+
+
+def test_a_limit_of_nothing_is_a_stop_and_nobodys_fault(world: World) -> None:
+    deal = lock_for_hours(world)
+    world.chain.settlement.transact(world.chain.owner, "setLimit", 0)
+    world.chain.next_period()
+    world.sweep()
+    assert world.statuses([deal]) == ["Locked"]

@@ -8,7 +8,7 @@ from tests.naive_matching import OpenOrder, naive_rule
 ONLINE_S = 120
 COUNT_FORGOTTEN_AFTER_S = 600
 LIFE_NOTED_EVERY_S = 10
-BUYERS_FAULT = {"insufficient_escrow", "spending_cap"}
+BUYERS_FAULT = {"insufficient_escrow", "spending_cap", "over_limit"}
 """The bid is rejected by a trade that fails; of all others both orders go back into the book."""
 DEVICES_FAULT = {"lock_rejected", "lock_timeout", "reservation_lost"}
 """The device waits for its next status; the third time in a row the ask is rejected, and the device pauses."""

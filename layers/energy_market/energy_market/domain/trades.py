@@ -16,6 +16,7 @@ FailReason = Literal[
     "reservation_lost",
     "insufficient_escrow",
     "spending_cap",
+    "over_limit",
     "settlement_expired",
     "chain_refused",
 ]
@@ -31,7 +32,7 @@ Until then its energy is promised: time to feed 5 kWh at 5 kW before it may be s
 
 DEVICES_FAULT: Final[tuple[FailReason, ...]] = ("lock_rejected", "lock_timeout", "reservation_lost")
 """Both orders go back into the book. The device waits for its next status; failures in a row have consequences."""
-BUYERS_FAULT: Final[tuple[FailReason, ...]] = ("insufficient_escrow", "spending_cap")
+BUYERS_FAULT: Final[tuple[FailReason, ...]] = ("insufficient_escrow", "spending_cap", "over_limit")
 """The bid is rejected, the ask goes back."""
 NOBODYS_FAULT: Final[tuple[FailReason, ...]] = ("settlement_expired", "chain_refused")
 """Both orders go back. Where the same two fail again and again, both are rejected: nothing is tried for ever."""
@@ -55,6 +56,7 @@ REASON_SENTENCES: Final[dict[str, str]] = {
     "lock_timeout": "The donor's device did not answer in time.",
     "insufficient_escrow": "The buyer's escrow did not cover the amount.",
     "spending_cap": "The buyer's own cap on spending did not leave room for the amount.",
+    "over_limit": "The amount is more than the contract lets all trades together move in an hour.",
     "settlement_expired": "The trade could not be paid in time.",
     "chain_refused": "The settlement contract refused the trade.",
     "under_delivered": "The donor's device delivered less than was traded.",

@@ -200,6 +200,7 @@ class Ledger:
         self._checked_at: float | None = None
         self._unit: int | None = None
         self.gaps: list[Gap] = []
+        self.limit_nano = 0  # of what all trades move in an hour, once `look` has asked
         self._by_hash = True  # whether the node takes a block's hash for its state (EIP-1898)
         self._log_blocks = LOG_BLOCKS_PER_QUERY  # as many as the node answers for
         self._least_tip_wei, self._learnt_until = 0, 0.0
@@ -503,6 +504,7 @@ class Ledger:
             facts = node_check.ask(self._rpc, chain_id=self.chain_id, contract=self.contract)
             self.gaps = node_check.contradictions(facts, self.expected)
             self._unit = 10 ** max(0, facts.decimals - AMOUNT_DECIMALS)
+            self.limit_nano = min((facts.limit or 0) // self._unit, 2**COUNT_BITS - 1)
         else:
             chain, code = self._all([("eth_chainId", []), ("eth_getCode", [self.contract, "latest"])])
             if _number(chain) != self.chain_id:

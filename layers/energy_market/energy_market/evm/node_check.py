@@ -92,7 +92,7 @@ class Facts:
     decimals: int
     operator: str
     paused: bool
-    has_limit: bool
+    limit: int | None  # of what is moved in an hour, in the token's smallest unit; None for a contract without one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,18 +124,16 @@ def ask(rpc: Rpc, *, chain_id: int, contract: str) -> Facts:
         WrongChain(f"the contract's token at {token_address} has no decimals"),
     )
     try:
-        has_limit = bool(_words_of(answers[3], 3, absent))
+        limit: int | None = _words_of(answers[3], 3, absent)[0]
     except WrongChain:
-        has_limit = False
-    return Facts(
-        token=token_address, decimals=decimals, operator=_address(operator), paused=bool(paused), has_limit=has_limit
-    )
+        limit = None
+    return Facts(token=token_address, decimals=decimals, operator=_address(operator), paused=bool(paused), limit=limit)
 
 
 def contradictions(facts: Facts, expected: Expected) -> list[Gap]:
     """What of the contract keeps trades from being paid, or does not agree with the configuration."""
     gaps = []
-    if not facts.has_limit:
+    if facts.limit is None:
         gaps.append(
             Gap(
                 need="contract",

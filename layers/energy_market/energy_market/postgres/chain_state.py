@@ -21,15 +21,19 @@ WHY_NOTHING_IS_MATCHED: Final[LiteralString] = f"""
 """Expression: why no tick matches, or NULL. A chain that was never asked is unreachable."""
 
 
-def mark_asked(conn: Connection, *, unfit: str | None) -> None:
-    """The chain has answered a sweep. `unfit`: a sentence on why trades cannot be paid, None if they can."""
+def mark_asked(conn: Connection, *, unfit: str | None, limit_nano: int) -> None:
+    """The chain has answered a sweep. `unfit`: a sentence on why trades cannot be paid, None if they can.
+
+    `limit_nano`: what the contract lets all trades together move in an hour.
+    """
     conn.execute(
         f"""
-        UPDATE chain_state SET asked_at = greatest(asked_at, clock_timestamp()), unfit = %(unfit)s
-        WHERE unfit IS DISTINCT FROM %(unfit)s OR asked_at IS NULL
+        UPDATE chain_state SET asked_at = greatest(asked_at, clock_timestamp()), unfit = %(unfit)s,
+            limit_nano = %(limit)s
+        WHERE unfit IS DISTINCT FROM %(unfit)s OR limit_nano IS DISTINCT FROM %(limit)s OR asked_at IS NULL
            OR asked_at < clock_timestamp() - interval '{NOTED_EVERY_S} s'
         """,
-        {"unfit": unfit and unfit[:SENTENCE_KEPT]},
+        {"unfit": unfit and unfit[:SENTENCE_KEPT], "limit": limit_nano},
     )
 
 
@@ -46,3 +50,11 @@ def unfit(conn: Connection) -> str | None:
     assert row is not None  # a migration made the row, and nobody may delete it
     sentence: str | None = row[0]
     return sentence
+
+
+def limit_nano(conn: Connection) -> int | None:
+    """What the contract lets all trades move in an hour, as the latest sweep found it; None before the first."""
+    row = conn.execute("SELECT limit_nano FROM chain_state").fetchone()
+    assert row is not None  # a migration made the row, and nobody may delete it
+    limit: int | None = row[0]
+    return limit

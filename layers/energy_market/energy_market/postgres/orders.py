@@ -129,6 +129,7 @@ _INSERT: Final[LiteralString] = (
     + """) donors
         WHERE u.id = %(user)s AND (u.kyc_status = 'Verified' OR NOT %(verified_only)s)
           AND NOT (SELECT paused FROM market_state)
+          AND NOT EXISTS (SELECT FROM chain_state WHERE limit_nano < %(least_nano)s)
           AND CASE WHEN %(type)s = 'buy' THEN true
                    WHEN %(device)s::uuid IS NULL THEN donors.ids[2] IS NULL
                    ELSE %(device)s = ANY (donors.ids) END
@@ -160,13 +161,14 @@ def insert(
     user_id: UUID,
     verified_only: bool,
     most_open: int,
+    least_nano: int,
     device_online_s: int,
 ) -> Order | None:
     """Accept an order and put it into the book, or return None.
 
-    None if there is no such user, or he is not verified and has to be (`verified_only`), if the market is paused, if
-    `most_open` of his are in the book already, or if a sell order names a device that is no donor of his, or none where
-    he has several.
+    None if there is no such user, or they are not verified and have to be (`verified_only`), if the market is paused,
+    if the contract's limit is below `least_nano`, if `most_open` orders of theirs are in the book already, or if a sell
+    order names a device that is no donor of theirs, or none where they have several.
 
     The database gives the order its arrival and its time, its owner the zone and, if he has but one, the device.
     Requests that come at the same moment do not see each other's order, so a user may get past the limit by as many as
@@ -186,6 +188,7 @@ def insert(
                 "all_or_none": terms.all_or_none,
                 "expires_at": terms.expires_at,
                 "most_open": most_open,
+                "least_nano": least_nano,
                 "online_s": device_online_s,
             },
         ).fetchone()

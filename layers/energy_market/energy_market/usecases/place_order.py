@@ -8,8 +8,9 @@ from psycopg import Connection
 
 from energy_market.domain.errors import Conflict, InvalidRequest, MarketError, NotFound
 from energy_market.domain.orders import MAX_OPEN_ORDERS_OF_A_USER, Order, OrderTerms
+from energy_market.domain.quantities import tokens
 from energy_market.domain.users import kyc_required, unknown_user
-from energy_market.postgres import devices, market_state, orders, users
+from energy_market.postgres import chain_state, devices, market_state, orders, users
 
 MAX_TIME_IN_FORCE: Final = timedelta(days=30)
 
@@ -29,9 +30,9 @@ def place_order(
     none yet may still sell (a client may know only the specification's body): the order waits for the first device.
 
     Raises InvalidRequest for an `expires_at` that is not ahead, or more than 30 days; NotFound for a device that is not
-    a donor device of this user; Conflict (`device_required`) when several could be meant, (`too_many_open_orders`)
-    when the user has as many in the book as may be, or (`market_paused`); Forbidden (`kyc_required`) where the market
-    is for verified users only and this one is not.
+    a donor device of this user; Conflict (`device_required`) when several could be meant, (`over_limit`) for more than
+    the contract lets one trade move, (`too_many_open_orders`) when the user has as many in the book as may be, or
+    (`market_paused`); Forbidden (`kyc_required`) where the market is for verified users only and this one is not.
     """
     if terms.expires_at is not None and not now < terms.expires_at <= now + MAX_TIME_IN_FORCE:
         raise InvalidRequest("invalid_expires_at", "expires_at must be in the future, at most 30 days ahead.")
@@ -45,11 +46,21 @@ def place_order(
         user_id=user_id,
         verified_only=verified_only,
         most_open=MAX_OPEN_ORDERS_OF_A_USER,
+        least_nano=_least_nano(terms),
         device_online_s=device_online_s,
     )
     if order is None:
         raise _refusal(conn, terms, user_id, verified_only=verified_only)
     return order
+
+
+def _least_nano(terms: OrderTerms) -> int:
+    """What the contract's limit must have room for, in nano-tokens, if every trade of this order is to be payable.
+
+    A trade costs at most what its bid offers, so bids within the limit make no trade above it. An ask that trades
+    wholly costs at least what it asks for; one that trades in parts may always find a small bid.
+    """
+    return terms.energy_wh * terms.price_micro if terms.type == "buy" or terms.all_or_none else 0
 
 
 def _refusal(conn: Connection, terms: OrderTerms, user_id: UUID, *, verified_only: bool) -> MarketError:
@@ -66,7 +77,18 @@ def _refusal(conn: Connection, terms: OrderTerms, user_id: UUID, *, verified_onl
         return NotFound("unknown_device", "You have no registered donor device with this id.")
     if terms.device_id is None and len(donors) > 1:
         return Conflict("device_required", "You have several donor devices: say which one with device_id.")
-    return Conflict(
+    return _over_limit(conn, terms) or Conflict(
         "too_many_open_orders",
         f"You have {MAX_OPEN_ORDERS_OF_A_USER} open orders, which is the most there may be: cancel some.",
+    )
+
+
+def _over_limit(conn: Connection, terms: OrderTerms) -> Conflict | None:
+    limit_nano = chain_state.limit_nano(conn)
+    if limit_nano is None or limit_nano >= _least_nano(terms):
+        return None
+    return Conflict(
+        "over_limit",
+        f"No trade may move more than {tokens(limit_nano)} tokens, the contract's limit of an hour:"
+        " place a smaller order.",
     )

@@ -14,6 +14,7 @@ LEVELS: Final[dict[FailReason, Level]] = {
     "reservation_lost": "warning",
     "insufficient_escrow": "info",
     "spending_cap": "info",
+    "over_limit": "warning",
     "settlement_expired": "error",
     "chain_refused": "error",
 }

@@ -115,7 +115,7 @@ def _first_look(database: Database, ledger: Ledger, rules: SettlementRules) -> V
         raise
     sentence = "; ".join(gap.sentence for gap in ledger.gaps) or None
     with database.transaction() as conn:
-        chain_state.mark_asked(conn, unfit=sentence)
+        chain_state.mark_asked(conn, unfit=sentence, limit_nano=ledger.limit_nano)
     if sentence is not None:
         _report_halt(sentence, data=None)
     return view
@@ -271,8 +271,17 @@ def _without_paid(
 def _within_limit(database: Database, ledger: Ledger, view: View, locked: list[Settleable]) -> list[Settleable]:
     """Those for which the contract's limit leaves room in this period, oldest first; the others wait for the next.
 
-    It is the contract that holds the limit: this spares the gas of asking it for what it would skip.
+    It is the contract that holds the limit: this spares the gas of asking it for what it would skip. A trade above the
+    whole limit, which was lowered after its bid was taken, would wait in vain and fails. A limit of 0 is a stop, and
+    nobody's fault.
     """
+    if ledger.limit_nano:
+        above = {trade.id for trade in locked if trade.amount_nano > ledger.limit_nano}
+        locked = [trade for trade in locked if trade.id not in above]
+        if above:
+            with database.transaction() as conn:
+                failed = trades.fail(conn, sorted(above), reason="over_limit", expected="Locked")
+            report_failures(failed, "over_limit")
     if not locked:
         return locked
     account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
