@@ -108,6 +108,7 @@ def test_a_market_that_has_just_begun_has_no_differences(connection: psycopg.Con
         ("UPDATE transactions SET locked_at = expires_at", "without a lock that its device confirmed in time"),
         ("UPDATE transactions SET expires_at = NULL", "without a lock that its device confirmed in time"),
         ("UPDATE transactions SET delivery = NULL", "its delivery is not ordered"),
+        ("UPDATE iot_devices SET paused_until = now() - interval '5 minutes'", "the pause of device"),
         ("UPDATE transactions SET delivered_wh = 499", "its delivery is Delivered (499 of 500 Wh)"),
         ("UPDATE transactions SET delivery = 'Started'", "its delivery is Started"),
         ("UPDATE transactions SET delivery = 'Owed'", "the delivery of trade"),

@@ -93,6 +93,8 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
         AND coalesce(deliver_by, '-infinity') < now() - interval '1 minute'""",
     """SELECT format('the unlock of trade %%s is owed with no deadline ahead', id)
        FROM transactions WHERE unlock = 'Owed' AND coalesce(unlock_by, '-infinity') < now() - interval '1 minute'""",
+    """SELECT format('the pause of device %%s was over at %%s, and has no deadline ahead', id, paused_until)
+       FROM iot_devices WHERE paused_until < now() - interval '1 minute'""",
     """SELECT format('trade %%s is Submitted in a batch that is %%s', t.id, coalesce(b.status, 'unknown'))
        FROM transactions t LEFT JOIN settlement_batches b ON b.id = t.batch_id
        WHERE t.status = 'Submitted' AND coalesce(b.status, '') NOT IN ('Stored', 'Mined')""",
