@@ -14,7 +14,7 @@ from energy_market.domain.trades import (
     MAX_PAUSE_S,
     FailReason,
 )
-from energy_market.postgres import devices, trades
+from energy_market.postgres import book, devices, trades
 from energy_market.postgres.reconciliation import database_differences
 from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
 from tests.integration.market import Home, Market, Ticked, now_ms
@@ -222,6 +222,19 @@ def test_the_end_of_a_pause_is_seen_by_the_next_tick_though_nothing_else_is_new(
     time_passes(market, 1)
     assert len(matched(market)) == 1
     assert market.sql("SELECT paused_until FROM iot_devices WHERE id = %s", home.device) == [(None,)]
+
+
+def test_a_tick_that_has_nothing_to_do_reads_no_devices_to_find_that_out(market: Market) -> None:
+    market.sql(
+        """INSERT INTO iot_devices (owner_id, device_type, side, location, zone)
+           SELECT %s, 'esp32', 'donor', 'roof', 'default' FROM generate_series(1, 5000)""",
+        market.user(),
+    )
+    market.sql("ANALYZE iot_devices")
+    with market.database.transaction() as conn:
+        values = {"zone": "default", "verified_only": False, "every_s": 600}
+        rows = conn.execute("EXPLAIN " + book._DUE, values).fetchall()  # noqa: SLF001 -- its plan is what is promised
+    assert "Seq Scan on iot_devices" not in "".join(row[0] for row in rows)
 
 
 @pytest.mark.parametrize("reason", ["lock_timeout", "lock_rejected"])

@@ -406,7 +406,7 @@ MUTANTS: Final = (
     _mutant(
         "a_device_that_fails_again_and_again_never_pauses",
         "one cheap ask of a device that never answers does not hold up the best bid for ever",
-        (f"{_SILENCE}::test_who_holds_up_the_best_bid_again_and_again_pauses_longer_each_time",),
+        (f"{_SILENCE}::test_the_third_failure_in_a_row_rejects_the_order_and_makes_its_device_pause",),
         (DEVICES, "AND d.paused_until IS NULL AND d.available_wh > 0", "AND d.available_wh > 0"),
     ),
     _mutant(

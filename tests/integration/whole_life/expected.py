@@ -166,7 +166,7 @@ class KnownDevice:
             self.failures = self.failures + 1 if goes_on else 1
             self.failed_by = trade
             if self.failures >= IN_A_ROW:
-                self.paused_until_s = now_s + min(3600, 60 * 2 ** (self.failures - IN_A_ROW))
+                self.paused_until_s = now_s + min(3600, 60 * 2 ** (self.failures - IN_A_ROW)) + _AN_INSTANT
 
     def sells(self, trade: Trade) -> None:
         """It was paid."""

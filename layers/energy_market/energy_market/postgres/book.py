@@ -60,7 +60,8 @@ _DUE: Final[LiteralString] = (
     """
     SELECT EXISTS (SELECT FROM transactions WHERE status = 'Pending' AND zone = %(zone)s
                    AND expires_at <= clock_timestamp())
-        OR EXISTS (SELECT FROM iot_devices WHERE zone = %(zone)s AND paused_until <= clock_timestamp())
+        OR (SELECT true FROM iot_devices WHERE paused_until <= now() AND zone = %(zone)s
+            ORDER BY paused_until LIMIT 1) IS NOT NULL
         OR (SELECT true FROM open_orders WHERE expires_at <= now() AND zone = %(zone)s
             ORDER BY expires_at LIMIT 1) IS NOT NULL,
     """

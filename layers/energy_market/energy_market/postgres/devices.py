@@ -428,7 +428,7 @@ def end_pauses(conn: Connection, zone: str, *, limit: int) -> int:
     return conn.execute(
         """
         UPDATE iot_devices SET paused_until = NULL
-        WHERE id IN (SELECT id FROM iot_devices WHERE zone = %s AND paused_until <= clock_timestamp()
+        WHERE id IN (SELECT id FROM iot_devices WHERE zone = %s AND paused_until <= now()
                      ORDER BY paused_until LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
         """,
         (zone, limit),
