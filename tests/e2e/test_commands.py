@@ -50,7 +50,7 @@ def _make(*arguments: str, timeout_s: float) -> dict[str, Any]:
 
 
 def test_what_is_killed_and_cut_beneath_a_community_costs_nobody_energy_or_money() -> None:
-    result = _make("chaos", "SEED=1", "DURATION=30", "HOMES=4", timeout_s=600)
+    result = _make("chaos", "SEED=1", "DURATION=36", "HOMES=4", timeout_s=600)
     assert set(result) == {
         "seed",
         "faults",

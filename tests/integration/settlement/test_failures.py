@@ -81,6 +81,13 @@ def spending_cap(world: World) -> Failed:
     return Failed(trade=deal.id, donor=deal.donor, recipient=deal.recipient, ask=deal.ask, bid=deal.bid, rejected="bid")
 
 
+def over_limit(world: World) -> Failed:
+    deal = world.lock()
+    world.chain.settlement.transact(world.chain.owner, "setLimit", deal.amount - 1)
+    world.sweep()
+    return Failed(trade=deal.id, donor=deal.donor, recipient=deal.recipient, ask=deal.ask, bid=deal.bid, rejected="bid")
+
+
 def settlement_expired(world: World) -> Failed:
     deal = world.lock()
     world.let_expire(deal)
@@ -103,6 +110,7 @@ WAYS: Mapping[str, Callable[[World], Failed]] = {
         reservation_lost,
         insufficient_escrow,
         spending_cap,
+        over_limit,
         settlement_expired,
         chain_refused,
     )
