@@ -96,6 +96,11 @@ def state_folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def chain_was_asked(connection: psycopg.Connection) -> None:
+    """As if a sweep had just asked the chain, whenever that is: most tests' ticks have no chain beside them."""
+    connection.execute("UPDATE chain_state SET asked_at = 'infinity'")
+
+
 @pytest.fixture(scope="session")
 def server(state_folder: Path) -> Iterator[Database]:
     """Start PostgreSQL with a template that has the schema."""
@@ -110,8 +115,7 @@ def server(state_folder: Path) -> Iterator[Database]:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
         with psycopg.connect(make_conninfo(server.url, dbname=TEMPLATE), autocommit=True) as connection:
             migrate(connection, CHECKOUT / "infra" / "migrations")
-            # As if a sweep had just asked the chain, whenever that is: most tests' ticks have no chain beside them.
-            connection.execute("UPDATE chain_state SET asked_at = 'infinity'")
+            chain_was_asked(connection)
         yield server
     finally:
         server.stop()

@@ -188,7 +188,10 @@ class Loop:
 
 
 class Living:
-    """The life of three trades: one that the device keeps, one that it refuses, one whose lock does not reach it."""
+    """The life of three trades: one that the device keeps, one that it refuses, one whose lock does not reach it.
+
+    The device also sends a status that nobody can take.
+    """
 
     def __init__(self, loop: Loop, market: Market) -> None:
         self.loop, self.market = loop, market
@@ -198,6 +201,7 @@ class Living:
         self.device = loop.broker.devices[self.home.device]
         self.asks = [market.order(self.home.user, "sell", size, 200_000) for size in (700, 600, 500)]
         self.bids = [market.order(self.buyer, "buy", size, 200_000) for size in (700, 600, 500)]
+        loop.queue.append(market.say(f"energy/donor/{self.home.device}/status", {"available_kwh": -1, "seq": 10**6}))
 
     def go(self) -> None:
         self.loop.step()
@@ -226,6 +230,10 @@ class Living:
         assert [self.market.status_of(ask) for ask in self.asks] == ["Completed", "Cancelled", "Cancelled"]
         assert [self.market.status_of(bid) for bid in self.bids] == ["Completed", "Created", "Created"]
         assert self.device.held_wh == {}
+        assert self.market.sql(
+            "SELECT DISTINCT payload ->> 'code' FROM device_reports WHERE kind = 'refused' AND device_id = %s",
+            self.home.device,
+        ) == [("invalid_field",)]
         for bid in self.bids[1:]:
             self.market.cancel(self.buyer, bid)
         self.market.is_sound()

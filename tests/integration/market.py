@@ -11,6 +11,7 @@ from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
+from energy_market.domain.devices import Device
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.domain.trades import Trade
 from energy_market.postgres import certificates, commands, devices, market, orders, trades
@@ -140,6 +141,12 @@ class Market:
     def trades(self, user: UUID) -> list[Trade]:
         with self.database.transaction() as conn:
             return trades.of_user(conn, user, limit=100)
+
+    def seen(self, home: Home) -> Device:
+        """A home's only device, as its owner sees it."""
+        with self.database.transaction() as conn:
+            (device,) = devices.of_owner(conn, home.user)
+        return device
 
     # -------------------------------------------------------------------------------------------- the system
 

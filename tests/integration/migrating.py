@@ -60,7 +60,7 @@ class Migrating:
 
     def run_on(self) -> None:
         """Lambda calls a function again whose process died; whoever is told of a failure deploys again."""
-        self.function.psycopg, self.function.respond = psycopg, self._respond
+        self.function.connect, self.function.respond = connect, self._respond
         if not self.answers or self.answers[-1]["Status"] == "FAILED":
             self.go()
 

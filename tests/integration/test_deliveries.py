@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from energy_market.devices import Dropped
-from energy_market.postgres import devices, trades
+from energy_market.postgres import trades
 from energy_market.postgres.migrations import migrate
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.end_deliveries import end_deliveries
@@ -32,10 +32,9 @@ def delivery(market: Market) -> tuple[object, ...]:
 
 
 def free_wh(market: Market, home: Home) -> int:
-    with market.database.transaction() as conn:
-        (device,) = devices.of_owner(conn, home.user)
-    assert device.free_wh is not None
-    return device.free_wh
+    free = market.seen(home).free_wh
+    assert free is not None
+    return free
 
 
 def overdue(market: Market) -> None:

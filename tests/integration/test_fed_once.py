@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from energy_market.devices import Dropped, QueuedMessage
-from energy_market.domain.devices import Device
 from energy_market.postgres import devices
 from energy_market.postgres.trades import COUNT_FORGOTTEN_AFTER_S, MAX_REPORTS_BETWEEN_STATUSES
 from energy_market.usecases.end_deliveries import end_deliveries
@@ -22,18 +21,12 @@ from tests.integration.real_device import RealDevice
 AVAILABLE_WH = 10_000
 
 
-def seen(market: Market, home: Home) -> Device:
-    with market.database.transaction() as conn:
-        (device,) = devices.of_owner(conn, home.user)
-    return device
-
-
 def free_wh(market: Market, home: Home) -> int:
     """As its owner sees it, which is as the next tick counts it, but never below zero."""
     with market.database.transaction() as conn:
         ((number,),) = conn.execute("SELECT no FROM iot_devices WHERE id = %s", (home.device,)).fetchall()
         promised = devices.free_to_promise(conn, [number], device_online_s=SETTINGS.device_online_s)
-    found = seen(market, home).free_wh
+    found = market.seen(home).free_wh
     assert found == max(0, promised.get(number, 0))
     return found
 
@@ -73,13 +66,13 @@ def deal(market: Market) -> Deal:
 def test_what_was_fed_before_a_status_is_not_promised_any_more(deal: Deal) -> None:
     deal.fed(4, seq=2, status="started")
     assert deal.free_wh == 2_000, "10 kWh at the status, 8 of them to be fed since"
-    assert seen(deal.market, deal.home).available_wh == 6_000
+    assert deal.market.seen(deal.home).available_wh == 6_000
     deal.status(6, seq=3)
     assert deal.free_wh == 2_000
     deal.fed(8, seq=4, status="delivered")
-    assert (deal.free_wh, seen(deal.market, deal.home).available_wh) == (2_000, 2_000)
+    assert (deal.free_wh, deal.market.seen(deal.home).available_wh) == (2_000, 2_000)
     deal.status(2, seq=5)
-    assert (deal.free_wh, seen(deal.market, deal.home).available_wh) == (2_000, 2_000)
+    assert (deal.free_wh, deal.market.seen(deal.home).available_wh) == (2_000, 2_000)
 
 
 def test_what_is_free_in_the_middle_of_a_delivery_is_sold(deal: Deal) -> None:
@@ -130,7 +123,7 @@ def test_of_a_delivery_that_falls_short_what_was_not_fed_is_free(deal: Deal) -> 
     deal.fed(3, seq=2)
     deal.status(7, seq=3)
     deal.fed(5, seq=4, status="delivered")
-    assert (deal.free_wh, seen(deal.market, deal.home).available_wh) == (5_000, 5_000)
+    assert (deal.free_wh, deal.market.seen(deal.home).available_wh) == (5_000, 5_000)
     deal.status(5, seq=5)
     assert deal.free_wh == 5_000
 

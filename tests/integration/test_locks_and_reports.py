@@ -9,7 +9,7 @@ import pytest
 
 from energy_market.device_reports import Refused
 from energy_market.devices import Dropped, payload
-from energy_market.postgres import devices, trades
+from energy_market.postgres import trades
 from energy_market.usecases.record_lock_response import record_lock_response
 from tests.integration.market import Market, certificate_of
 
@@ -352,8 +352,7 @@ def test_a_confirmed_trade_is_delivered_and_stops_counting_as_promised(market: M
     market.report(topic, report | {"status": "delivering", "kwh_delivered": 0.2, "seq": 101})
     delivered = market.trades(buyer)[0]
     assert (delivered.delivery, delivered.delivered_wh) == ("Delivered", 500)
-    with market.database.transaction() as conn:
-        (device,) = devices.of_owner(conn, home.user)
+    device = market.seen(home)
     assert (device.available_wh, device.free_wh) == (99_500, 99_500)
     market.sql("UPDATE transactions SET command_sent_at = now() - interval '1 hour'")
     said = len(market.published)

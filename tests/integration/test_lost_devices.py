@@ -11,7 +11,7 @@ import pytest
 from energy_device.device import PATIENCE_S
 
 from energy_market.devices import Dropped, QueuedMessage
-from energy_market.postgres import devices, trades
+from energy_market.postgres import trades
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.end_deliveries import end_deliveries
 from energy_market.usecases.expire_trades import expire_unstored
@@ -113,10 +113,9 @@ class Scene:
         """What has not come to an end, or does not agree; the device's own word counts if it lives."""
         with self.market.database.transaction() as conn:
             found = database_differences(conn, at_rest=True).as_lines()
-            promised_wh = self.device.battery.charge_wh
-            (device,) = devices.of_owner(conn, self.home.user)
-            assert device.free_wh is not None
-            promised_wh -= device.free_wh
+        free_wh = self.market.seen(self.home).free_wh
+        assert free_wh is not None
+        promised_wh = self.device.battery.charge_wh - free_wh
         if promised_wh:
             found.append(f"{promised_wh} Wh are still promised")
         if not self.is_dead and self.device.holds_wh:

@@ -20,7 +20,7 @@ from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
 from energy_market.postgres.migrations import migrate
 from energy_market.usecases.settle_trades import settle_trades
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, chain_was_asked
 from tests.integration.crashes import Scenario
 from tests.integration.everybody import Everybody
 from tests.integration.loop import Loop, TwoSteps
@@ -41,6 +41,7 @@ class OwnServer:
         self.port = psycopg.conninfo.conninfo_to_dict(self.url)["port"]
         with psycopg.connect(self.server.url, autocommit=True) as conn:
             migrate(conn, CHECKOUT / "infra" / "migrations")
+            chain_was_asked(conn)
 
     def kill(self) -> None:
         """All of its processes at once, as when the machine loses power."""

@@ -297,8 +297,11 @@ def eligible(market: Market, *, verified_only: bool) -> dict[UUID, int]:
     promised: dict[Any, int] = {}
     for device, wh in market.sql(
         """
-        SELECT device_id, energy_wh FROM transactions
+        SELECT device_id, energy_wh - fed_wh FROM transactions
         WHERE status <> 'Failed' AND coalesce(delivery, '') NOT IN ('Delivered', 'Short')
+        UNION ALL  -- what was fed is in the status still that came before it
+        SELECT device_id, delivered_wh - fed_wh FROM transactions
+        WHERE status = 'Failed' OR delivery IN ('Delivered', 'Short')
         UNION ALL
         SELECT d.id, m.energy_wh FROM matches m JOIN iot_devices d ON d.no = m.device_no
         """
@@ -309,7 +312,8 @@ def eligible(market: Market, *, verified_only: bool) -> dict[UUID, int]:
         for device, available, is_there in market.sql(
             """
             SELECT id, coalesce(available_wh, 0),
-                   status = 'Online' AND silent_since IS NULL AND last_ping > now() - interval '120 seconds'
+                   status = 'Online' AND silent_since IS NULL AND paused_until IS NULL
+                       AND last_ping > now() - interval '120 seconds'
             FROM iot_devices
             """
         )

@@ -29,7 +29,7 @@ from tests.integration.settlement.shop import (
 from tests.integration.settlement.world import POISON_SLOT, World
 
 COVERS: Final[dict[str, set[str]]] = {
-    "a sweep": {"settle_trades", "confirm_trades", "expire_trades", "resend_batches"},
+    "a sweep": {"settle_trades", "confirm_trades", "expire_trades", "offer_fees", "resend_batches"},
     "the function": {
         "settlement.sweep",
         "end_deliveries",

@@ -14,10 +14,10 @@ from energy_market.domain.wallets import keccak256, parse_address
 from energy_market.evm import node_check
 from energy_market.evm.node_check import Expected, WrongChain
 from energy_market.evm.rpc import Refused, Rpc, Unreachable
+from energy_market.evm.values import digest, quantity, word, words
 
 BLOCKS_PER_QUERY: Final = 10_000
 """Nodes bound what they answer to by blocks, by entries or by bytes; a query that is refused is halved."""
-WORD: Final = 64  # hexadecimal digits
 PERIOD_S: Final = 3600
 """Seconds that the contract's limit and caps are for (`EnergySettlement.PERIOD`)."""
 
@@ -57,13 +57,13 @@ def account(rpc: Rpc, *, contract: str, wallet: str, now_s: float) -> Account:
     def allowance(limit: int, moved: int, period: int) -> Allowance:
         return Allowance(limit=limit, room=max(0, limit - (moved if period >= hour else 0)))
 
-    asked = [_ACCOUNTS + _word(int(wallet, 16)), _CAPS + _word(int(wallet, 16)), _BUDGET]
+    asked = [_ACCOUNTS + word(int(wallet, 16)), _CAPS + word(int(wallet, 16)), _BUDGET]
     answers = rpc.call_many([("eth_call", [{"to": contract, "data": data}, "latest"]) for data in asked])
     for answer in answers:
         if isinstance(answer, Refused):
             raise answer
     try:
-        (escrow, is_capped), cap, budget = map(_words, answers)
+        (escrow, is_capped), cap, budget = map(words, answers)
         return Account(
             escrow=escrow,
             cap=allowance(*cap) if is_capped else None,
@@ -119,8 +119,8 @@ class Books:
     def read_on(self) -> Iterator[list[Paid]]:
         """The payments from where the last reading ended to the newest block, a page at a time, oldest first."""
         head = self._rpc.call("eth_getBlockByNumber", "latest", False)  # noqa: FBT003 -- JSON
-        newest = _number(_field(head, "number"))
-        self._heads.setdefault(newest, str(_field(head, "hash")))
+        newest = quantity(_field(head, "number"))
+        self._heads.setdefault(newest, digest(_field(head, "hash")))
         while self.block < newest:
             until = min(newest, self.block + self._blocks_per_query)
             try:
@@ -132,6 +132,7 @@ class Books:
                 continue
             payments = [payment for entry in entries if (payment := self._take(entry)) is not None]
             self.block = until
+            self._blocks_per_query = min(BLOCKS_PER_QUERY, self._blocks_per_query * 9 // 8 + 1)
             yield payments
 
     def again(self, payments: Collection[Paid]) -> list[Paid]:
@@ -142,7 +143,7 @@ class Books:
         return [
             _paid(entry)
             for block, ids in sorted(by_block.items())
-            for entry in self._entries(block, block, [_TRADE_SETTLED, ["0x" + _word(one.int) for one in sorted(ids)]])
+            for entry in self._entries(block, block, [_TRADE_SETTLED, ["0x" + word(one.int) for one in sorted(ids)]])
         ]
 
     def settled(self, ids: Sequence[UUID]) -> set[UUID]:
@@ -150,11 +151,11 @@ class Books:
         if not ids:
             return set()
         # areSettled(bytes32[]): where the list begins, its length, its words.
-        data = _ARE_SETTLED + _word(32) + _word(len(ids)) + "".join(_word(one.int) for one in ids)
-        words = _words(self._rpc.call("eth_call", {"to": self.contract, "data": data}, "latest"))[2:]
-        if len(words) != len(ids):
+        data = _ARE_SETTLED + word(32) + word(len(ids)) + "".join(word(one.int) for one in ids)
+        answers = words(self._rpc.call("eth_call", {"to": self.contract, "data": data}, "latest"))[2:]
+        if len(answers) != len(ids):
             raise WrongChain(f"there is no settlement contract at {self.contract}")
-        return {one for one, paid in zip(ids, words, strict=True) if paid}
+        return {one for one, paid in zip(ids, answers, strict=True) if paid}
 
     @property
     def accounts(self) -> list[str]:
@@ -167,24 +168,24 @@ class Books:
 
     def escrow(self, accounts: Sequence[str]) -> dict[str, int]:
         """What the contract says each account has at `block`: to be asked soon, for nodes forget old states."""
-        answers = self._all([self._view(self.contract, _ESCROW + _word(int(account, 16))) for account in accounts])
-        return {account: _number(answer) for account, answer in zip(accounts, answers, strict=True)}
+        answers = self._all([self._view(self.contract, _ESCROW + word(int(account, 16))) for account in accounts])
+        return {account: quantity(answer) for account, answer in zip(accounts, answers, strict=True)}
 
     def holdings(self) -> Holdings:
         """The sums at `block`."""
         held, stated = self._all(
             [
-                self._view(self._token, _BALANCE_OF + _word(int(self.contract, 16))),
+                self._view(self._token, _BALANCE_OF + word(int(self.contract, 16))),
                 self._view(self.contract, _TOTAL_ESCROW),
             ]
         )
-        return Holdings(held=_number(held), stated=_number(stated), by_events=sum(self._moved.values()))
+        return Holdings(held=quantity(held), stated=quantity(stated), by_events=sum(self._moved.values()))
 
     def stand(self) -> bool:
         """Whether no reorganisation has touched what was read: a block's hash holds those of all before it."""
         blocks = self._all([("eth_getBlockByNumber", [hex(number), False]) for number in self._heads])
         return all(
-            block is not None and _field(block, "hash") == known
+            block is not None and digest(_field(block, "hash")) == known
             for block, known in zip(blocks, self._heads.values(), strict=True)
         )
 
@@ -196,14 +197,16 @@ class Books:
         return entries
 
     def _take(self, entry: Mapping[str, Any]) -> Paid | None:
-        topic = _field(entry, "topics")[0]
+        topic = digest(_field(entry, "topics")[0])
         if topic == _TRADE_SETTLED:
             paid = _paid(entry)
             self._moved[paid.buyer] -= paid.amount
             self._moved[paid.seller] += paid.amount
             return paid
+        if topic not in {_DEPOSITED, _WITHDRAWN}:  # some nodes answer with more than was asked for
+            return None
         try:
-            account, (amount,) = _address(entry["topics"][1]), _words(entry["data"])
+            account, (amount,) = _address(entry["topics"][1]), words(entry["data"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise Unreachable("the node's event is not one") from error
         self._moved[account] += amount if topic == _DEPOSITED else -amount
@@ -240,34 +243,22 @@ _BALANCE_OF: Final = _hash("balanceOf(address)")[:10]
 def _paid(entry: Mapping[str, Any]) -> Paid:
     try:
         _, trade, buyer, seller = entry["topics"]
-        amount, energy_wh = _words(entry["data"])
+        amount, energy_wh = words(entry["data"])
         return Paid(
-            trade_id=UUID(int=int(trade, 16)),
+            trade_id=UUID(int=quantity(trade)),
             buyer=_address(buyer),
             seller=_address(seller),
             amount=amount,
             energy_wh=energy_wh,
-            transaction_hash=entry["transactionHash"],
-            block_number=int(entry["blockNumber"], 16),
+            transaction_hash=digest(entry["transactionHash"]),
+            block_number=quantity(entry["blockNumber"]),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise Unreachable("the node's event is not one") from error
 
 
-def _words(answer: object) -> list[int]:
-    digits = str(answer).removeprefix("0x")
-    try:
-        return [int(digits[start : start + WORD], 16) for start in range(0, len(digits), WORD)]
-    except ValueError as error:
-        raise Unreachable("the node's answer is no number") from error
-
-
-def _word(number: int) -> str:
-    return f"{number:0{WORD}x}"
-
-
 def _address(topic: str) -> str:
-    return parse_address("0x" + topic[-40:])
+    return parse_address("0x" + digest(topic)[-40:])
 
 
 def _field(answer: Any, name: str) -> Any:  # noqa: ANN401 -- JSON
@@ -275,10 +266,3 @@ def _field(answer: Any, name: str) -> Any:  # noqa: ANN401 -- JSON
         return answer[name]
     except (KeyError, TypeError, IndexError) as error:
         raise Unreachable(f"the node's answer has no {name}") from error
-
-
-def _number(answer: Any) -> int:  # noqa: ANN401 -- JSON
-    try:
-        return int(answer, 16)
-    except (TypeError, ValueError) as error:
-        raise Unreachable("the node's answer is no number") from error

@@ -25,6 +25,7 @@ from hexbytes import HexBytes
 from energy_market.evm import node_check
 from energy_market.evm.node_check import AMOUNT_DECIMALS, Expected, Gap, WrongChain
 from energy_market.evm.rpc import Behind, ChainError, Refused, Rpc, TooMuch, Unreachable, is_revert
+from energy_market.evm.values import digest, quantity
 
 SETTLE: Final = "settle((bytes32,address,address,uint256,uint256,uint64)[])"
 ARE_SETTLED: Final = "areSettled(bytes32[])"
@@ -54,7 +55,6 @@ CLOCK_SKEW_S: Final = 600  # between the database's clock and the chain's
 COUNT_BITS: Final = 63
 NONCE_BITS: Final = 32  # nobody has sent so much: a batch under a nonce that is made up would wait for ever
 TIME_BITS: Final = 37
-WORD_BITS: Final = 256
 
 
 class NotYet(ChainError):
@@ -286,16 +286,16 @@ class Ledger:
                 ("eth_getBlockByNumber", [hex(max(0, final)), False]),
             ],
         )
-        nonce = _number(_given(nonce_then), bits=NONCE_BITS)
+        nonce = quantity(_given(nonce_then), bits=NONCE_BITS)
         # Without the pool's word, what is stored says which nonces are taken.
         has_no_word = pending is None or isinstance(pending, Refused)
-        nonce_pending = nonce if has_no_word else _number(pending, bits=NONCE_BITS)
+        nonce_pending = nonce if has_no_word else quantity(pending, bits=NONCE_BITS)
         return View(
             head=head,
             final=_block(_given(final_block)) if final >= 0 else None,
             nonce=nonce,
             nonce_pending=max(nonce, nonce_pending),
-            balance_wei=_number(_given(balance)),
+            balance_wei=quantity(_given(balance)),
             fees=self._fees(head),
         )
 
@@ -311,11 +311,11 @@ class Ledger:
             (history,) = self._rpc.call_many([_FEE_HISTORY])
             median = node_check.tip_of(history)
             if median is None:
-                gas_price = _number(self._rpc.call("eth_gasPrice"), bits=COUNT_BITS)
+                gas_price = quantity(self._rpc.call("eth_gasPrice"), bits=COUNT_BITS)
                 median = max(0, gas_price - head.base_fee)
             tip_wei = median
         else:
-            tip_wei = _number(tip, bits=COUNT_BITS)
+            tip_wei = quantity(tip, bits=COUNT_BITS)
         if time.monotonic() < self._learnt_until:
             tip_wei = max(tip_wei, self._least_tip_wei)
         # Twice the base fee lasts for six full blocks in a row.
@@ -337,7 +337,7 @@ class Ledger:
         if block_number < 0:
             return 0
         (answer,) = self._rpc.call_many([("eth_getTransactionCount", [self.operator, hex(block_number)])])
-        return 0 if answer is None or isinstance(answer, Refused) else _number(answer, bits=COUNT_BITS)
+        return 0 if answer is None or isinstance(answer, Refused) else quantity(answer, bits=COUNT_BITS)
 
     def block_hashes(self, numbers: Sequence[int]) -> list[str | None]:
         """The hash of the block that now has each number; None where the node that was asked knows none."""
@@ -420,6 +420,7 @@ class Ledger:
                     raise logs
                 self._log_blocks = (newest - oldest + 1) // 2
                 continue
+            self._log_blocks = min(LOG_BLOCKS_PER_QUERY, self._log_blocks * 9 // 8 + 1)
             if logs:
                 return _place(logs)
             if isinstance(block, Refused):
@@ -435,7 +436,7 @@ class Ledger:
         """The gas limit for a batch, after trying it on the latest state. Raises Reverts, Refused, Unreachable."""
         call = {"from": self.operator, "to": self.contract, "data": "0x" + self._settle(payments).hex()}
         try:
-            estimate = _number(self._rpc.call("eth_estimateGas", call))
+            estimate = quantity(self._rpc.call("eth_estimateGas", call))
         except Refused as error:
             if is_revert(error):
                 raise Reverts(error.message, error.data) from error
@@ -507,8 +508,8 @@ class Ledger:
             self.limit_nano = min((facts.limit or 0) // self._unit, 2**COUNT_BITS - 1)
         else:
             chain, code = self._all([("eth_chainId", []), ("eth_getCode", [self.contract, "latest"])])
-            if _number(chain) != self.chain_id:
-                raise WrongChain(f"the node is on chain {_number(chain)}, not on {self.chain_id}")
+            if quantity(chain) != self.chain_id:
+                raise WrongChain(f"the node is on chain {quantity(chain)}, not on {self.chain_id}")
             if code == "0x":
                 raise WrongChain(f"there is no settlement contract at {self.contract}")
         self._checked_at = now_s
@@ -593,21 +594,21 @@ class Ledger:
             for entry in answer["logs"]:
                 if not entry["topics"] or to_checksum_address(entry["address"]) != self.contract:
                     continue
-                trade = UUID(int=int(entry["topics"][1], 16)) if len(entry["topics"]) > 1 else None
-                event = str(entry["topics"][0]).lower()
+                trade = UUID(int=quantity(entry["topics"][1])) if len(entry["topics"]) > 1 else None
+                event = digest(entry["topics"][0])
                 if event == _topic(TRADE_SETTLED) and trade is not None:
                     paid.add(trade)
                 elif event == _topic(TRADE_SKIPPED) and trade is not None:
-                    skipped[trade] = int(entry["data"], 16)
+                    skipped[trade] = quantity(entry["data"])
             status = answer.get("status")
             return Receipt(
-                hash=_hash(answer["transactionHash"]),
-                block_number=_number(answer["blockNumber"], bits=COUNT_BITS),
-                block_hash=_hash(answer["blockHash"]),
+                hash=digest(answer["transactionHash"]),
+                block_number=quantity(answer["blockNumber"], bits=COUNT_BITS),
+                block_hash=digest(answer["blockHash"]),
                 # Chains by older rules than Byzantium's have no status. What is undone leaves no event, and the
                 # contract emits one for each trade.
-                succeeded=bool(paid or skipped) if status is None else _number(status) == 1,
-                gas_used=_number(answer["gasUsed"]),
+                succeeded=bool(paid or skipped) if status is None else quantity(status) == 1,
+                gas_used=quantity(answer["gasUsed"]),
                 paid=frozenset(paid),
                 skipped=skipped,
             )
@@ -666,28 +667,10 @@ def _topic(event: str) -> str:
     return "0x" + keccak(text=event).hex()
 
 
-def _number(answer: Any, *, bits: int = WORD_BITS) -> int:  # noqa: ANN401 -- JSON
-    """A quantity of at most so many bits: what is beyond that, no node counts. Some relays send a JSON number."""
-    try:
-        number = answer if isinstance(answer, int) and not isinstance(answer, bool) else int(answer, 16)
-    except (TypeError, ValueError) as error:
-        raise Unreachable("the node's answer is no number") from error
-    if not 0 <= number < 2**bits:
-        raise Unreachable("the node's answer is no such number")
-    return number
-
-
-def _hash(answer: Any) -> str:  # noqa: ANN401 -- JSON
-    """A hash as we store it: in lower case."""
-    if not isinstance(answer, str):
-        raise Unreachable("the node's answer is no hash")
-    return answer.lower()
-
-
 def _place(logs: Any) -> tuple[str, int]:  # noqa: ANN401 -- JSON
     """(transaction's hash, block's number) of the first of some log entries."""
     try:
-        return _hash(logs[0]["transactionHash"]), _number(logs[0]["blockNumber"], bits=COUNT_BITS)
+        return digest(logs[0]["transactionHash"]), quantity(logs[0]["blockNumber"], bits=COUNT_BITS)
     except (KeyError, IndexError, TypeError) as error:
         raise Unreachable("the node's log is none") from error
 
@@ -702,11 +685,11 @@ def _given(answer: Any) -> Any:  # noqa: ANN401 -- JSON
 def _block(answer: Any) -> Block:  # noqa: ANN401 -- JSON
     try:
         return Block(
-            number=_number(answer["number"], bits=COUNT_BITS),
-            hash=_hash(answer["hash"]),
-            time_s=_number(answer["timestamp"], bits=TIME_BITS),
-            base_fee=_number(answer.get("baseFeePerGas") or "0x0", bits=COUNT_BITS),
-            gas_limit=_number(answer["gasLimit"], bits=COUNT_BITS),
+            number=quantity(answer["number"], bits=COUNT_BITS),
+            hash=digest(answer["hash"]),
+            time_s=quantity(answer["timestamp"], bits=TIME_BITS),
+            base_fee=quantity(answer.get("baseFeePerGas") or "0x0", bits=COUNT_BITS),
+            gas_limit=quantity(answer["gasLimit"], bits=COUNT_BITS),
         )
     except (AttributeError, KeyError, TypeError) as error:
         raise Unreachable("the node's answer is no block") from error

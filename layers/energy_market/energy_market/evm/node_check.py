@@ -2,7 +2,7 @@
 
 The deploy asks all of it and fails with a sentence for each need that is not met; `GET /api/v1/health` asks the same.
 The sweep and the nightly comparison ask for the facts of the contract alone (`ask`, `contradictions`).
-Imports only `rpc` and the standard library: the health route uses it without the EVM libraries.
+Imports only `rpc`, `values` and the standard library: the health route uses it without the EVM libraries.
 """
 
 import re
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from energy_market.evm.rpc import ChainError, Refused, Rpc, Unreachable, is_revert
+from energy_market.evm.values import is_quantity, quantity, word, words
 
 AMOUNT_DECIMALS: Final = 9
 """Decimals of the market's amounts, which are nano-tokens: a token needs as many at least."""
@@ -57,9 +58,8 @@ BUDGET: Final = "0xed01bf29"  # budget()
 DECIMALS: Final = "0x313ce567"  # decimals()
 SETTLE: Final = "0xb31e1962"  # settle((bytes32,address,address,uint256,uint256,uint64)[])
 
-_WORD: Final = 64  # hexadecimal digits
 _ADDRESSES: Final = 2**160
-_EMPTY_LIST: Final = f"{32:0{_WORD}x}{0:0{_WORD}x}"
+_EMPTY_LIST: Final = word(32) + word(0)
 # TSTORE, TLOAD, MCOPY and PUSH0: stores 1, loads it, copies it, returns the copy.
 _CANCUN: Final = "0x60015f5d5f5c5f5260205f60205e60206020f3"
 _NO_SUCH_OPCODE: Final = re.compile(r"opcode|invalid instruction|not ?activated|undefined instruction|bad instruction")
@@ -111,7 +111,7 @@ def ask(rpc: Rpc, *, chain_id: int, contract: str) -> Facts:
     )
     if isinstance(chain, Refused):
         raise chain
-    if (found := number(chain)) != chain_id:
+    if (found := quantity(chain)) != chain_id:
         raise WrongChain(f"the node is on chain {found}, not on {chain_id}")
     absent = WrongChain(f"there is no settlement contract at {contract}")
     token, operator, paused = (_words_of(answer, 1, absent)[0] for answer in answers[:3])
@@ -211,11 +211,11 @@ def _gaps_of_node(rpc: Rpc, contract: str, operator: str, now_s: float) -> list[
     ]
     sent, opcodes, syncing, *fees = (rpc.call_many([call])[0] for call in optional)
     gaps = _gaps_of_block(head, fees[1], now_s)
-    if not _is_number(nonce):
+    if not is_quantity(nonce):
         gaps.append(_unanswered("nonce", "eth_getTransactionCount", nonce))
-    if not _is_number(balance):
+    if not is_quantity(balance):
         gaps.append(_unanswered("balance", "eth_getBalance", balance))
-    if not (_is_number(estimate) or (isinstance(estimate, Refused) and is_revert(estimate))):
+    if not (is_quantity(estimate) or (isinstance(estimate, Refused) and is_revert(estimate))):
         gaps.append(_unanswered("estimate", "eth_estimateGas", estimate))
     if _is_missing_method(receipt):
         gaps.append(_unanswered("receipts", "eth_getTransactionReceipt", receipt))
@@ -226,14 +226,14 @@ def _gaps_of_node(rpc: Rpc, contract: str, operator: str, now_s: float) -> list[
         gaps.append(Gap(need="opcodes", sentence=sentence, words=_said(opcodes)))
     if _is_catching_up(syncing):
         gaps.append(Gap(need="synced", sentence="the node is still catching up with its chain"))
-    if not any((_is_number(fees[0]), tip_of(fees[1]) is not None, _is_number(fees[2]))):
+    if not any((is_quantity(fees[0]), tip_of(fees[1]) is not None, is_quantity(fees[2]))):
         sentence = "the node answers none of eth_maxPriorityFeePerGas, eth_feeHistory and eth_gasPrice"
         gaps.append(Gap(need="tip", sentence=sentence, words=_said(fees[0])))
     return gaps + _gaps_of_logs(rpc, contract, head)
 
 
 def _gaps_of_logs(rpc: Rpc, contract: str, head: Any) -> list[Gap]:  # noqa: ANN401 -- JSON
-    if not (isinstance(head, dict) and _is_number(head.get("number"))):
+    if not (isinstance(head, dict) and is_quantity(head.get("number"))):
         return []  # there is no block to ask about, which is a gap of its own
     asked = {"address": contract, "fromBlock": head["number"], "toBlock": head["number"]}
     (logs,) = rpc.call_many([("eth_getLogs", [asked])])
@@ -243,23 +243,23 @@ def _gaps_of_logs(rpc: Rpc, contract: str, head: Any) -> list[Gap]:  # noqa: ANN
 def _gaps_of_block(head: Any, history: Any, now_s: float) -> list[Gap]:  # noqa: ANN401 -- JSON
     fields = ("number", "timestamp", "gasLimit")
     is_block = isinstance(head, dict) and isinstance(head.get("hash"), str)
-    if not (is_block and all(_is_number(head.get(field)) for field in fields)):
+    if not (is_block and all(is_quantity(head.get(field)) for field in fields)):
         return [_unanswered("blocks", "eth_getBlockByNumber", head)]
     gaps = []
-    if not _is_number(head.get("baseFeePerGas")) and base_fee_of(history) is None:
+    if not is_quantity(head.get("baseFeePerGas")) and base_fee_of(history) is None:
         gaps.append(
             Gap(
                 need="base_fee", sentence="the chain's blocks have no base fee, so it takes no transactions of EIP-1559"
             )
         )
-    if (gas_limit := int(head["gasLimit"], 16)) < GAS_FOR_ONE_TRADE:
+    if (gas_limit := quantity(head["gasLimit"])) < GAS_FOR_ONE_TRADE:
         gaps.append(
             Gap(
                 need="gas_limit",
                 sentence=f"a block has room for {gas_limit} gas, but one trade needs {GAS_FOR_ONE_TRADE}",
             )
         )
-    if (ahead_s := int(head["timestamp"], 16) - now_s) > CLOCK_AHEAD_S:
+    if (ahead_s := quantity(head["timestamp"]) - now_s) > CLOCK_AHEAD_S:
         gaps.append(Gap(need="clock", sentence=f"the chain's clock is {ahead_s:.0f} seconds ahead of ours"))
     return gaps
 
@@ -267,31 +267,17 @@ def _gaps_of_block(head: Any, history: Any, now_s: float) -> list[Gap]:  # noqa:
 def base_fee_of(history: Any) -> int | None:  # noqa: ANN401 -- JSON
     """The base fee of the next block by an answer to `eth_feeHistory`, in wei for each gas; None if it has none."""
     try:
-        return int(history["baseFeePerGas"][-1], 16)
-    except (KeyError, IndexError, TypeError, ValueError):
+        return quantity(history["baseFeePerGas"][-1])
+    except (KeyError, IndexError, TypeError, Unreachable):
         return None
 
 
 def tip_of(history: Any) -> int | None:  # noqa: ANN401 -- JSON
     """The median tip of the newest block by an answer to `eth_feeHistory`, in wei for each gas; None if it has none."""
     try:
-        return int(history["reward"][-1][0], 16)
-    except (KeyError, IndexError, TypeError, ValueError):
+        return quantity(history["reward"][-1][0])
+    except (KeyError, IndexError, TypeError, Unreachable):
         return None
-
-
-def number(answer: object) -> int:
-    """A quantity. Raises Unreachable if it is none: the answer of a broken node."""
-    if not _is_number(answer):
-        raise Unreachable("the node's answer is no number")
-    return int(str(answer), 16)
-
-
-def _is_number(answer: object) -> bool:
-    try:
-        return isinstance(answer, str) and int(answer, 16) >= 0
-    except ValueError:
-        return False
 
 
 def _is_missing_method(answer: object) -> bool:
@@ -304,16 +290,16 @@ def _lacks_cancun(answer: object) -> bool:
     """Whether the chain shows that it lacks them: a node that takes no code to run says nothing about opcodes."""
     if isinstance(answer, Refused):
         return _NO_SUCH_OPCODE.search(answer.message.lower()) is not None
-    return _is_number(answer) and int(str(answer), 16) != 1
+    return is_quantity(answer) and quantity(answer) != 1
 
 
 def _is_catching_up(answer: object) -> bool:
     if not isinstance(answer, dict):
         return False
     current, highest = answer.get("currentBlock"), answer.get("highestBlock")
-    if not (_is_number(current) and _is_number(highest)):
+    if not (is_quantity(current) and is_quantity(highest)):
         return False
-    return int(str(highest), 16) - int(str(current), 16) > BLOCKS_BEHIND
+    return quantity(highest) - quantity(current) > BLOCKS_BEHIND
 
 
 def _unanswered(need: str, method: str, answer: object) -> Gap:
@@ -333,13 +319,10 @@ def _words_of(answer: object, count: int, absent: WrongChain) -> list[int]:
     """The words of a view's answer. Raises `absent` when nothing that answers so is there; Refused, Unreachable."""
     if isinstance(answer, Refused):
         raise absent if is_revert(answer) else answer
-    digits = str(answer).removeprefix("0x")
-    if len(digits) != count * _WORD:
+    found = words(answer)
+    if len(found) != count:
         raise absent
-    try:
-        return [int(digits[start : start + _WORD], 16) for start in range(0, len(digits), _WORD)]
-    except ValueError as error:
-        raise Unreachable("the node's answer is no number") from error
+    return found
 
 
 def _address(word: int) -> str:
