@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
@@ -54,10 +55,17 @@ def test_the_api_page_lists_the_codes_that_are_used() -> None:
     assert used <= set(re.findall(r"`(\w+)`", page))
 
 
-def test_every_test_that_the_integrity_page_names_exists() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / "integrity.md").read_text())
-    assert len(named) > 10
+@pytest.mark.parametrize(("page", "at_least"), [("integrity", 11), ("operations", 6)])
+def test_every_test_that_a_page_names_exists(page: str, at_least: int) -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "docs" / f"{page}.md").read_text())
+    assert len(named) >= at_least
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_no_two_decisions_have_the_same_number() -> None:
+    pages = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert [int(page.name[:4]) for page in pages] == list(range(1, len(pages) + 1))
+    assert [page.read_text().split(".")[0] for page in pages] == [f"# {number + 1}" for number in range(len(pages))]
 
 
 def test_the_apis_page_shows_no_markup() -> None:
