@@ -36,6 +36,7 @@ RESEND: Final = f"{PACKAGE}/usecases/resend_batches.py"
 ONCE: Final = f"{PACKAGE}/usecases/answer_once.py"
 REGISTER: Final = f"{PACKAGE}/usecases/register_device.py"
 LEDGER: Final = f"{PACKAGE}/evm/ledger.py"
+VALUES: Final = f"{PACKAGE}/evm/values.py"
 DATABASE: Final = f"{PACKAGE}/database.py"
 CONTRACT: Final = "infra/contracts/EnergySettlement.sol"
 
@@ -1121,7 +1122,7 @@ MUTANTS: Final = (
         "a_hash_is_kept_as_the_node_spells_it",
         "a hash in capitals is the same hash",
         (f"{_NODES}::test_a_settlement_ends_through_each_way_of_nodes",),
-        (LEDGER, "    return answer.lower()\n", "    return answer\n"),
+        (VALUES, "    return answer.lower()\n", "    return answer\n"),
     ),
     _mutant(
         "a_receipt_without_status_is_of_a_batch_that_was_undone",

@@ -46,7 +46,7 @@ FACTS_FOR_S: Final = 60.0  # for so long the contract's facts (token, operator, 
 SEARCH_S: Final = 2.0
 """Seconds of a sweep for the search of one payment in the chain's events; the next sweep goes on from there."""
 LEARNT_S: Final = 600.0
-"""Seconds for which a pool's floor of tips is remembered."""
+"""Seconds for which it is remembered what a node has refused: a tip below its floor, events of many blocks."""
 LOWER: Final = (0, 1, 2, 4)
 """Blocks below the newest at which to look, one after the other, while the node that answers does not know it."""
 CLOCK_SKEW_S: Final = 600  # between the database's clock and the chain's
@@ -202,7 +202,7 @@ class Ledger:
         self.gaps: list[Gap] = []
         self.limit_nano = 0  # of what all trades move in an hour, once `look` has asked
         self._by_hash = True  # whether the node takes a block's hash for its state (EIP-1898)
-        self._log_blocks = LOG_BLOCKS_PER_QUERY  # as many as the node answers for
+        self._log_blocks, self._log_blocks_until = LOG_BLOCKS_PER_QUERY, 0.0  # as many as the node answers for
         self._least_tip_wei, self._learnt_until = 0, 0.0
         self.most_trades: int | None = None  # of a batch, since nodes refused more
         self._searched: dict[tuple[str, UUID], int] = {}  # where the search for a payment goes on, downwards
@@ -401,6 +401,8 @@ class Ledger:
         since_s = int(since.timestamp()) - CLOCK_SKEW_S
         newest = self._searched.pop((self.contract, trade), head.number)
         began_with_s = self.remaining_s()
+        if time.monotonic() > self._log_blocks_until:
+            self._log_blocks = LOG_BLOCKS_PER_QUERY
         while newest >= 0:
             if began_with_s - self.remaining_s() > SEARCH_S:
                 self._searched[self.contract, trade] = newest
@@ -418,9 +420,8 @@ class Ledger:
             if isinstance(logs, Refused):
                 if oldest == newest:
                     raise logs
-                self._log_blocks = (newest - oldest + 1) // 2
+                self._log_blocks, self._log_blocks_until = (newest - oldest + 1) // 2, time.monotonic() + LEARNT_S
                 continue
-            self._log_blocks = min(LOG_BLOCKS_PER_QUERY, self._log_blocks * 9 // 8 + 1)
             if logs:
                 return _place(logs)
             if isinstance(block, Refused):

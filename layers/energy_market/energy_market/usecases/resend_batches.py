@@ -5,6 +5,7 @@ the chain asks today, and with fewer trades if it was its size or its costs that
 the queue ends for good: tries are counted only while the chain asks the same.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 from energy_market.database import Database
@@ -69,44 +70,59 @@ def _wants_another(batch: Batch, view: View, rules: SettlementRules) -> bool:
     return is_first and (is_old or batch.newest_max_fee < view.head.base_fee)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Form:
+    """Another form of a batch. `asked`: the fees that the chain asked when it was signed; `tries`: how often so."""
+
+    signed: Signed
+    asked: Fees
+    tries: int
+
+
 def _revise(database: Database, ledger: Ledger, view: View, batch: Batch, rules: SettlementRules) -> None:
-    """Sign another form under the same nonce, with today's fees and a fitting size, and send it."""
+    """Send another form under the same nonce, with today's fees and a fitting size; the newest where there is none."""
+    form = _another_form(ledger, view, batch, rules)
+    if form is None:
+        send(database, ledger, batch.hashes[0], batch.newest_raw)
+    elif form.signed.hash in batch.hashes:  # the chain asks what it asked then: these bytes are stored already
+        send(database, ledger, form.signed.hash, form.signed.raw)
+    elif _is_added(database, batch, form):
+        log("settlement.replaced", level="warning", batch_id=batch.id, nonce=batch.nonce, tx_hash=form.signed.hash)
+        sent = send(database, ledger, form.signed.hash, form.signed.raw)
+        if sent is Sent.ACCEPTED and batch.newest_refusal == Sent.UNDERPRICED.value:
+            ledger.learn_tip(form.signed.fees.max_priority_fee_per_gas)
+
+
+def _another_form(ledger: Ledger, view: View, batch: Batch, rules: SettlementRules) -> _Form | None:
+    """What is signed anew; None while the chain asks too much, was asked too often, or it cannot be paid."""
     today = offer_fees(view, rules)
     if today is None:
-        send(database, ledger, batch.hashes[0], batch.newest_raw)
-        return
+        return None
     is_unchanged = _is_near(today.max_fee_per_gas, batch.asked_max_fee) and _is_near(
         today.max_priority_fee_per_gas, batch.asked_priority_fee
     )
     tries = batch.newest_tries + 1 if is_unchanged else 1
     if tries > rules.max_forms:
         _say_stuck(batch)
-        send(database, ledger, batch.hashes[0], batch.newest_raw)
-        return
+        return None
     fees = offer_fees(view, rules, at_least=_least(batch, today, is_unchanged=is_unchanged))
     signed = None if fees is None else _fitting(ledger, view, batch, fees)
-    if signed is None:
-        send(database, ledger, batch.hashes[0], batch.newest_raw)
-        return
-    if signed.hash in batch.hashes:  # the chain asks what it asked then: these bytes are stored already
-        send(database, ledger, signed.hash, signed.raw)
-        return
+    return None if signed is None else _Form(signed=signed, asked=today, tries=tries)
+
+
+def _is_added(database: Database, batch: Batch, form: _Form) -> bool:
+    """Store a form before it is sent; whether the batch still waits for one."""
     with database.transaction() as conn:
-        stored = settlement.add_form(
+        return settlement.add_form(
             conn,
             batch.id,
-            tx_hash=signed.hash,
-            raw=signed.raw,
-            max_fee=signed.fees.max_fee_per_gas,
-            priority_fee=signed.fees.max_priority_fee_per_gas,
-            asked=(today.max_fee_per_gas, today.max_priority_fee_per_gas),
-            tries=tries,
+            tx_hash=form.signed.hash,
+            raw=form.signed.raw,
+            max_fee=form.signed.fees.max_fee_per_gas,
+            priority_fee=form.signed.fees.max_priority_fee_per_gas,
+            asked=(form.asked.max_fee_per_gas, form.asked.max_priority_fee_per_gas),
+            tries=form.tries,
         )
-    if stored:
-        log("settlement.replaced", level="warning", batch_id=batch.id, nonce=batch.nonce, tx_hash=signed.hash)
-        sent = send(database, ledger, signed.hash, signed.raw)
-        if sent is Sent.ACCEPTED and batch.newest_refusal == Sent.UNDERPRICED.value:
-            ledger.learn_tip(signed.fees.max_priority_fee_per_gas)
 
 
 def _least(batch: Batch, today: Fees, *, is_unchanged: bool) -> Fees | None:
