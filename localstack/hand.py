@@ -34,7 +34,7 @@ MOST_TOKENS: Final = 1_000_000
 
 
 class RefusedError(Exception):
-    """What was asked for cannot be done, as a sentence for whoever typed it."""
+    """The command cannot be done, as a sentence for whoever typed it."""
 
 
 def make_wallet(name: str) -> LocalAccount:

@@ -1,6 +1,6 @@
 """A home's hardware as the device trusts it: whatever the plug-in raises or returns, and however long it takes.
 
-What is wrong becomes a HardwareError with a sentence. Amounts are whole watt-hours, rounded down.
+A plug-in that answers wrongly becomes a HardwareError with a sentence. Amounts are whole watt-hours, rounded down.
 """
 
 import math

@@ -32,7 +32,7 @@ def _publish() -> Publish:
     import boto3  # noqa: PLC0415 -- a tick needs none of it
     from botocore.config import Config  # noqa: PLC0415
 
-    # What is not published soon is published at a next step. The second try is for a connection that was closed.
+    # A later step publishes what was not published soon. The second try is for a connection that was closed.
     settings = Config(
         max_pool_connections=PUBLISHERS, connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 2}
     )

@@ -86,7 +86,7 @@ class FaultyNode:
         return {key: answer[key] for key in ("result", "error") if key in answer}
 
     def reply(self, request: Request) -> Reply | None:
-        """What is said to a request; None drops the connection."""
+        """The answer to a request; None drops the connection."""
         ways = self._ways
         if not ways:
             with contextlib.suppress(Away):

@@ -348,7 +348,7 @@ def test_a_confirmed_trade_is_delivered_and_stops_counting_as_promised(market: M
     report = {"transaction_id": str(trade.id), "status": "started", "kwh_delivered": 0, "seq": 100}
     market.report(topic, report)
     market.report(topic, report | {"status": "delivered", "kwh_delivered": 0.5, "seq": 102})
-    # What was overtaken changes nothing of the delivery; a status between the two would need it.
+    # A report that was overtaken changes nothing of the delivery; a status between the two would need it.
     market.report(topic, report | {"status": "delivering", "kwh_delivered": 0.2, "seq": 101})
     delivered = market.trades(buyer)[0]
     assert (delivered.delivery, delivered.delivered_wh) == ("Delivered", 500)

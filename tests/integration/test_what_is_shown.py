@@ -119,7 +119,7 @@ def test_an_order_shows_at_most_what_its_device_has_free_and_less_than_all_only_
 
 
 def test_what_a_device_has_promised_its_other_orders_no_longer_show(market: Market) -> None:
-    """From the step after the tick on, be it a match, a trade, or a trade that came to nothing."""
+    """The step after the tick shows it, be it a match, a trade, or a trade that came to nothing."""
     home, buyer = market.home(available_wh=1_000), market.user()
     market.show()
     market.order(home.user, "sell", 700, 250_000)

@@ -1,4 +1,4 @@
-"""What is asked of a node, its chain and the contract, and in which sentence a gap is said."""
+"""The questions to a node, its chain and the contract, and the sentence of each gap."""
 
 import re
 from collections.abc import Sequence

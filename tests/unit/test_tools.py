@@ -116,7 +116,7 @@ class Machine:
         program.chmod(0o755)
 
     def runs(self) -> tuple[list[str], str]:
-        """What was called in turn, and what a person was told."""
+        """The calls in turn, and the sentences that a person was told."""
         done = subprocess.run(
             ["/bin/bash", str(self.script)],
             env={"PATH": str(self.bin), "POLICY": str(self.policy)},

@@ -1,4 +1,4 @@
-"""What is wrong with a field, as a sentence for people: a decoder speaks of types, paths, and regular expressions.
+"""Sentences for people about a wrong field: a decoder speaks of types, paths, and regular expressions.
 
 Loaded only when something is refused.
 """

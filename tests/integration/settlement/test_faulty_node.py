@@ -16,7 +16,7 @@ from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, World
 Lie = Callable[[str, Json], Json]
 """(method, the node's answer to one call) -> what is said instead."""
 Refusal = Callable[[Json], Json]
-"""A call, as JSON -> the error that it is refused with, or None. What is refused never reaches the node."""
+"""A call, as JSON -> the error that it is refused with, or None. A refused call never reaches the node."""
 
 
 class Node(FaultyNode):

@@ -649,7 +649,7 @@ _SPELLINGS: Final = (
         ),
     ),
 )
-"""Of the rest, in this order: "replacement transaction underpriced" is not "underpriced"."""
+"""The other verdicts, in this order: "replacement transaction underpriced" is not "underpriced"."""
 
 
 def _raised(fee: int) -> int:

@@ -48,7 +48,7 @@ NEEDS: Final[dict[str, str]] = {
     "logs": "`eth_getLogs` is answered for one block",
     "send": "`eth_sendRawTransaction` is answered",
 }
-"""What is needed, by a word: the rows of the page of needs in `docs/operations.md`."""
+"""Needs by name: the rows of the page of needs in `docs/operations.md`."""
 
 # Selectors, written out because Keccak is not in the standard library (tests/unit/test_node_check.py).
 TOKEN: Final = "0x82bfefc8"  # noqa: S105 -- TOKEN()

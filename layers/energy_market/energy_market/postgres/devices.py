@@ -204,7 +204,7 @@ def donors_of(conn: Connection, owner_id: UUID) -> list[UUID]:
 
 
 def free_to_promise(conn: Connection, numbers: Iterable[int], *, device_online_s: int) -> dict[int, int]:
-    """Of each device that may be matched, by its number, the energy that it has and has not promised to a trade."""
+    """The energy that each device that may be matched has not promised to a trade, in Wh by the device's number."""
     return dict(
         conn.execute(
             "SELECT d.no, (d.available_wh - (" + _TRADED + ") - coalesce(m.energy_wh, 0))::bigint FROM iot_devices d"

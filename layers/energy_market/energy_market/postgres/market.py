@@ -113,7 +113,7 @@ def price_summary(conn: Connection, viewer: UUID) -> PriceSummary:
 def show_what_can_trade(
     conn: Connection, *, device_online_s: int, verified_only: bool, limit: int = MAX_CHANGED_DEVICES
 ) -> None:
-    """Let each order show what of it can trade now, in a transaction of its own. Of two at a time, one does it.
+    """Let each order show what of it can trade now, in a transaction of its own. If two run at a time, one does it.
 
     A bid shows all of it, an ask no more than its device has free, and nothing of less where it trades wholly; neither
     shows anything while its owner is not admitted (`verified_only`). Only devices are looked at that were written to

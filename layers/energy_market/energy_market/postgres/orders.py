@@ -40,7 +40,7 @@ _UNMATCHABLE: Final[LiteralString] = f"""
 
 
 def _best_crossing(kind: LiteralString, side: OrderType) -> LiteralString:
-    """Of the orders of the other `side` whose price `s` reaches, the best: of all (`true`), or of a kind."""
+    """The best orders of the other `side` whose price `s` reaches: of all (`true`), or of a kind."""
     reached: LiteralString = (
         "o.type = 'buy' AND o.price_micro >= s.price_micro"
         if side == "buy"

@@ -37,7 +37,7 @@ TO_BE_FED: Final[LiteralString] = (
 )
 
 MAX_REPORTS_BETWEEN_STATUSES: Final = 100
-"""Maximum reports of a delivery that are kept until a status comes. What is not kept counts with the next status."""
+"""Maximum reports of a delivery that are kept until a status comes. Reports beyond it count with the next status."""
 
 _COLUMNS: Final[LiteralString] = """
     t.id, t.seq, t.sell_order_id, t.buy_order_id, t.donor_id, t.recipient_id, t.device_id, t.zone, t.energy_wh,

@@ -94,7 +94,7 @@ def _revise(database: Database, ledger: Ledger, view: View, batch: Batch, rules:
 
 
 def _another_form(ledger: Ledger, view: View, batch: Batch, rules: SettlementRules) -> _Form | None:
-    """What is signed anew; None while the chain asks too much, was asked too often, or it cannot be paid."""
+    """A form signed anew; None while the chain asks too much, was asked too often, or it cannot be paid."""
     today = offer_fees(view, rules)
     if today is None:
         return None
