@@ -2,9 +2,10 @@
 
 Everything is real but time and the devices: PostgreSQL, the contract on a chain, the product's use cases. Commands and
 messages are lost, repeated, reordered, late and forged; locks run out; processes die between two side effects, or
-another one acts there; buyers take their escrow away; the chain reorganises, forgets what was sent, and sees the
-operator's key used by somebody else. After every step the books must agree with each other, with what the devices
-hold, and with a naive model of what the market must make of all this; when the faults end everything must come to rest.
+another one acts there; buyers take their escrow away; the chain reorganises, forgets what was sent, cannot be asked,
+and sees the operator's key used by somebody else. After every step the books must agree with each other, with what the
+devices hold, and with a naive model of what the market must make of all this; when the faults end everything must come
+to rest.
 
 `WHOLE_LIVES=n` lets it look at n lives, from another seed each time; `WHOLE_LIVES_SEED=s` begins from this seed and
 stops at the first trouble, without looking for a shorter way to it.
@@ -191,6 +192,7 @@ class WholeLife(Life, RuleBasedStateMachine):
         matches = self.expected.tick(self.now_s)
         tick = self.run_tick(self.stage.database)
         assert (tick.ran, tick.trades, tick.overlooked) == (True, len(matches), 0)
+        assert tick.halted == (None if self.expected.chain_answers else "chain_unreachable")
         assert sorted(self.new_trades()) == sorted(matches)
 
     @act(1)
@@ -404,6 +406,10 @@ class WholeLife(Life, RuleBasedStateMachine):
             self.stage.world.reorganise(depth)
             self.blocks_went = True
             self.undone |= {trade.id for trade in self.expected.trades.values() if trade.status == "Confirmed"}
+
+    @act(3, trouble=True)
+    def the_chain_comes_and_goes(self) -> None:
+        self.set_chain(answers=not self.expected.chain_answers)
 
     @act(2, trouble=True)
     def the_node_forgets_its_pool(self) -> None:

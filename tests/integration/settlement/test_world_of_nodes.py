@@ -8,19 +8,22 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import pytest
 from faulty_node import WAYS, FaultyNode, Way
 from faulty_node.answers import Reverts
 from faulty_node.transport import PASSWORD, USER
 from services import remove_state, start_anvil
 
+from energy_market.evm.books import Books
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.node_check import check
 from energy_market.evm.rpc import ChainError, Rpc
+from energy_market.usecases.reconcile import reconcile
 from energy_market.usecases.settle_trades import settle_trades
 from tests.chain import trade as chain_trade
 from tests.chain import word
-from tests.integration.settlement.world import FINALITY_BLOCKS, NEVER_S, RULES, Deal, World
+from tests.integration.settlement.world import CHAIN_ID, FINALITY_BLOCKS, NEVER_S, RULES, Deal, World
 
 ROUNDS = 60
 SEVERAL = 3
@@ -169,8 +172,17 @@ class Life:
         assert world.trade(street.poor) == ("Failed", "insufficient_escrow")
         assert self.payments() == [*(1 for _ in street.rich), 0, 1]
         assert [world.chain.escrow(deal.seller) for deal in street.rich] == [deal.amount for deal in street.rich]
+        assert self.compared() == []
         self.node.play()
         assert world.differences() == []
+
+    def compared(self) -> list[str]:
+        """What the nightly comparison finds, which has the same node."""
+        contract, token = self.world.chain.settlement.address, self.world.chain.token.address
+        books = Books(self.rpc, chain_id=CHAIN_ID, contract=contract, token=token, token_decimals=18)
+        with psycopg.connect(self.world.database_url, autocommit=True) as conn:
+            found = reconcile(conn, books=books, monotonic=self.clock.monotonic, sleep=self.clock.sleep)
+        return found.differences.as_lines()
 
 
 @contextmanager

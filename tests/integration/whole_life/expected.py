@@ -213,6 +213,7 @@ class Expected:
     orders: dict[UUID, Order] = field(default_factory=dict)
     trades: dict[UUID, Trade] = field(default_factory=dict)
     devices: dict[UUID, KnownDevice] = field(default_factory=dict)
+    chain_answers: bool = True  # a sweep that asked it within the last minute
 
     # ------------------------------------------------------------------------------------------------ what follows
 
@@ -246,6 +247,8 @@ class Expected:
 
     def matches(self, now_s: float) -> list[Match]:
         """The trades that a tick makes now, in their order."""
+        if not self.chain_answers:
+            return []
         book = [order for order in self.orders.values() if self.open_wh(order) > 0 and not _has_expired(order, now_s)]
         by_arrival = {order.arrival: order.id for order in book}
         sellers = {device for device, known in self.devices.items() if known.may_sell(now_s)}

@@ -62,6 +62,7 @@ class Life:
         self.queue: deque[QueuedMessage] = deque()
         self.devices: dict[UUID, LiveDevice] = {}
         self.expected = Expected()
+        self.set_chain(answers=True)
         for seller in self.stage.sellers:
             assert seller.device is not None
             self.devices[seller.device] = LiveDevice(
@@ -216,7 +217,15 @@ class Life:
             if trade.status == "Confirmed" or (trade.status != "Failed" and trade.delivery is not None):
                 trade.reports.append((payload["seq"], round(payload["kwh_delivered"] * 1000)))
 
+    def set_chain(self, *, answers: bool) -> None:
+        """From now on sweeps can ask the chain, or could not for longer than a minute."""
+        self.expected.chain_answers = answers
+        asked_at = "infinity" if answers else "-infinity"
+        self.stage.conn.execute("UPDATE chain_state SET asked_at = %s", (asked_at,))
+
     def sweep_once(self, database: Database, ledger: Ledger) -> None:
+        if not self.expected.chain_answers:
+            return
         try:
             swept = settle_trades(database, ledger, rules=RULES, budget_s=BUDGET_S)
         except Unreachable:
@@ -372,6 +381,7 @@ class Life:
 
     def come_to_rest(self) -> None:
         """Nothing goes wrong any more: everything that is under way comes to its end."""
+        self.set_chain(answers=True)
         for device in self.devices.values():
             device.takes_its_time = device.falls_short = False
             if device.is_away:

@@ -118,7 +118,9 @@ class Books:
 
     def read_on(self) -> Iterator[list[Paid]]:
         """The payments from where the last reading ended to the newest block, a page at a time, oldest first."""
-        head = self._rpc.call("eth_getBlockByNumber", "latest", False)  # noqa: FBT003 -- JSON
+        (head,) = self._rpc.call_many([("eth_getBlockByNumber", ["latest", False])], present=True)
+        if isinstance(head, Refused):
+            raise head
         newest = quantity(_field(head, "number"))
         self._heads.setdefault(newest, digest(_field(head, "hash")))
         while self.block < newest:
@@ -148,8 +150,9 @@ class Books:
 
     def settled(self, ids: Sequence[UUID]) -> set[UUID]:
         """Those of the trades that the contract has paid by now."""
-        if not ids:
-            return set()
+        return node_check.surely(lambda: self._settled(ids)) if ids else set()
+
+    def _settled(self, ids: Sequence[UUID]) -> set[UUID]:
         # areSettled(bytes32[]): where the list begins, its length, its words.
         data = _ARE_SETTLED + word(32) + word(len(ids)) + "".join(word(one.int) for one in ids)
         answers = words(self._rpc.call("eth_call", {"to": self.contract, "data": data}, "latest"))[2:]

@@ -7,8 +7,10 @@ Imports only `rpc`, `values` and the standard library: the health route uses it 
 
 import re
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from energy_market.evm.rpc import ChainError, Refused, Rpc, Unreachable, is_revert
 from energy_market.evm.values import is_quantity, quantity, word, words
@@ -23,6 +25,7 @@ CLOCK_AHEAD_S: Final = 600
 """Seconds that the chain's clock may be ahead of ours: trades run out by the chain's clock."""
 BLOCKS_BEHIND: Final = 10
 """Blocks that a node may lack of those it knows of before it counts as catching up."""
+LOOKS_FOR_CONTRACT: Final = 3
 WORDS_KEPT: Final = 200
 """Characters of a node's own words that are repeated."""
 
@@ -69,6 +72,9 @@ _NOTHING: Final = "0x" + 32 * "00"
 _NO_TRANSACTION: Final = "0xc0"  # no node takes it for one, so nothing is sent
 
 
+T = TypeVar("T")
+
+
 class WrongChain(ChainError):
     """The node is on another chain, or the settlement contract is not there."""
 
@@ -104,8 +110,23 @@ class Gap:
     words: str = ""
 
 
+def surely(ask: Callable[[], T]) -> T:
+    """The answer to a question; a contract that seems to be absent is asked for three times.
+
+    One of the nodes behind an address may lag by hours, and not know the contract yet.
+    """
+    for _ in range(LOOKS_FOR_CONTRACT - 1):
+        with suppress(WrongChain):
+            return ask()
+    return ask()
+
+
 def ask(rpc: Rpc, *, chain_id: int, contract: str) -> Facts:
     """The facts of the settlement contract. Raises WrongChain, Refused, Unreachable."""
+    return surely(lambda: _facts(rpc, chain_id=chain_id, contract=contract))
+
+
+def _facts(rpc: Rpc, *, chain_id: int, contract: str) -> Facts:
     chain, *answers = rpc.call_many(
         [("eth_chainId", []), *(_view(contract, one) for one in (TOKEN, OPERATOR, PAUSED, BUDGET))]
     )
