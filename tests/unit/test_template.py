@@ -206,11 +206,18 @@ def test_only_who_needs_a_secret_has_it_and_only_by_reference(variable: str, hol
 
 def test_only_the_migrations_are_told_who_owns_the_schema() -> None:
     shared = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
-    assert shared == {"DATABASE_URL": {"Fn::Sub": "{{resolve:secretsmanager:${DatabaseSecret}}}"}}
+    assert shared["DATABASE_URL"] == {"Fn::Sub": "{{resolve:secretsmanager:${DatabaseSecret}}}"}
     text = (ROOT / "template.yaml").read_text()
     assert text.count("${MigrationsDatabaseSecret}") == 1
     own = FUNCTIONS["MigrationsFunction"]["Properties"]["Environment"]["Variables"]
     assert own == {"DATABASE_URL": {"Fn::Sub": "{{resolve:secretsmanager:${MigrationsDatabaseSecret}}}"}}
+
+
+def test_no_function_waits_long_for_a_name() -> None:
+    """Libpq and the RPC client resolve names by glibc, outside all deadlines of ours."""
+    options = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]["RES_OPTIONS"]
+    timeout_s, attempts = map(int, re.fullmatch(r"timeout:(\d+) attempts:(\d+)", options).groups())  # type: ignore[union-attr]
+    assert timeout_s * attempts <= 2
 
 
 def test_who_lists_the_functions_on_aws_does_not_see_their_variables() -> None:
