@@ -109,7 +109,7 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
     """
     # Imported here: answers to locks have a deadline, and need none of it.
     from energy_market.evm.rpc import ChainError  # noqa: PLC0415
-    from energy_market.usecases.settle_trades import settle_trades  # noqa: PLC0415
+    from energy_market.usecases.settling.settle import settle_trades  # noqa: PLC0415
 
     settlement, chain = config.settlement_settings(), config.chain_settings()
     rules = SettlementRules(

@@ -243,7 +243,7 @@ def passed_through() -> Iterator[set[str]]:
         sys.setprofile(before)
     for code in seen:
         path = Path(code.co_filename)
-        if path.parent == USE_CASES:
-            passed.add(path.stem)
+        if path.is_relative_to(USE_CASES):
+            passed.add(".".join(path.relative_to(USE_CASES).with_suffix("").parts))
         elif path.parent.parent == FUNCTIONS:
             passed.add(f"{path.parent.name}.{code.co_name}")

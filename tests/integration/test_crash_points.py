@@ -183,7 +183,8 @@ def handlers() -> set[str]:
 
 
 def test_every_use_case_and_every_handler_has_its_crash_points_or_none() -> None:
-    use_cases = {path.stem for path in USE_CASES.glob("*.py")} - {"__init__"}
+    files = {path.relative_to(USE_CASES).with_suffix("") for path in USE_CASES.rglob("*.py")}
+    use_cases = {".".join(file.parts) for file in files if file.name != "__init__"}
     covered = set().union(*COVERS.values(), *COVERS_OF_SETTLEMENT.values())
     assert (use_cases | handlers()) - covered - WITHOUT_EFFECT == set()
 

@@ -13,7 +13,7 @@ from energy_market.devices import Dropped
 from energy_market.postgres import trades
 from energy_market.postgres.migrations import migrate
 from energy_market.postgres.reconciliation import database_differences
-from energy_market.usecases.end_deliveries import end_deliveries
+from energy_market.usecases.settling.deliveries import end_deliveries
 from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
 from tests.integration.market import Home, Market
 

@@ -13,10 +13,10 @@ from energy_device.device import PATIENCE_S
 from energy_market.devices import Dropped, QueuedMessage
 from energy_market.postgres import trades
 from energy_market.postgres.reconciliation import database_differences
-from energy_market.usecases.end_deliveries import end_deliveries
-from energy_market.usecases.expire_trades import expire_unstored
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
+from energy_market.usecases.settling.deliveries import end_deliveries
+from energy_market.usecases.settling.expire import expire_unstored
 from tests.integration.market import SETTINGS, Home, Market
 from tests.integration.real_device import RealDevice
 

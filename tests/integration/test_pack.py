@@ -57,7 +57,7 @@ def test_a_function_finds_all_it_imports_in_its_package_the_layer_and_the_runtim
         "import app\n"
         # What handlers import when they are called.
         f"if {name == 'settlement'}:\n"
-        "    import energy_market.evm.ledger, energy_market.usecases.settle_trades\n"
+        "    import energy_market.evm.ledger, energy_market.usecases.settling.settle\n"
     )
     environment = {**ENVIRONMENT, "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "AWS_REGION": "us-east-1"}
     result = subprocess.run(

@@ -19,7 +19,7 @@ from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
 from energy_market.postgres.migrations import migrate
-from energy_market.usecases.settle_trades import settle_trades
+from energy_market.usecases.settling.settle import settle_trades
 from tests.conftest import CHECKOUT, chain_was_asked
 from tests.integration.crashes import Scenario
 from tests.integration.everybody import Everybody

@@ -17,11 +17,11 @@ from energy_market.domain.trades import UNREPORTED_AFTER_S
 from energy_market.postgres import devices, settlement
 from energy_market.postgres.devices import LIFE_NOTED_EVERY_S, MAX_REPORTS_IN_TEN_MINUTES
 from energy_market.postgres.reconciliation import database_differences
-from energy_market.usecases.end_deliveries import end_deliveries
 from energy_market.usecases.note_refusals import taking
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.remove_device import remove_device
+from energy_market.usecases.settling.deliveries import end_deliveries
 from tests.api import ENVIRONMENT, Client, load_function, signed_in
 from tests.integration.market import SETTINGS, Home, Market, now_ms
 from tests.integration.test_queue_functions import lines, queued

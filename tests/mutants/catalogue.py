@@ -28,11 +28,12 @@ BY_PRICE: Final = f"{PACKAGE}/postgres/market.py"
 RUN_TICK: Final = f"{PACKAGE}/usecases/run_tick.py"
 LOCK_RESPONSE: Final = f"{PACKAGE}/usecases/record_lock_response.py"
 TELEMETRY: Final = f"{PACKAGE}/usecases/record_telemetry.py"
-SETTLE: Final = f"{PACKAGE}/usecases/settle_trades.py"
+SETTLE: Final = f"{PACKAGE}/usecases/settling/settle.py"
+PAY: Final = f"{PACKAGE}/usecases/settling/pay.py"
 PUBLISH: Final = f"{PACKAGE}/usecases/publish_commands.py"
 WAKE: Final = f"{PACKAGE}/usecases/wake_sweep.py"
-CONFIRM: Final = f"{PACKAGE}/usecases/confirm_trades.py"
-RESEND: Final = f"{PACKAGE}/usecases/resend_batches.py"
+CONFIRM: Final = f"{PACKAGE}/usecases/settling/confirm.py"
+RESEND: Final = f"{PACKAGE}/usecases/settling/resend.py"
 ONCE: Final = f"{PACKAGE}/usecases/answer_once.py"
 REGISTER: Final = f"{PACKAGE}/usecases/register_device.py"
 LEDGER: Final = f"{PACKAGE}/evm/ledger.py"
@@ -696,13 +697,13 @@ MUTANTS: Final = (
         "sent_before_it_is_stored",
         "a process that dies in between has paid what nobody knows of",
         LIFE,
-        (SETTLE, "    try:\n        with database.transaction() as conn:\n            if not leases.holds(", "    ledger.send(signed.raw)\n    try:\n        with database.transaction() as conn:\n            if not leases.holds("),
+        (PAY, "    try:\n        with sweep.transaction() as conn:\n            if not leases.holds(", "    sweep.ledger.send(signed.raw)\n    try:\n        with sweep.transaction() as conn:\n            if not leases.holds("),
     ),
     _mutant(
         "confirmed_at_once",
         "a payment counts only some blocks deep",
         LIFE,
-        (CONFIRM, "if depth < rules.confirmations:", "if depth < 1:"),
+        (CONFIRM, "if depth < sweep.rules.confirmations:", "if depth < 1:"),
     ),
     _mutant(
         "a_payment_that_is_gone_stays_confirmed",
@@ -720,13 +721,13 @@ MUTANTS: Final = (
         "a_node_that_is_behind_takes_payments_back",
         "what a node does not know is no proof",
         (f"{_REFUSING}::test_a_node_that_fell_behind_takes_nothing_back",),
-        (CONFIRM, "        if stands[batch.id] is False:\n            _put_back(database, batch)", "        if not stands[batch.id]:\n            _put_back(database, batch)"),
+        (CONFIRM, "        if stands[batch.id] is False:\n            _put_back(sweep, batch)", "        if not stands[batch.id]:\n            _put_back(sweep, batch)"),
     ),
     _mutant(
         "what_cannot_be_estimated_ends_the_sweep",
         "an estimate that is refused in any words is asked for less",
         (f"{_REFUSING}::test_what_is_too_big_for_a_block_and_cannot_even_be_estimated_is_halved",),
-        (SETTLE, "    except Refused as refusal:\n        if alone:\n            ledger.gas_for([])", "    except Refused as refusal:\n        if members:\n            raise\n        if alone:\n            ledger.gas_for([])"),
+        (PAY, "    except Refused as refusal:\n        if alone:\n            sweep.ledger.gas_for([])", "    except Refused as refusal:\n        if members:\n            raise\n        if alone:\n            sweep.ledger.gas_for([])"),
     ),
     _mutant(
         "what_was_refused_is_outbid_for_ever",
@@ -738,7 +739,7 @@ MUTANTS: Final = (
         "what_a_smaller_form_leaves_out_stays_behind",
         "what a mined form did not carry goes into another batch",
         (f"{_REFUSING}::test_a_batch_that_is_refused_for_its_size_goes_in_parts_under_the_same_nonce",),
-        (CONFIRM, "    _free_left_out(database, ledger, batch, receipt)\n", ""),
+        (CONFIRM, "    _free_left_out(sweep, batch, receipt)\n", ""),
     ),
     _mutant(
         "a_begun_delivery_is_begun_again",
@@ -750,7 +751,7 @@ MUTANTS: Final = (
         "a_trade_fails_before_finality",
         "a reorganisation may yet pay what a block skipped",
         (f"{_FAULTS}::test_a_buyer_who_withdraws_in_a_reorganisation_is_found_out", f"{_SETTLING}::test_a_buyer_short_of_escrow_loses_the_bid_and_the_ask_is_open_again", f"{_FAULTS}::test_a_reorganisation_before_finality_puts_a_trade_back_and_the_same_bytes_pay_it"),
-        (CONFIRM, "if depth >= rules.finality_blocks:\n        _finish", "if depth >= rules.confirmations:\n        _finish"),
+        (CONFIRM, "if depth >= sweep.rules.finality_blocks:\n        _finish", "if depth >= sweep.rules.confirmations:\n        _finish"),
     ),
     _mutant(
         "a_stored_trade_expires_by_our_clock",
@@ -786,19 +787,19 @@ MUTANTS: Final = (
         "what_the_node_forgot_is_not_sent_again",
         "the same bytes are sent until they are mined",
         LIFE,
-        (RESEND, "elif batch.since_sent_s is None or batch.since_sent_s >= rules.resend_after_s:", "elif batch.since_sent_s is None and batch.nonce < 0:"),
+        (RESEND, "elif batch.since_sent_s is None or batch.since_sent_s >= sweep.rules.resend_after_s:", "elif batch.since_sent_s is None and batch.nonce < 0:"),
     ),
     _mutant(
         "halving_never_ends",
         "the culprit stands alone in the end",
         (f"{_FAULTS}::test_a_batch_that_reverts_is_halved_until_the_culprit_stands_alone_and_fails",),
-        (SETTLE, "middle = (len(members) + 1) // 2", "middle = len(members)"),
+        (PAY, "middle = (len(members) + 1) // 2", "middle = len(members)"),
     ),
     _mutant(
         "one_culprit_fails_all",
         "a trade that is refused does not undo the others of its batch",
         (f"{_FAULTS}::test_a_batch_that_reverts_is_halved_until_the_culprit_stands_alone_and_fails", f"{_FAULTS}::test_a_culprit_that_was_never_signed_for_fails_at_once"),
-        (SETTLE, "        if alone:\n            if ledger.reverts(payments, at=view.head):\n                _give_up(database, ledger, view, members[0], reason=str(refusal))\n            return", "        for one in members:\n            _give_up(database, ledger, view, one, reason=str(refusal))\n        return"),
+        (PAY, "        if alone:\n            if sweep.ledger.reverts(payments, at=sweep.view.head):\n                _give_up(sweep, members[0], reason=str(refusal))\n            return", "        for one in members:\n            _give_up(sweep, one, reason=str(refusal))\n        return"),
     ),
     _mutant(
         "a_batch_is_stored_without_its_trades",
@@ -830,31 +831,31 @@ MUTANTS: Final = (
         "a_signed_nonce_is_given_away",
         "what the node forgot, still has its nonce",
         (f"{_FAULTS}::test_a_nonce_of_something_that_the_node_forgot_is_not_given_away",),
-        (SETTLE, "        if nonce not in used:\n", "        if nonce >= 0 or nonce not in used:\n"),
+        (PAY, "        if nonce not in used:\n", "        if nonce >= 0 or nonce not in used:\n"),
     ),
     _mutant(
         "a_taken_nonce_is_waited_for_in_vain",
         "a batch whose nonce somebody else used goes under another",
         LIFE,
-        (CONFIRM, "    if batch.nonce >= ledger.nonce_at(view.head.number - rules.confirmations + 1):\n        return\n", "    if batch.nonce >= 0:\n        return\n"),
+        (CONFIRM, "    if batch.nonce >= sweep.ledger.nonce_at(sweep.view.head.number - sweep.rules.confirmations + 1):\n        return\n", "    if batch.nonce >= 0:\n        return\n"),
     ),
     _mutant(
         "a_gap_is_not_filled",
         "what waits behind a nonce that nobody uses is never mined",
         (f"{_FAULTS}::test_a_gap_that_somebody_else_left_is_filled",),
-        (SETTLE, "if next_nonce == view.nonce_pending and any(b.nonce > next_nonce for b in waiting):", "if next_nonce < 0:"),
+        (PAY, "if next_nonce == sweep.view.nonce_pending and any(b.nonce > next_nonce for b in waiting):", "if next_nonce < 0:"),
     ),
     _mutant(
         "signing_without_gas_money",
         "what cannot be paid for is not signed",
         (f"{_FAULTS}::test_an_operator_without_gas_money_stores_nothing_and_says_so",),
-        (SETTLE, "if cost_wei > balance_wei:", "if cost_wei < 0:"),
+        (PAY, "if cost_wei > balance_wei:", "if cost_wei < 0:"),
     ),
     _mutant(
         "a_quiet_chain_stays_quiet",
         "on a chain without empty blocks a payment gets deep enough",
         (f"{_OTHER_NODES}::test_on_a_chain_without_empty_blocks_a_payment_gets_deep_enough_by_empty_batches",),
-        (SETTLE, "            _end_the_quiet(database, ledger, view, rules, holder)\n", ""),
+        (SETTLE, "            end_the_quiet(sweep)\n", ""),
     ),
     _mutant(
         "the_parameter_is_believed",
@@ -939,13 +940,13 @@ MUTANTS: Final = (
         "over_the_limit_is_for_ever",
         "a trade that the period had no room for is never tried again",
         ("tests/integration/settlement/test_limit.py::test_a_trade_that_the_chain_calls_over_the_limit_is_tried_again_and_paid_once",),
-        (CONFIRM, "    _try_again(database, batch, receipt)\n", ""),
+        (CONFIRM, "    _try_again(sweep, batch, receipt)\n", ""),
     ),
     _mutant(
         "what_is_sent_does_not_count_against_the_limit",
         "gas is spent on trades that the contract will skip",
         ("tests/integration/settlement/test_limit.py::test_what_waits_to_be_mined_counts",),
-        (SETTLE, "room_nano -= settlement.unmined_nano(conn, account, contract=ledger.contract)", "settlement.unmined_nano(conn, account, contract=ledger.contract)"),
+        (PAY, "room_nano -= settlement.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)", "settlement.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)"),
     ),
     _mutant(
         "anybody_settles",
@@ -1176,7 +1177,7 @@ MUTANTS: Final = (
         "a_trade_above_the_limit_waits",
         "a trade that the contract can never pay does not wait for its time",
         ("tests/integration/settlement/test_limit.py::test_a_trade_above_a_limit_that_was_lowered_fails_at_once_and_costs_the_bid",),
-        (f"{PACKAGE}/usecases/settle_trades.py", "if trade.amount_nano > ledger.limit_nano}", "if trade.amount_nano < 0}"),
+        (PAY, "if trade.amount_nano > sweep.ledger.limit_nano}", "if trade.amount_nano < 0}"),
     ),
     _mutant(
         "an_order_that_was_held_is_forgotten",

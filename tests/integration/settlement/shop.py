@@ -15,7 +15,7 @@ from reconcile import reconcile
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger
-from energy_market.usecases.settle_trades import settle_trades
+from energy_market.usecases.settling.settle import settle_trades
 from tests.api import ENVIRONMENT, FEES, load_function
 from tests.chain import word
 from tests.integration.crashes import Fuse, FusedDatabase, occupy

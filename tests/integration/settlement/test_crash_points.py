@@ -29,10 +29,10 @@ from tests.integration.settlement.shop import (
 from tests.integration.settlement.world import POISON_SLOT, World
 
 COVERS: Final[dict[str, set[str]]] = {
-    "a sweep": {"settle_trades", "confirm_trades", "expire_trades", "offer_fees", "resend_batches"},
+    "a sweep": {f"settling.{part}" for part in ("sweep", "settle", "confirm", "expire", "pay", "fees", "resend")},
     "the function": {
         "settlement.sweep",
-        "end_deliveries",
+        "settling.deliveries",
         "report_failures",
         "report_shortfalls",
     },

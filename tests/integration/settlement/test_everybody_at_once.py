@@ -26,7 +26,7 @@ from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.register_device import Registration, register_device
 from energy_market.usecases.run_tick import run_tick
-from energy_market.usecases.settle_trades import settle_trades
+from energy_market.usecases.settling.settle import settle_trades
 from tests.integration.market import SETTINGS, Market, certificate_of
 from tests.integration.model_device import ModelDevice
 from tests.integration.settlement.world import NANO, RULES, World

@@ -14,7 +14,7 @@ from energy_market.database import Database
 from energy_market.evm.ledger import Fees, Ledger, Payment, Signed
 from energy_market.evm.rpc import Unreachable
 from energy_market.postgres import settlement, trades
-from energy_market.usecases.settle_trades import settle_trades
+from energy_market.usecases.settling.settle import settle_trades
 from energy_market.usecases.wake_sweep import wake_sweep
 from tests.integration.crashes import Crashed, Fuse
 from tests.integration.settlement.world import (

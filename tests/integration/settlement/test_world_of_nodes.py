@@ -20,7 +20,7 @@ from energy_market.evm.ledger import Ledger
 from energy_market.evm.node_check import check
 from energy_market.evm.rpc import ChainError, Rpc
 from energy_market.usecases.reconcile import reconcile
-from energy_market.usecases.settle_trades import settle_trades
+from energy_market.usecases.settling.settle import settle_trades
 from tests.chain import trade as chain_trade
 from tests.chain import word
 from tests.integration.settlement.world import CHAIN_ID, FINALITY_BLOCKS, NEVER_S, RULES, Deal, World

@@ -17,7 +17,7 @@ from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.contract import Artifact, Contract, deploy
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
-from energy_market.usecases.settle_trades import settle_trades
+from energy_market.usecases.settling.settle import settle_trades
 from tests.chain import SETTLEMENT, Chain, mock, mock_code
 from tests.integration.crashes import Fuse, FusedRpc
 from tests.integration.market import Market

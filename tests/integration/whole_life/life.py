@@ -25,7 +25,7 @@ from energy_market.usecases.reconcile import reconcile
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import PRESENCE_TOPIC, record_telemetry
 from energy_market.usecases.run_tick import Tick, run_tick
-from energy_market.usecases.settle_trades import settle_trades
+from energy_market.usecases.settling.settle import settle_trades
 from tests.integration.market import SETTINGS
 from tests.integration.settlement.world import NEVER_S
 from tests.integration.whole_life.clock import set_clock

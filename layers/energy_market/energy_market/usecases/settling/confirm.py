@@ -9,15 +9,14 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from energy_market.database import Database
-from energy_market.domain.settlement import SettlementRules
 from energy_market.domain.trades import FailReason
-from energy_market.evm.ledger import Ledger, NotYet, Receipt, Skip, View
+from energy_market.evm.ledger import NotYet, Receipt, Skip
 from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
 from energy_market.postgres import settlement, trades
 from energy_market.postgres.settlement import Batch
 from energy_market.usecases.report_failures import report_failures
+from energy_market.usecases.settling.sweep import Sweep
 
 MAX_BATCHES: Final = 1000
 LOOKS_BEFORE_REPLACED: Final = 2
@@ -30,49 +29,46 @@ OUTCOMES: Final[dict[Skip, FailReason]] = {
 """What fails a trade. Of what is left, over the limit of a period means: not now."""
 
 
-def confirm_trades(database: Database, ledger: Ledger, view: View, rules: SettlementRules) -> None:
+def confirm_trades(sweep: Sweep) -> None:
     """Bring every batch under way, and its trades, to where the chain has them. Raises `evm.rpc.ChainError`.
 
     Several nodes may be behind one address, some of them a few blocks behind the others. What such a node does not know
     (a null, a nonce that is lower than before) proves nothing: a payment is taken back only when another block has
     the number of its block, and a receipt counts only if its block is the one that has that number.
     """
-    account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
-    with database.transaction() as conn:
-        under_way = settlement.under_way(conn, account, contract=ledger.contract, limit=MAX_BATCHES)
-        ended = settlement.ended_with_free_nonce(conn, account, nonce=view.nonce, limit=MAX_BATCHES)
-        last_final = settlement.newest_final(conn, account)
+    with sweep.transaction() as conn:
+        under_way = settlement.under_way(conn, sweep.account, contract=sweep.ledger.contract, limit=MAX_BATCHES)
+        ended = settlement.ended_with_free_nonce(conn, sweep.account, nonce=sweep.view.nonce, limit=MAX_BATCHES)
+        last_final = settlement.newest_final(conn, sweep.account)
     mined = [b for b in under_way if b.status == "Mined"]
     newest = max(mined, key=lambda b: b.block_number or 0, default=None)
-    doubtful = [b for b in mined if b.nonce >= view.nonce]
-    stands = _stand(ledger, [b for b in (newest, last_final, *doubtful, *ended) if b is not None])
+    doubtful = [b for b in mined if b.nonce >= sweep.view.nonce]
+    stands = _stand(sweep, [b for b in (newest, last_final, *doubtful, *ended) if b is not None])
     if last_final is not None and stands[last_final.id] is False:
         _alarm(last_final)
-    _reopen(database, [b for b in ended if b.block_hash is None or stands[b.id] is False])
+    _reopen(sweep, [b for b in ended if b.block_hash is None or stands[b.id] is False])
     # A block's hash holds those of all before it: while the newest of these blocks stands, all do.
     undisturbed = newest is None or stands[newest.id] is True
-    asked = [b for b in under_way if b.nonce < view.nonce and not (undisturbed and _is_settled(b, view, rules))]
-    receipts = ledger.receipts([one for b in asked for one in b.hashes])
-    canonical = _canonical(ledger, [r for r in receipts.values() if r is not None])
+    asked = [b for b in under_way if b.nonce < sweep.view.nonce and not (undisturbed and _is_settled(sweep, b))]
+    receipts = sweep.ledger.receipts([one for b in asked for one in b.hashes])
+    canonical = _canonical(sweep, [r for r in receipts.values() if r is not None])
     for batch in doubtful:
         if stands[batch.id] is False:
-            _put_back(database, batch)
+            _put_back(sweep, batch)
     for batch in asked:
         try:
             found = [receipt for one in batch.hashes if (receipt := receipts.get(one)) is not None]
-            receipt = next((r for r in found if r.hash in canonical and r.block_number <= view.head.number), None)
+            receipt = next((r for r in found if r.hash in canonical and r.block_number <= sweep.view.head.number), None)
             if receipt is not None:
-                _follow(database, ledger, view, rules, batch=batch, receipt=receipt)
+                _follow(sweep, batch=batch, receipt=receipt)
             elif not found and all(one in receipts for one in batch.hashes):
-                _missing(database, ledger, view, rules, batch)
+                _missing(sweep, batch)
         except Refused as refusal:
             log("settlement.batch_not_followed", level="error", batch_id=batch.id, detail=str(refusal))
             metric("TradesUnexplained", 1)
 
 
-def confirm_paid_elsewhere(
-    database: Database, ledger: Ledger, view: View, rules: SettlementRules, paid: Mapping[UUID, datetime]
-) -> set[UUID]:
+def confirm_paid_elsewhere(sweep: Sweep, paid: Mapping[UUID, datetime]) -> set[UUID]:
     """Confirm trades that were paid by another transaction than their batch's; those that are Confirmed now.
 
     `paid`: trades and when each was locked. Nobody will look after them later, so the payment must be final. What
@@ -81,14 +77,16 @@ def confirm_paid_elsewhere(
     confirmed: set[UUID] = set()
     if not paid:
         return confirmed
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         forms = settlement.forms_of(conn, list(paid))
-    receipts = [r for r in ledger.receipts(sorted({one for known in forms.values() for one in known})).values() if r]
-    canonical = _canonical(ledger, receipts)
+    receipts = [
+        r for r in sweep.ledger.receipts(sorted({one for known in forms.values() for one in known})).values() if r
+    ]
+    canonical = _canonical(sweep, receipts)
     known = {trade: (r.hash, r.block_number) for r in receipts if r.hash in canonical for trade in r.paid}
     for trade, locked_at in paid.items():
         try:
-            payment = known.get(trade) or ledger.payment_of(trade, since=locked_at, head=view.head)
+            payment = known.get(trade) or sweep.ledger.payment_of(trade, since=locked_at, head=sweep.view.head)
         except NotYet as reason:
             log("settlement.payment_searched", transaction_id=trade, detail=str(reason))
             continue
@@ -99,24 +97,24 @@ def confirm_paid_elsewhere(
         if payment is None:
             log("settlement.payment_not_found", level="error", transaction_id=trade)
             metric("TradesUnexplained", 1)
-        elif view.final is not None and payment[1] <= view.final.number:
+        elif sweep.view.final is not None and payment[1] <= sweep.view.final.number:
             confirmed.add(trade)
-            _confirm(database, rules, [trade], payment[0])
+            _confirm(sweep, [trade], payment[0])
     return confirmed
 
 
-def _stand(ledger: Ledger, batches: Sequence[Batch]) -> dict[UUID, bool | None]:
+def _stand(sweep: Sweep, batches: Sequence[Batch]) -> dict[UUID, bool | None]:
     """Whether each batch's block still has its number; None if the node that was asked does not know."""
     placed = [b for b in batches if b.block_number is not None]
-    hashes = ledger.block_hashes([b.block_number or 0 for b in placed])
+    hashes = sweep.ledger.block_hashes([b.block_number or 0 for b in placed])
     stands = {b.id: None if now is None else now == b.block_hash for b, now in zip(placed, hashes, strict=True)}
     return {b.id: stands.get(b.id) for b in batches}
 
 
-def _canonical(ledger: Ledger, receipts: Sequence[Receipt]) -> set[str]:
+def _canonical(sweep: Sweep, receipts: Sequence[Receipt]) -> set[str]:
     """The hashes of those transactions whose receipt is of a block that has its number."""
     numbers = sorted({r.block_number for r in receipts})
-    hashes = dict(zip(numbers, ledger.block_hashes(numbers), strict=True))
+    hashes = dict(zip(numbers, sweep.ledger.block_hashes(numbers), strict=True))
     return {r.hash for r in receipts if hashes[r.block_number] == r.block_hash}
 
 
@@ -131,77 +129,75 @@ def _alarm(batch: Batch) -> None:
     metric("DeepReorganisations", 1)
 
 
-def _is_settled(batch: Batch, view: View, rules: SettlementRules) -> bool:
+def _is_settled(sweep: Sweep, batch: Batch) -> bool:
     """Whether a batch whose block stands has nothing to tell: its trades are decided, and it is not final yet."""
     return (
         batch.status == "Mined"
         and batch.open_trades == 0
-        and _depth(view, batch.block_number or 0) < rules.finality_blocks
+        and _depth(sweep, batch.block_number or 0) < sweep.rules.finality_blocks
     )
 
 
-def _depth(view: View, block_number: int) -> int:
-    return view.head.number - block_number + 1
+def _depth(sweep: Sweep, block_number: int) -> int:
+    return sweep.view.head.number - block_number + 1
 
 
-def _reopen(database: Database, undone: Sequence[Batch]) -> None:
+def _reopen(sweep: Sweep, undone: Sequence[Batch]) -> None:
     """Nonces that were used up are free again: what was signed for them must be sent again, or all after them waits.
 
     Their trades may be in other batches by now; the contract pays each once, and `confirm_trades` goes by trade.
     A batch below finality is sent again as well, but not touched otherwise: the alarm is a human's to answer.
     """
     for batch in undone:
-        with database.transaction() as conn:
+        with sweep.transaction() as conn:
             reopened = settlement.reopen(conn, batch.id)
         log("settlement.reorganised", level="warning", batch_id=batch.id, was=batch.status, reopened=reopened)
 
 
-def _put_back(database: Database, batch: Batch) -> None:
-    with database.transaction() as conn:
+def _put_back(sweep: Sweep, batch: Batch) -> None:
+    with sweep.transaction() as conn:
         unpaid = settlement.put_back(conn, batch.id)
     log("settlement.reorganised", level="warning", batch_id=batch.id, was="Mined", trades=unpaid)
     metric("Reorganisations", 1)
 
 
-def _missing(database: Database, ledger: Ledger, view: View, rules: SettlementRules, batch: Batch) -> None:
+def _missing(sweep: Sweep, batch: Batch) -> None:
     """The batch's nonce is used, but by no form of it: somebody else has the operator's key.
 
     Unless the node that was asked is behind: it is asked again, and what was paid is asked of the view's own block.
     """
     if batch.status == "Mined":
-        if _stand(ledger, [batch])[batch.id] is not False:
+        if _stand(sweep, [batch])[batch.id] is not False:
             return
-        _put_back(database, batch)
-    if batch.nonce >= ledger.nonce_at(view.head.number - rules.confirmations + 1):
+        _put_back(sweep, batch)
+    if batch.nonce >= sweep.ledger.nonce_at(sweep.view.head.number - sweep.rules.confirmations + 1):
         return
     for _ in range(LOOKS_BEFORE_REPLACED):
-        if any(receipt is not None for receipt in ledger.receipts(batch.hashes).values()):
+        if any(receipt is not None for receipt in sweep.ledger.receipts(batch.hashes).values()):
             return
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         waiting = settlement.waiting_trades(conn, batch.id)
-    paid = ledger.paid(waiting, at=view.head)
-    confirmed = confirm_paid_elsewhere(database, ledger, view, rules, {t: waiting[t] for t in paid})
+    paid = sweep.ledger.paid(waiting, at=sweep.view.head)
+    confirmed = confirm_paid_elsewhere(sweep, {t: waiting[t] for t in paid})
     if confirmed != paid:
         return  # paid by a stranger's transaction that is not final: the batch is ended when it is
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         freed = settlement.end_without_effect(
             conn,
             batch.id,
             "Replaced",
             reason="its nonce was used by another transaction",
-            seen_in=(view.head.number, view.head.hash),
+            seen_in=(sweep.view.head.number, sweep.view.head.hash),
         )
     log("settlement.nonce_taken", level="error", batch_id=batch.id, nonce=batch.nonce, trades=freed)
     metric("NoncesTaken", 1)
 
 
-def _follow(
-    database: Database, ledger: Ledger, view: View, rules: SettlementRules, *, batch: Batch, receipt: Receipt
-) -> None:
+def _follow(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
     """Take over what a mined batch did, as far as its depth allows."""
     if batch.status == "Mined" and (batch.block_hash, batch.mined_hash) != (receipt.block_hash, receipt.hash):
-        _put_back(database, batch)
-    with database.transaction() as conn:
+        _put_back(sweep, batch)
+    with sweep.transaction() as conn:
         settlement.mark_mined(
             conn,
             batch.id,
@@ -209,25 +205,25 @@ def _follow(
             block_number=receipt.block_number,
             block_hash=receipt.block_hash,
         )
-    depth = _depth(view, receipt.block_number)
-    if depth < rules.confirmations:
+    depth = _depth(sweep, receipt.block_number)
+    if depth < sweep.rules.confirmations:
         return
     if not receipt.succeeded:
-        with database.transaction() as conn:
+        with sweep.transaction() as conn:
             freed = settlement.end_without_effect(conn, batch.id, "Reverted", reason="undone by the contract")
         log("settlement.reverted", level="error", batch_id=batch.id, tx_hash=receipt.hash, trades=freed)
         metric("BatchesReverted", 1)
         return
-    _confirm(database, rules, receipt.paid, receipt.hash)
-    _try_again(database, batch, receipt)
-    _free_left_out(database, ledger, batch, receipt)
-    if depth >= rules.finality_blocks:
-        _finish(database, ledger, view, rules, batch=batch, receipt=receipt)
+    _confirm(sweep, receipt.paid, receipt.hash)
+    _try_again(sweep, batch, receipt)
+    _free_left_out(sweep, batch, receipt)
+    if depth >= sweep.rules.finality_blocks:
+        _finish(sweep, batch=batch, receipt=receipt)
 
 
-def _confirm(database: Database, rules: SettlementRules, paid: Collection[UUID], tx_hash: str) -> None:
-    with database.transaction() as conn:
-        confirmed = settlement.confirm(conn, paid, tx_hash=tx_hash, delivery_window_s=rules.delivery_window_s)
+def _confirm(sweep: Sweep, paid: Collection[UUID], tx_hash: str) -> None:
+    with sweep.transaction() as conn:
+        confirmed = settlement.confirm(conn, paid, tx_hash=tx_hash, delivery_window_s=sweep.rules.delivery_window_s)
         wrong = settlement.failed_among(conn, paid)
     for trade in confirmed:
         log("trade.confirmed", transaction_id=trade, tx_hash=tx_hash)
@@ -238,7 +234,7 @@ def _confirm(database: Database, rules: SettlementRules, paid: Collection[UUID],
         metric("FailedTradesPaid", 1)
 
 
-def _try_again(database: Database, batch: Batch, receipt: Receipt) -> None:
+def _try_again(sweep: Sweep, batch: Batch, receipt: Receipt) -> None:
     """What the limit of the period left no room for may go into another batch, until its time is over.
 
     That needs no finality: should a reorganisation let this batch pay it after all, the other one cannot.
@@ -246,46 +242,44 @@ def _try_again(database: Database, batch: Batch, receipt: Receipt) -> None:
     over_limit = [trade for trade, skip in receipt.skipped.items() if skip == Skip.OVER_LIMIT]
     if not over_limit:
         return
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         freed = settlement.free(conn, batch.id, over_limit)
     if freed:
         log("settlement.over_limit", level="warning", tx_hash=receipt.hash, trades=freed)
 
 
-def _free_left_out(database: Database, ledger: Ledger, batch: Batch, receipt: Receipt) -> None:
+def _free_left_out(sweep: Sweep, batch: Batch, receipt: Receipt) -> None:
     """What the mined form of a batch did not carry, since nodes refused the larger ones, may go into another batch.
 
     The larger forms have the same nonce: none of them can be mined any more, as far as blocks of this depth stay.
     """
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         waiting = settlement.waiting_trades(conn, batch.id)
         if not waiting.keys() - receipt.paid - receipt.skipped.keys():
             return
         raw = settlement.raw_of(conn, receipt.hash)
-    left_out = waiting.keys() - {payment.id for payment in ledger.carried(raw)}
+    left_out = waiting.keys() - {payment.id for payment in sweep.ledger.carried(raw)}
     if not left_out:
         return
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         freed = settlement.free(conn, batch.id, left_out)
     log("settlement.left_out", level="warning", tx_hash=receipt.hash, trades=freed)
 
 
-def _finish(
-    database: Database, ledger: Ledger, view: View, rules: SettlementRules, *, batch: Batch, receipt: Receipt
-) -> None:
+def _finish(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
     """A batch that stays for good: what it skipped fails, and nobody looks after it any more."""
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         waiting = settlement.waiting_trades(conn, batch.id)
     paid_before = [t for t in waiting if receipt.skipped.get(t) == Skip.ALREADY_SETTLED]
-    confirmed = confirm_paid_elsewhere(database, ledger, view, rules, {t: waiting[t] for t in paid_before})
+    confirmed = confirm_paid_elsewhere(sweep, {t: waiting[t] for t in paid_before})
     for skip, reason in OUTCOMES.items():
         if skipped := [t for t in waiting if receipt.skipped.get(t) == skip]:
-            with database.transaction() as conn:
+            with sweep.transaction() as conn:
                 failed = trades.fail(conn, skipped, reason=reason, expected="Submitted")
             report_failures(failed, reason, tx_hash=receipt.hash)
     if confirmed != set(paid_before):
         return  # the node cannot say yet what paid them
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         settlement.mark_final(conn, batch.id)
     for trade in waiting.keys() - receipt.skipped.keys() - receipt.paid:
         # It stays Submitted until its time on the chain is over, and fails then as expired.

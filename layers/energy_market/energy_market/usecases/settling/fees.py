@@ -1,33 +1,34 @@
 """Decide what to pay for gas now: what the chain asks, within the operator's floor and ceiling."""
 
-from energy_market.domain.settlement import GWEI, SettlementRules
-from energy_market.evm.ledger import Fees, View
+from energy_market.domain.settlement import GWEI
+from energy_market.evm.ledger import Fees
 from energy_market.logs import log, metric
+from energy_market.usecases.settling.sweep import Sweep
 
 
-def offer_fees(view: View, rules: SettlementRules, *, at_least: Fees | None = None) -> Fees | None:
+def offer_fees(sweep: Sweep, *, at_least: Fees | None = None) -> Fees | None:
     """The fees of a transaction that is signed now, in wei for each gas; None, with a word, above the ceiling.
 
     The base fee grows by an eighth a block at most (EIP-1559): an offer is worth making as long as the next block takes
     it. `at_least`: what it takes for this transaction, whatever the chain asks.
     """
-    tip = max(view.fees.max_priority_fee_per_gas, rules.min_priority_fee_wei)
+    tip = max(sweep.view.fees.max_priority_fee_per_gas, sweep.rules.min_priority_fee_wei)
     if at_least is not None:
         tip = max(tip, at_least.max_priority_fee_per_gas)
-    next_base_fee = view.head.base_fee * 9 // 8
+    next_base_fee = sweep.view.head.base_fee * 9 // 8
     needed = max(next_base_fee + tip, at_least.max_fee_per_gas if at_least is not None else 0)
-    if needed > rules.max_fee_wei:
+    if needed > sweep.rules.max_fee_wei:
         log(
             "settlement.fees_too_high",
             level="error",
             needed_gwei=needed / GWEI,
-            ceiling_gwei=rules.max_fee_wei / GWEI,
+            ceiling_gwei=sweep.rules.max_fee_wei / GWEI,
             detail="the chain asks for higher fees than MaxFeeGwei: nothing is signed",
         )
         metric("FeesTooHigh", 1)
         return None
     # Twice the base fee lasts for six full blocks in a row.
     return Fees(
-        max_fee_per_gas=min(max(2 * view.head.base_fee + tip, needed), rules.max_fee_wei),
+        max_fee_per_gas=min(max(2 * sweep.view.head.base_fee + tip, needed), sweep.rules.max_fee_wei),
         max_priority_fee_per_gas=tip,
     )

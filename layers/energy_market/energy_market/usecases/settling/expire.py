@@ -4,11 +4,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from energy_market.database import Database
-from energy_market.domain.settlement import SettlementRules
-from energy_market.evm.ledger import Ledger, View
 from energy_market.postgres import settlement, trades
-from energy_market.usecases.confirm_trades import confirm_paid_elsewhere
 from energy_market.usecases.report_failures import report_failures
+from energy_market.usecases.settling.confirm import confirm_paid_elsewhere
+from energy_market.usecases.settling.sweep import Sweep
 
 MAX_TRADES: Final = 500  # a sweep
 
@@ -21,26 +20,25 @@ def expire_unstored(database: Database) -> None:
     report_failures(failed, "settlement_expired")
 
 
-def expire_stored(database: Database, ledger: Ledger, view: View, rules: SettlementRules) -> None:
+def expire_stored(sweep: Sweep) -> None:
     """Fail trades that were signed for when the chain says so: a final block is past their time and they are unpaid.
 
     Every later block is past it too, so no transaction can pay them any more, whatever is still about.
     """
-    if view.final is None:
+    if sweep.view.final is None:
         return
-    account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         overdue = settlement.overdue_stored(
             conn,
-            account,
-            contract=ledger.contract,
-            final_time=datetime.fromtimestamp(view.final.time_s, UTC),
+            sweep.account,
+            contract=sweep.ledger.contract,
+            final_time=datetime.fromtimestamp(sweep.view.final.time_s, UTC),
             limit=MAX_TRADES,
         )
-    paid = ledger.paid([t.id for t in overdue], at=view.head)
-    confirm_paid_elsewhere(database, ledger, view, rules, {t.id: t.locked_at for t in overdue if t.id in paid})
+    paid = sweep.ledger.paid([t.id for t in overdue], at=sweep.view.head)
+    confirm_paid_elsewhere(sweep, {t.id: t.locked_at for t in overdue if t.id in paid})
     for status in ("Locked", "Submitted"):
         if unpaid := [t.id for t in overdue if t.id not in paid and t.status == status]:
-            with database.transaction() as conn:
+            with sweep.transaction() as conn:
                 failed = trades.fail(conn, unpaid, reason="settlement_expired", expected=status)
             report_failures(failed, "settlement_expired")

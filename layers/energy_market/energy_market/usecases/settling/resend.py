@@ -8,46 +8,44 @@ the queue ends for good: tries are counted only while the chain asks the same.
 from dataclasses import dataclass
 from typing import Final
 
-from energy_market.database import Database
-from energy_market.domain.settlement import SettlementRules
-from energy_market.evm.ledger import Fees, Ledger, Reverts, Sent, Signed, View
+from energy_market.evm.ledger import Fees, Reverts, Sent, Signed
 from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
 from energy_market.postgres import settlement
 from energy_market.postgres.settlement import Batch
-from energy_market.usecases.offer_fees import offer_fees
+from energy_market.usecases.settling.fees import offer_fees
+from energy_market.usecases.settling.sweep import Sweep, say_out_of_gas
 
 MAX_BATCHES: Final = 100
 LEAST_TIP_WEI: Final = 1_000_000
 """Tip for each gas with which the search for a pool's floor begins, in wei."""
 
 
-def resend_batches(database: Database, ledger: Ledger, view: View, rules: SettlementRules) -> None:
+def resend_batches(sweep: Sweep) -> None:
     """Send every batch that waits to be mined, by nonce. Raises `evm.rpc.Unreachable`.
 
     A crash between storing and sending, a node that lost its pool, an answer that got lost: for all of them the same
     bytes are sent again, which has no effect if they are known already.
     """
-    account = settlement.Account(chain_id=ledger.chain_id, sender=ledger.operator)
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         # Those that were mined and seem not to be any more, too: it does no harm, and a chain that makes a block only
         # when there is something to put into it would show no other.
-        waiting = settlement.under_way(conn, account, limit=MAX_BATCHES)
+        waiting = settlement.under_way(conn, sweep.account, limit=MAX_BATCHES)
         # Final ones too, if a reorganisation below finality freed their nonce: nothing after them could be mined.
-        waiting += settlement.ended_with_free_nonce(conn, account, nonce=view.nonce, limit=MAX_BATCHES)
+        waiting += settlement.ended_with_free_nonce(conn, sweep.account, nonce=sweep.view.nonce, limit=MAX_BATCHES)
     for batch in sorted(waiting, key=lambda b: b.nonce):
-        if batch.nonce < view.nonce:
+        if batch.nonce < sweep.view.nonce:
             continue
-        if ledger.signs and batch.status == "Stored" and batch.newest_sends > 0 and _wants_another(batch, view, rules):
-            _revise(database, ledger, view, batch, rules)
-        elif batch.since_sent_s is None or batch.since_sent_s >= rules.resend_after_s:
-            send(database, ledger, batch.hashes[0], batch.newest_raw)
+        if sweep.ledger.signs and batch.status == "Stored" and batch.newest_sends > 0 and _wants_another(sweep, batch):
+            _revise(sweep, batch)
+        elif batch.since_sent_s is None or batch.since_sent_s >= sweep.rules.resend_after_s:
+            send(sweep, batch.hashes[0], batch.newest_raw)
 
 
-def send(database: Database, ledger: Ledger, tx_hash: str, raw: bytes) -> Sent:
+def send(sweep: Sweep, tx_hash: str, raw: bytes) -> Sent:
     """Hand stored bytes to the node, and note what it said. Raises `evm.rpc.Unreachable`."""
-    sent, message = ledger.send(raw)
-    with database.transaction() as conn:
+    sent, message = sweep.ledger.send(raw)
+    with sweep.transaction() as conn:
         settlement.mark_sent(conn, tx_hash, refusal=sent.value if sent.is_refusal else None)
     if sent is Sent.ACCEPTED:
         log("settlement.sent", tx_hash=tx_hash)
@@ -58,16 +56,16 @@ def send(database: Database, ledger: Ledger, tx_hash: str, raw: bytes) -> Sent:
     return sent
 
 
-def _wants_another(batch: Batch, view: View, rules: SettlementRules) -> bool:
+def _wants_another(sweep: Sweep, batch: Batch) -> bool:
     """Whether another form is signed: of what the node refused, at once; of what it holds, when it is stuck.
 
     Only the first in line can be stuck; those behind it wait for it. A refusal that nobody understands may pass.
     """
     if batch.newest_refusal not in {None, Sent.REFUSED.value}:
         return True
-    is_first = batch.nonce == view.nonce
-    is_old = batch.newest_age_s >= rules.stuck_after_s
-    return is_first and (is_old or batch.newest_max_fee < view.head.base_fee)
+    is_first = batch.nonce == sweep.view.nonce
+    is_old = batch.newest_age_s >= sweep.rules.stuck_after_s
+    return is_first and (is_old or batch.newest_max_fee < sweep.view.head.base_fee)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,40 +77,40 @@ class _Form:
     tries: int
 
 
-def _revise(database: Database, ledger: Ledger, view: View, batch: Batch, rules: SettlementRules) -> None:
+def _revise(sweep: Sweep, batch: Batch) -> None:
     """Send another form under the same nonce, with today's fees and a fitting size; the newest where there is none."""
-    form = _another_form(ledger, view, batch, rules)
+    form = _another_form(sweep, batch)
     if form is None:
-        send(database, ledger, batch.hashes[0], batch.newest_raw)
+        send(sweep, batch.hashes[0], batch.newest_raw)
     elif form.signed.hash in batch.hashes:  # the chain asks what it asked then: these bytes are stored already
-        send(database, ledger, form.signed.hash, form.signed.raw)
-    elif _is_added(database, batch, form):
+        send(sweep, form.signed.hash, form.signed.raw)
+    elif _is_added(sweep, batch, form):
         log("settlement.replaced", level="warning", batch_id=batch.id, nonce=batch.nonce, tx_hash=form.signed.hash)
-        sent = send(database, ledger, form.signed.hash, form.signed.raw)
+        sent = send(sweep, form.signed.hash, form.signed.raw)
         if sent is Sent.ACCEPTED and batch.newest_refusal == Sent.UNDERPRICED.value:
-            ledger.learn_tip(form.signed.fees.max_priority_fee_per_gas)
+            sweep.ledger.learn_tip(form.signed.fees.max_priority_fee_per_gas)
 
 
-def _another_form(ledger: Ledger, view: View, batch: Batch, rules: SettlementRules) -> _Form | None:
+def _another_form(sweep: Sweep, batch: Batch) -> _Form | None:
     """A form signed anew; None while the chain asks too much, was asked too often, or it cannot be paid."""
-    today = offer_fees(view, rules)
+    today = offer_fees(sweep)
     if today is None:
         return None
     is_unchanged = _is_near(today.max_fee_per_gas, batch.asked_max_fee) and _is_near(
         today.max_priority_fee_per_gas, batch.asked_priority_fee
     )
     tries = batch.newest_tries + 1 if is_unchanged else 1
-    if tries > rules.max_forms:
+    if tries > sweep.rules.max_forms:
         _say_stuck(batch)
         return None
-    fees = offer_fees(view, rules, at_least=_least(batch, today, is_unchanged=is_unchanged))
-    signed = None if fees is None else _fitting(ledger, view, batch, fees)
+    fees = offer_fees(sweep, at_least=_least(batch, today, is_unchanged=is_unchanged))
+    signed = None if fees is None else _fitting(sweep, batch, fees)
     return None if signed is None else _Form(signed=signed, asked=today, tries=tries)
 
 
-def _is_added(database: Database, batch: Batch, form: _Form) -> bool:
+def _is_added(sweep: Sweep, batch: Batch, form: _Form) -> bool:
     """Store a form before it is sent; whether the batch still waits for one."""
-    with database.transaction() as conn:
+    with sweep.transaction() as conn:
         return settlement.add_form(
             conn,
             batch.id,
@@ -144,19 +142,19 @@ def _least(batch: Batch, today: Fees, *, is_unchanged: bool) -> Fees | None:
     return None
 
 
-def _fitting(ledger: Ledger, view: View, batch: Batch, fees: Fees) -> Signed | None:
+def _fitting(sweep: Sweep, batch: Batch, fees: Fees) -> Signed | None:
     """The batch with these fees; half of it, or nothing but its nonce, where the node refuses its size or its costs.
 
     Under the same nonce only one of them is ever mined. Trades that it leaves out stay with the batch until the chain
     has said which; then they are free for another (`confirm_trades`). None where even that cannot be paid for.
     """
-    same = ledger.sign_again(batch.newest_raw, fees)
+    same = sweep.ledger.sign_again(batch.newest_raw, fees)
     newest = Fees(max_fee_per_gas=batch.newest_max_fee, max_priority_fee_per_gas=batch.newest_priority_fee)
-    is_cheaper = same.cost_wei * 8 <= ledger.sign_again(batch.newest_raw, newest).cost_wei * 7
+    is_cheaper = same.cost_wei * 8 <= sweep.ledger.sign_again(batch.newest_raw, newest).cost_wei * 7
     is_judged = batch.newest_refusal in {Sent.TOO_MUCH.value, Sent.REFUSED.value}
-    if not is_judged and same.cost_wei <= view.balance_wei:
+    if not is_judged and same.cost_wei <= sweep.view.balance_wei:
         return same
-    payments = ledger.carried(batch.newest_raw)
+    payments = sweep.ledger.carried(batch.newest_raw)
     sizes = [len(payments)] if is_cheaper or not is_judged else []
     size = len(payments)
     while size > 0:
@@ -164,19 +162,18 @@ def _fitting(ledger: Ledger, view: View, batch: Batch, fees: Fees) -> Signed | N
         sizes.append(size)
     for size in sizes:
         try:
-            gas = min(ledger.gas_for(payments[:size]), view.head.gas_limit)
+            gas = min(sweep.ledger.gas_for(payments[:size]), sweep.view.head.gas_limit)
         except (Refused, Reverts):
             continue
-        signed = ledger.sign(payments[:size], nonce=batch.nonce, gas=gas, fees=fees)
-        if signed.cost_wei <= view.balance_wei:
+        signed = sweep.ledger.sign(payments[:size], nonce=batch.nonce, gas=gas, fees=fees)
+        if signed.cost_wei <= sweep.view.balance_wei:
             if is_judged and 0 < size < len(payments):
-                ledger.most_trades = size
+                sweep.ledger.most_trades = size
             return signed
     if is_judged and not payments:
         _say_stuck(batch)
-    elif same.cost_wei > view.balance_wei:
-        log("settlement.operator_out_of_gas", level="error", balance_wei=view.balance_wei, needed_wei=same.cost_wei)
-        metric("OperatorOutOfGas", 1)
+    elif same.cost_wei > sweep.view.balance_wei:
+        say_out_of_gas(sweep.view.balance_wei, same.cost_wei)
     return None
 
 

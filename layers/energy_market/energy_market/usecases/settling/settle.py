@@ -1,0 +1,146 @@
+"""One sweep of the settlement: learn what the chain did, give up what it cannot do any more, send what is locked.
+
+The order of side effects is what makes a crash anywhere harmless: a transaction is stored before it is sent, its trades
+become Submitted in the statement block that stores it, and the contract pays a trade id once, ever. A sweep that
+finds bytes stored but not mined sends those very bytes again.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+from uuid import UUID, uuid4
+
+from energy_market.database import Database
+from energy_market.domain.settlement import SettlementRules
+from energy_market.evm.ledger import Ledger, View
+from energy_market.evm.node_check import WrongChain
+from energy_market.evm.rpc import Refused
+from energy_market.logs import log, metric
+from energy_market.postgres import chain_state, leases, settlement
+from energy_market.usecases.settling.confirm import confirm_trades
+from energy_market.usecases.settling.deliveries import end_deliveries
+from energy_market.usecases.settling.expire import expire_stored, expire_unstored
+from energy_market.usecases.settling.pay import RESERVE_S, end_the_quiet, pay_locked
+from energy_market.usecases.settling.resend import resend_batches
+from energy_market.usecases.settling.sweep import LEASE, LeaseLost, Sweep, say_halted
+from energy_market.usecases.wake_sweep import WOKEN
+
+LEASE_BEYOND_BUDGET_S: Final = 5.0
+LEASE_POLL_S: Final = 0.05
+LOOKS: Final = 5  # for a block, while trades wait for room
+LOOK_PAUSE_S: Final = 0.5
+
+
+def settle_trades(
+    database: Database,
+    ledger: Ledger,
+    *,
+    rules: SettlementRules,
+    budget_s: float,
+    wait_s: float = 0.0,
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Run a sweep that takes about `budget_s` seconds at most; False if another one is at work after `wait_s`.
+
+    Raises `evm.rpc.ChainError` when the chain cannot be asked, psycopg's errors when the database cannot: what was
+    done until then stands, and the next sweep goes on from there.
+    """
+    holder = uuid4()
+    give_up = monotonic() + wait_s
+    while not _lease(database, holder, budget_s):
+        if monotonic() >= give_up:
+            return False
+        sleep(LEASE_POLL_S * (1 + random.random()))  # noqa: S311 -- not cryptography
+    try:
+        expire_unstored(database)
+        end_deliveries(database)
+        ledger.start_budget(budget_s)
+        view = _first_look(database, ledger, rules)
+        sweep: Sweep | None = Sweep(database=database, ledger=ledger, rules=rules, view=view, holder=holder)
+        while sweep is not None:
+            _follow(sweep)
+            all_are_sent = pay_locked(sweep)
+            end_the_quiet(sweep)
+            latest, sweep = sweep, None if all_are_sent else _moved_on(sweep, sleep)
+        _follow_former(latest)
+    except LeaseLost:
+        log("settlement.lease_lost", level="warning")
+        return False
+    finally:
+        with database.transaction() as conn:
+            leases.release(conn, LEASE, holder=holder)
+    return True
+
+
+def _lease(database: Database, holder: UUID, budget_s: float) -> bool:
+    with database.transaction() as conn:
+        is_ours = leases.acquire(conn, LEASE, holder=holder, lease_s=budget_s + LEASE_BEYOND_BUDGET_S)
+        if is_ours:
+            leases.clear(conn, WOKEN)  # whatever is locked from now on may need another sweep
+        return is_ours
+
+
+def _first_look(database: Database, ledger: Ledger, rules: SettlementRules) -> View:
+    """The chain now. The sweep writes down that it could be asked, and what keeps trades from being paid on it.
+
+    Nothing is matched while it cannot be asked, or trades cannot be paid (`usecases/run_tick.py`).
+    """
+    try:
+        view = ledger.look(finality_blocks=rules.finality_blocks)
+    except WrongChain as error:
+        with database.transaction() as conn:
+            chain_state.mark_unfit(conn, str(error))
+        raise
+    sentence = "; ".join(gap.sentence for gap in ledger.gaps) or None
+    with database.transaction() as conn:
+        chain_state.mark_asked(conn, unfit=sentence, limit_nano=ledger.limit_nano)
+    if sentence is not None:
+        say_halted(sentence, data=None)
+    return view
+
+
+def _follow(sweep: Sweep) -> None:
+    """Bring what was signed before to where the chain has it, and to the chain where it is not."""
+    confirm_trades(sweep)
+    expire_stored(sweep)
+    resend_batches(sweep)
+
+
+def _moved_on(sweep: Sweep, sleep: Callable[[float], None]) -> Sweep | None:
+    """The same sweep as soon as the chain has mined something more of ours; None if that takes long.
+
+    Then the next sweep goes on: the loop's comes within five seconds.
+    """
+    for _ in range(LOOKS):
+        view = sweep.ledger.look(finality_blocks=sweep.rules.finality_blocks)
+        if view.nonce > sweep.view.nonce:
+            return replace(sweep, view=view)
+        if sweep.ledger.remaining_s() < LOOK_PAUSE_S + RESERVE_S:
+            break
+        sleep(LOOK_PAUSE_S)
+    return None
+
+
+def _follow_former(sweep: Sweep) -> None:
+    """Bring to an end what was signed with another key, or for another contract, before a deploy changed them.
+
+    The same chain can be asked about both. Nothing is signed with a key that is not in use any more: its bytes are sent
+    again as they are.
+    """
+    with sweep.transaction() as conn:
+        places = settlement.former(conn, sweep.account, contract=sweep.ledger.contract)
+        elsewhere = settlement.stored_elsewhere(conn, sweep.account)
+    if elsewhere:
+        log("settlement.stored_elsewhere", level="error", trades=elsewhere)
+        metric("TradesStoredElsewhere", elsewhere)
+    for contract, operator in places:
+        former = sweep.ledger.elsewhere(contract=contract, operator=operator)
+        try:
+            view = former.look(finality_blocks=sweep.rules.finality_blocks)
+            _follow(replace(sweep, ledger=former, view=view))
+        except (Refused, WrongChain) as error:
+            log("settlement.former_not_followed", level="error", contract=contract, sender=operator, detail=str(error))
+            metric("TradesUnexplained", 1)
