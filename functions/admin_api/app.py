@@ -6,21 +6,22 @@ from uuid import UUID
 from chalice.app import Response
 from msgspec import Meta, Struct
 
-from energy_market import answers, config
+from energy_market import config
+from energy_market.api import answers
+from energy_market.api.edge import Api
+from energy_market.api.fields import VISIBLE, Cursor, PageLimit, WalletAddress
+from energy_market.aws.dead_letters import DeadLetters
+from energy_market.aws.registry import DeviceRegistry
 from energy_market.database import Database
-from energy_market.dead_letters import DeadLetters
-from energy_market.device_registry import DeviceRegistry
 from energy_market.domain.operators import MAX_REASON_CHARACTERS, Operator
 from energy_market.domain.trades import FailReason, Trade
 from energy_market.domain.users import KycStatus
-from energy_market.http import Api
 from energy_market.postgres import market_state, operator_acts, settlement, trades, users
 from energy_market.usecases.name_operator import name_operator
 from energy_market.usecases.pause_market import pause_market
 from energy_market.usecases.replay_dead_letters import replay_dead_letters
 from energy_market.usecases.revoke_device import revoke_device
 from energy_market.usecases.set_kyc_status import set_kyc_status
-from energy_market.wire import VISIBLE, Cursor, PageLimit, WalletAddress
 
 DEFAULT_PAGE: Final = PageLimit(100)
 STUCK_AFTER_S: Final = 300

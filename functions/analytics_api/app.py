@@ -10,7 +10,10 @@ from typing import Final, TypeVar
 from chalice.app import Response
 from msgspec import Struct
 
-from energy_market import answers, config
+from energy_market import config
+from energy_market.api import answers
+from energy_market.api.edge import Api
+from energy_market.api.fields import Cursor, PageLimit
 from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain.errors import Unavailable
 from energy_market.domain.settlement import Account
@@ -18,12 +21,10 @@ from energy_market.domain.trades import TradeStatus
 from energy_market.evm import node_check
 from energy_market.evm.node_check import Expected, Facts, Gap, WrongChain
 from energy_market.evm.rpc import ChainError, Rpc
-from energy_market.http import Api
 from energy_market.logs import log
 from energy_market.postgres import chain_state, dashboard, trades
 from energy_market.postgres.migrations import schema_version
 from energy_market.usecases.read_profile import read_profile
-from energy_market.wire import Cursor, PageLimit
 
 # The build puts them beside this file: infra/pack.py.
 SERVED = Path(__file__).parent

@@ -6,10 +6,11 @@ from chalice.app import Response
 from msgspec import Meta, Struct
 
 from energy_market import config
+from energy_market.api.edge import Api
+from energy_market.api.fields import Location, WalletAddress
 from energy_market.database import Database
 from energy_market.domain.tokens import ACCESS_TOKEN_LIFE
 from energy_market.domain.wallets import parse_signature
-from energy_market.http import Api
 from energy_market.usecases.answer_challenge import Proof
 from energy_market.usecases.log_in import Session, log_in
 from energy_market.usecases.log_out import log_out
@@ -18,7 +19,6 @@ from energy_market.usecases.read_profile import read_profile
 from energy_market.usecases.refresh_session import refresh_session
 from energy_market.usecases.sign_up import sign_up
 from energy_market.usecases.update_profile import update_profile
-from energy_market.wire import Location, WalletAddress
 
 settings = config.http_settings()
 sign_in = config.sign_in_settings()

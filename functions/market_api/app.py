@@ -7,16 +7,17 @@ from uuid import UUID
 from chalice.app import Response
 from msgspec import Meta, Struct
 
-from energy_market import answers, config
+from energy_market import config
+from energy_market.api import answers
+from energy_market.api.edge import Api
+from energy_market.api.fields import Cursor, EnergyWh, Instant, PageLimit, PriceMicro, PriceParameter
 from energy_market.database import Database
 from energy_market.domain.errors import InvalidRequest, NotFound
 from energy_market.domain.orders import OrderStatus, OrderTerms, OrderType
-from energy_market.http import Api
 from energy_market.postgres import market, orders, trades, users
 from energy_market.usecases.answer_once import Answer, answer_once
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
-from energy_market.wire import Cursor, EnergyWh, Instant, PageLimit, PriceMicro, PriceParameter
 
 DEFAULT_PAGE: Final = PageLimit(100)
 DEFAULT_DEPTH: Final = PageLimit(20)

@@ -10,9 +10,9 @@ import psycopg
 
 from energy_market import config
 from energy_market.database import Database
-from energy_market.devices import PUBLISHERS, Publish, publisher
 from energy_market.domain.loop import MINUTE, STEP, marks_from
 from energy_market.logs import log, metric
+from energy_market.messages.published import PUBLISHERS, Publish, publisher
 from energy_market.postgres import market, zones
 from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.run_tick import run_tick

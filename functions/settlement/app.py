@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import psycopg
 
 from energy_market import config
-from energy_market.custom_resources import failed, is_older_deploy, respond, succeeded
+from energy_market.aws.custom_resources import failed, is_older_deploy, respond, succeeded
 from energy_market.database import Database, Unreachable
-from energy_market.devices import Dropped, read_queued
 from energy_market.domain.settlement import SettlementRules
 from energy_market.logs import log, metric
+from energy_market.messages.received import Dropped, read_queued
 from energy_market.usecases.note_refusals import log_dropped, taking
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.report_failures import report_failures

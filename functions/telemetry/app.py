@@ -8,8 +8,8 @@ import psycopg
 
 from energy_market import config
 from energy_market.database import Database, Unreachable
-from energy_market.devices import Dropped, read_queued
 from energy_market.logs import log
+from energy_market.messages.received import Dropped, read_queued
 from energy_market.usecases.note_refusals import log_dropped, taking
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.report_failures import report_failures

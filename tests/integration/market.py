@@ -9,11 +9,11 @@ from uuid import UUID, uuid4
 
 from energy_market.config import MarketSettings
 from energy_market.database import Database
-from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.domain.devices import Device
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.domain.trades import Trade
+from energy_market.messages.received import QueuedMessage
 from energy_market.postgres import certificates, commands, devices, market, orders, trades
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.cancel_order import cancel_order

@@ -4,8 +4,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
+from energy_market.messages.received import QueuedMessage
 from energy_market.usecases.record_lock_response import TOPIC
 from tests.integration.market import Market
 

@@ -514,7 +514,7 @@ def test_dead_letters_are_counted_and_put_back(
 def test_so_many_are_put_back_by_a_request_and_no_more(
     queues: Callable[[str], list[str]], operator: SignedIn, load_api: LoadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("energy_market.dead_letters.MOST_A_REQUEST", 12)
+    monkeypatch.setattr("energy_market.aws.dead_letters.MOST_A_REQUEST", 12)
     admin, sqs = load_api("admin_api"), boto3.client("sqs")
     letters = sqs.get_queue_url(QueueName="TELEMETRY_DEAD_LETTERS")["QueueUrl"]
     for number in range(15):

@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from energy_market.aws.registry import Credentials
 from energy_market.database import Database
-from energy_market.device_registry import Credentials
 from energy_market.domain.errors import Conflict
 from energy_market.domain.orders import MAX_OPEN_ORDERS_OF_A_USER
 from energy_market.domain.sessions import MAX_SESSIONS_OF_A_USER

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from energy_market.devices import Dropped
+from energy_market.messages.received import Dropped
 from energy_market.postgres import trades
 from energy_market.postgres.migrations import migrate
 from energy_market.postgres.reconciliation import database_differences

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from energy_market.devices import Dropped, QueuedMessage
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.postgres.commands import LOCK_REPEAT_S
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.record_lock_response import TOPIC, record_lock_response

@@ -11,9 +11,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from energy_market.database import Database
-from energy_market.device_reports import Refused
-from energy_market.devices import Dropped, QueuedMessage
 from energy_market.domain.trades import UNREPORTED_AFTER_S
+from energy_market.messages.received import Dropped, QueuedMessage
+from energy_market.messages.reports import Refused
 from energy_market.postgres import devices, settlement
 from energy_market.postgres.devices import LIFE_NOTED_EVERY_S, MAX_REPORTS_IN_TEN_MINUTES
 from energy_market.postgres.reconciliation import database_differences

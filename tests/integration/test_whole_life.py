@@ -34,9 +34,9 @@ from psycopg.errors import LockNotAvailable
 from services import Database as Server
 
 from energy_market.database import Database
-from energy_market.devices import QueuedMessage
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Refused
+from energy_market.messages.received import QueuedMessage
 from energy_market.usecases.reconcile import reconcile
 from energy_market.usecases.record_lock_response import TOPIC
 from tests.integration.crashes import Crashed

@@ -348,7 +348,7 @@ MUTANTS: Final = (
         "the_client_of_a_topic_is_not_compared",
         "a device speaks under another's topic",
         LIFE,
-        (f"{PACKAGE}/devices.py", "if message.client_id != device_id:", "if not message.client_id:"),
+        (f"{PACKAGE}/messages/received.py", "if message.client_id != device_id:", "if not message.client_id:"),
     ),
     _mutant(
         "anybody_speaks_for_a_device",
@@ -366,7 +366,7 @@ MUTANTS: Final = (
         "a_certificate_is_let_in_before_it_is_written_down",
         "nothing is active that nobody knows of",
         (f"{_REGISTERING}::test_a_certificate_opens_no_door_before_it_is_written_down",),
-        (f"{PACKAGE}/device_registry.py", "iot.create_keys_and_certificate()", "iot.create_keys_and_certificate(setAsActive=True)"),
+        (f"{PACKAGE}/aws/registry.py", "iot.create_keys_and_certificate()", "iot.create_keys_and_certificate(setAsActive=True)"),
     ),
     _mutant(
         "a_device_goes_with_what_it_owes",
@@ -641,7 +641,7 @@ MUTANTS: Final = (
         "what_a_status_does_not_say_is_taken_for_nothing",
         "absent is not empty",
         (f"{_LEFT_OUT}::test_a_status_without_locks_loses_no_reservation_and_settles_no_unlock",),
-        (f"{PACKAGE}/device_reports.py", 'locks=reader.if_sound("locks", _ids),', 'locks=reader.if_sound("locks", _ids) or (),'),
+        (f"{PACKAGE}/messages/reports.py", 'locks=reader.if_sound("locks", _ids),', 'locks=reader.if_sound("locks", _ids) or (),'),
     ),
     _mutant(
         "a_refusal_is_nobodys_to_know",
@@ -1033,7 +1033,7 @@ MUTANTS: Final = (
         "a_user_may_ask_for_ever",
         "each user is counted, whatever address he asks from",
         (f"{_HTTP}::test_a_user_may_ask_so_often_from_wherever",),
-        (f"{PACKAGE}/http.py", 'limits[f"user {asking.user_id}"] = self._settings.user_limit_per_minute', 'limits[f"user {asking.user_id}"] = 10**9'),
+        (f"{PACKAGE}/api/edge.py", 'limits[f"user {asking.user_id}"] = self._settings.user_limit_per_minute', 'limits[f"user {asking.user_id}"] = 10**9'),
     ),
     _mutant(
         "a_forged_token_uses_up_anothers_share",
@@ -1045,25 +1045,25 @@ MUTANTS: Final = (
         "a_network_of_ipv6_is_many_sources",
         "who has one of its addresses has them all",
         (f"{_HTTP}::test_a_source_of_ipv6_is_the_network_that_one_subscriber_has",),
-        (f"{PACKAGE}/http.py", "address[:8] + bytes(8)", "address"),
+        (f"{PACKAGE}/api/exchange.py", "address[:8] + bytes(8)", "address"),
     ),
     _mutant(
         "a_body_may_name_a_price_twice",
         "of two prices nobody knows which one was meant",
         (f"{_HTTP}::test_a_body_that_is_not_as_it_should_be_is_refused",),
-        (f"{PACKAGE}/http.py", "        if name in names:\n", "        if name in names and False:\n"),
+        (f"{PACKAGE}/api/edge.py", "        if name in names:\n", "        if name in names and False:\n"),
     ),
     _mutant(
         "a_port_makes_another_source",
         "a source is an address, however its port is told",
         (f"{_HTTP}::test_whatever_is_said_of_a_source_the_request_is_served_and_counted",),
-        (f"{PACKAGE}/http.py", '    elif first.count(":") == 1:\n', '    elif first.count(":") == 0:\n'),
+        (f"{PACKAGE}/api/exchange.py", '    elif first.count(":") == 1:\n', '    elif first.count(":") == 0:\n'),
     ),
     _mutant(
         "signatures_may_be_guessed_as_fast_as_prices_are_read",
         "what signs in has a stricter limit",
         (f"{_HTTP}::test_signing_in_has_a_limit_of_its_own_which_all_its_routes_share",),
-        (f"{PACKAGE}/http.py", 'limits[f"sign-in {source}"] = sign_in_limit', 'limits[f"sign-in {source}"] = 10**9'),
+        (f"{PACKAGE}/api/edge.py", 'limits[f"sign-in {source}"] = sign_in_limit', 'limits[f"sign-in {source}"] = 10**9'),
     ),
     _mutant(
         "everybody_reads_closed_orders",

@@ -17,10 +17,10 @@ from uuid import UUID
 import psycopg
 from psycopg.errors import LockNotAvailable
 
-from energy_market.device_registry import Credentials
-from energy_market.devices import Dropped, QueuedMessage
+from energy_market.aws.registry import Credentials
 from energy_market.domain.commands import Command
 from energy_market.domain.errors import MarketError
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from energy_market.database import Database
-from energy_market.devices import Dropped, Publish, QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.domain.errors import Conflict
 from energy_market.domain.orders import OrderTerms
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Unreachable
+from energy_market.messages.published import Publish
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.postgres.trades import make as make_trades
 from energy_market.usecases.answer_once import Answer, answer_once

@@ -9,9 +9,9 @@ import msgspec
 from psycopg import Connection
 
 from energy_market.database import Database
-from energy_market.device_reports import Ignored, Refused
-from energy_market.devices import Dropped, QueuedMessage
 from energy_market.logs import log
+from energy_market.messages.received import Dropped, QueuedMessage
+from energy_market.messages.reports import Ignored, Refused
 from energy_market.postgres import devices
 
 MAX_NAME_CHARACTERS: Final = 200  # of a topic or a client id that was none of ours

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.device_reports import LockResponse, Refused, read_lock_response, read_object
-from energy_market.devices import QueuedMessage, sender
+from energy_market.messages.received import QueuedMessage, sender
+from energy_market.messages.reports import LockResponse, Refused, read_lock_response, read_object
 from energy_market.postgres import devices, trades
 from energy_market.usecases.note_refusals import note_ignored
 from energy_market.usecases.recognise_device import recognise

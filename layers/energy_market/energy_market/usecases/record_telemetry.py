@@ -7,10 +7,10 @@ from uuid import UUID
 import msgspec
 from psycopg import Connection
 
-from energy_market.device_reports import Refused, read_donor_status, read_object, read_transfer_status
-from energy_market.devices import Dropped, QueuedMessage, device_uuid, sender
 from energy_market.domain.devices import ReportKind
 from energy_market.domain.trades import Shortfall, ShortReason
+from energy_market.messages.received import Dropped, QueuedMessage, device_uuid, sender
+from energy_market.messages.reports import Refused, read_donor_status, read_object, read_transfer_status
 from energy_market.postgres import certificates, devices, trades
 from energy_market.usecases.note_refusals import note_ignored
 from energy_market.usecases.recognise_device import recognise
