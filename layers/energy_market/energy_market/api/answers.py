@@ -2,11 +2,12 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, Final, get_args
 from uuid import UUID
 
 import msgspec
 
+from energy_market.domain import topics
 from energy_market.domain.dashboard import Dashboard, Totals
 from energy_market.domain.devices import Certificate, Device, Report
 from energy_market.domain.market import Candle, Level, PriceSummary
@@ -207,19 +208,22 @@ def certificate(found: Certificate) -> dict[str, Any]:
 
 def device_topics(found: Device) -> dict[str, Any]:
     """The topics of a device, by what they are for (docs/device-protocol.md)."""
-    own = str(found.id)
-    alert = f"energy/device/{own}/alert"
     if found.side == "recipient":
-        return {"publish": {"status": f"energy/recipient/{own}/status", "alert": alert}, "subscribe": {}}
+        publish, subscribe = {"status": topics.RECIPIENT_STATUS, "alert": topics.ALERT}, dict[str, str]()
+    else:
+        publish, subscribe = _DONOR_PUBLISHES, topics.TO_DEVICES
     return {
-        "publish": {
-            "status": f"energy/donor/{own}/status",
-            "lock_response": f"energy/donor/{own}/lock/response",
-            "transfer_status": f"energy/transfer/{own}/status",
-            "alert": alert,
-        },
-        "subscribe": {name: f"energy/donor/{own}/{name}" for name in ("lock", "unlock", "transfer")},
+        "publish": {what: topics.of(topic, found.id) for what, topic in publish.items()},
+        "subscribe": {what: topics.of(topic, found.id) for what, topic in subscribe.items()},
     }
+
+
+_DONOR_PUBLISHES: Final = {
+    "status": topics.DONOR_STATUS,
+    "lock_response": topics.LOCK_RESPONSE,
+    "transfer_status": topics.TRANSFER_STATUS,
+    "alert": topics.ALERT,
+}
 
 
 def chain_account(found: Account, *, wallet: str, token_decimals: int) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from uuid import UUID
 
 import msgspec
 
+from energy_market.domain import topics
+
 
 class Dropped(Exception):
     """A message that changes nothing, and why: a snake_case word for the log."""
@@ -36,15 +38,15 @@ def read_queued(body: str) -> QueuedMessage:
         raise Dropped("not_a_device_message") from error
 
 
-def sender(message: QueuedMessage, *, topic: str) -> UUID:
-    """Whose message it is, by its topic (`+` stands for the device); Dropped if the connection was somebody else's."""
-    expected, levels = topic.split("/"), message.topic.split("/")
-    if len(expected) != len(levels) or any(e not in {"+", level} for e, level in zip(expected, levels, strict=True)):
+def addressed(message: QueuedMessage) -> tuple[str, UUID]:
+    """(topic with `+`, whose it is) of a message; Dropped if the connection was somebody else's."""
+    known = topics.parsed(message.topic)
+    if known is None:
         raise Dropped("unknown_topic")
-    device_id = levels[expected.index("+")]
+    topic, device_id = known
     if message.client_id != device_id:
         raise Dropped("foreign_client")
-    return device_uuid(device_id)
+    return topic, device_uuid(device_id)
 
 
 def device_uuid(text: str) -> UUID:

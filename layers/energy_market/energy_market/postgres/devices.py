@@ -9,6 +9,7 @@ from uuid import UUID
 from psycopg import Connection
 from psycopg.rows import class_row
 
+from energy_market.domain import topics
 from energy_market.domain.devices import Device, DeviceSide, DeviceType, Report, ReportKind
 from energy_market.domain.trades import (
     FAILURES_FORGOTTEN_AFTER_S,
@@ -40,10 +41,14 @@ PROMISED: Final[LiteralString] = (
 
 
 # That the latest status of a device `d` was refused.
-STATUS_REFUSED: Final[LiteralString] = """EXISTS (
+STATUS_REFUSED: Final[LiteralString] = (
+    """EXISTS (
     SELECT FROM device_reports r
     WHERE r.device_id = d.id AND r.kind = 'refused' AND r.received_at > coalesce(d.status_heard_at, '-infinity')
-      AND r.payload ->> 'topic' LIKE 'energy/donor/%%/status' AND r.payload ->> 'code' <> 'field_ignored')"""
+      AND r.payload ->> 'topic' LIKE '"""
+    + topics.DONOR_STATUS.replace("+", "%%")
+    + """' AND r.payload ->> 'code' <> 'field_ignored')"""
+)
 
 # That a device `d` may be matched now: it is there, has energy, and waits for nothing. Time alone only ends this, by
 # silence for `online_s` seconds: all else that changes it is written in the row (docs/decisions/0012).

@@ -5,13 +5,12 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.messages.received import QueuedMessage, sender
+from energy_market.domain import topics
+from energy_market.messages.received import Dropped, QueuedMessage, addressed
 from energy_market.messages.reports import LockResponse, Refused, read_lock_response, read_object
 from energy_market.postgres import devices, trades
 from energy_market.usecases.note_refusals import note_ignored
 from energy_market.usecases.recognise_device import recognise
-
-TOPIC = "energy/donor/+/lock/response"
 
 Outcome = Literal["locked", "rejected", "repeated", "late", "contradicted"]
 
@@ -28,7 +27,9 @@ def record_lock_response(conn: Connection, message: QueuedMessage, *, settlement
     Any of them is a sign of life; only a status ends a device's wait for its next status. Raises Refused for an answer
     that means no trade of that device.
     """
-    device_id = sender(message, topic=TOPIC)
+    topic, device_id = addressed(message)
+    if topic != topics.LOCK_RESPONSE:
+        raise Dropped("unknown_topic")
     recognise(conn, device_id, message.principal)
     response = read_lock_response(read_object(message.payload))
     taken = _take(

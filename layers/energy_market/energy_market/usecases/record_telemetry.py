@@ -1,5 +1,6 @@
 """Take what devices report: status, alerts, transfers, presence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -7,15 +8,15 @@ from uuid import UUID
 import msgspec
 from psycopg import Connection
 
+from energy_market.domain import topics
 from energy_market.domain.devices import ReportKind
 from energy_market.domain.trades import Shortfall, ShortReason
-from energy_market.messages.received import Dropped, QueuedMessage, device_uuid, sender
+from energy_market.messages.received import Dropped, QueuedMessage, addressed, device_uuid
 from energy_market.messages.reports import Refused, read_donor_status, read_object, read_transfer_status
 from energy_market.postgres import certificates, devices, trades
 from energy_market.usecases.note_refusals import note_ignored
 from energy_market.usecases.recognise_device import recognise
 
-PRESENCE_TOPIC = "$aws/events/presence/"
 WHY_SHORT: Final[dict[str, ShortReason]] = {"delivered": "under_delivered", "refused": "reservation_lost"}
 
 
@@ -43,28 +44,19 @@ def record_telemetry(conn: Connection, message: QueuedMessage) -> Recorded:
 
     It counts only under a certificate that speaks for its device; the first under a new one ends those before it.
     """
-    if message.topic.startswith(PRESENCE_TOPIC):
+    if message.topic.startswith(topics.PRESENCE):
         return _presence(conn, message)
-    match message.topic.split("/"):
-        case ["energy", "donor", _, "status"]:
-            return _donor_status(conn, message)
-        case ["energy", "transfer", _, "status"]:
-            return _transfer(conn, message)
-        case ["energy", "recipient", _, "status"]:
-            return _kept(conn, message, "recipient_status", topic="energy/recipient/+/status")
-        case ["energy", "device", _, "alert"]:
-            return _kept(conn, message, "alert", topic="energy/device/+/alert")
-    raise Dropped("unknown_topic")
+    topic, device_id = addressed(message)
+    if topic not in _TAKE:
+        raise Dropped("unknown_topic")
+    is_new = recognise(conn, device_id, message.principal)
+    recorded = _TAKE[topic](conn, message, device_id)
+    if is_new and topic != topics.TRANSFER_STATUS:
+        certificates.heard(conn, message.principal, device_id)
+    return recorded
 
 
-def _sender(conn: Connection, message: QueuedMessage, *, topic: str) -> tuple[UUID, bool]:
-    """Whose message it is, and whether it is the first under its certificate."""
-    device_id = sender(message, topic=topic)
-    return device_id, recognise(conn, device_id, message.principal)
-
-
-def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
-    device_id, is_new = _sender(conn, message, topic="energy/donor/+/status")
+def _donor_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
     payload = read_object(message.payload)
     status = read_donor_status(payload)
     # What the device still holds of trades that are over is to be released; what it no longer lists has been, or was
@@ -94,13 +86,10 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
         devices.wait_for_status(conn, failed, received_ms=message.received_at_ms)
     devices.keep_report(conn, device_id, "donor_status", payload.text)
     note_ignored(conn, message, status.ignored)
-    if is_new:
-        certificates.heard(conn, message.principal, device_id)
     return Recorded(kind="donor_status", device_id=device_id, lost=tuple(failed))
 
 
-def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
-    device_id, _ = _sender(conn, message, topic="energy/transfer/+/status")
+def _transfer(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
     payload = read_object(message.payload)
     transfer = read_transfer_status(payload)
     report = trades.record_delivery(
@@ -138,14 +127,19 @@ def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
     return Recorded(kind="transfer", device_id=device_id, short=short)
 
 
-def _kept(conn: Connection, message: QueuedMessage, kind: ReportKind, *, topic: str) -> Recorded:
-    device_id, is_new = _sender(conn, message, topic=topic)
+def _recipient_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
+    return _kept(conn, message, device_id, "recipient_status")
+
+
+def _alert(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
+    return _kept(conn, message, device_id, "alert")
+
+
+def _kept(conn: Connection, message: QueuedMessage, device_id: UUID, kind: ReportKind) -> Recorded:
     text = read_object(message.payload).text
     if not devices.record_sign_of_life(conn, device_id, received_ms=message.received_at_ms):
         raise Dropped("unknown_device")
     devices.keep_report(conn, device_id, kind, text)
-    if is_new:
-        certificates.heard(conn, message.principal, device_id)
     return Recorded(kind=kind, device_id=device_id)
 
 
@@ -156,7 +150,7 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     except msgspec.ValidationError as error:
         raise Dropped("invalid_payload") from error
     device_id = device_uuid(event.client_id)
-    kind, client_id = message.topic.removeprefix(PRESENCE_TOPIC).split("/", 1)
+    kind, client_id = message.topic.removeprefix(topics.PRESENCE).split("/", 1)
     if client_id != event.client_id or kind not in {"connected", "disconnected"}:
         raise Dropped("unknown_topic")
     # The broker says it, but of whoever called himself so.
@@ -177,3 +171,12 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     # The end of a session that we have not heard of is kept too, for its beginning may come later.
     devices.keep_report(conn, device_id, "presence", payload.text)
     return Recorded(kind="presence", device_id=device_id)
+
+
+_TAKE: Final[dict[str, Callable[[Connection, QueuedMessage, UUID], Recorded]]] = {
+    topics.DONOR_STATUS: _donor_status,
+    topics.TRANSFER_STATUS: _transfer,
+    topics.RECIPIENT_STATUS: _recipient_status,
+    topics.ALERT: _alert,
+}
+"""How to take a report, by its topic."""
