@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from chalice.app import Response
-from msgspec import Struct
 
 from energy_market import config
 from energy_market.api import answers
 from energy_market.api.edge import Api
-from energy_market.api.fields import Cursor, PageLimit
+from energy_market.api.fields import Cursor
+from energy_market.api.pages import PageQuery
 from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain.errors import Unavailable
 from energy_market.domain.settlement import Account
@@ -42,12 +42,10 @@ database = Database(config.database_url())
 app = Api("analytics_api", settings=config.http_settings(), database=database)
 
 
-class TransactionsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+class TransactionsQuery(PageQuery, kw_only=True):
     """A filter of one's own trades, and a page of them."""
 
     status: TradeStatus | None = None
-    limit: PageLimit = PageLimit(100)
-    cursor: Cursor | None = None
 
 
 @app.route("/api/v1/analytics/dashboard", methods=["GET"])
@@ -67,7 +65,7 @@ def my_transactions() -> Response:
             conn,
             caller.user_id,
             status=query.status,
-            before_seq=query.cursor.integers(1)[0] if query.cursor else None,
+            before_seq=query.place(),
             limit=query.limit + 1,
         )
     page = found[: query.limit]

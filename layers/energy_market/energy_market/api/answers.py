@@ -12,11 +12,12 @@ from energy_market.domain.dashboard import Dashboard, Totals
 from energy_market.domain.devices import Certificate, Device, Report
 from energy_market.domain.market import Candle, Level, PriceSummary
 from energy_market.domain.network_nodes import NetworkNode
-from energy_market.domain.operators import MarketState
+from energy_market.domain.operators import Act, MarketState
 from energy_market.domain.orders import Order
 from energy_market.domain.quantities import kwh, price, tokens
 from energy_market.domain.settlement import Account, StuckBatch
 from energy_market.domain.trades import REASON_SENTENCES, Trade, TradeStatus
+from energy_market.domain.users import User
 
 
 def order(found: Order, *, viewer: UUID) -> dict[str, Any]:
@@ -198,6 +199,35 @@ def report(found: Report) -> dict[str, Any]:
         "kind": "status" if found.kind in {"donor_status", "recipient_status"} else found.kind,
         "received_at": found.received_at,
         "payload": msgspec.Raw(found.payload.encode()),
+    }
+
+
+def user(found: User) -> dict[str, Any]:
+    """A user, as they are shown to themselves and to operators."""
+    return {
+        "id": found.id,
+        "wallet_address": found.wallet_address,
+        "role": found.role,
+        "roles": found.roles,
+        "zone": found.zone,
+        "location": found.location,
+        "kyc_status": found.kyc_status,
+        "created_at": found.created_at,
+    }
+
+
+def act(found: Act) -> dict[str, Any]:
+    """What an operator did."""
+    return {
+        "id": found.id,
+        "operator_id": found.operator_id,
+        "wallet_address": found.wallet_address,
+        "act": found.act,
+        "subject": found.subject,
+        "before": found.before,
+        "after": found.after,
+        "reason": found.reason,
+        "at": found.at,
     }
 
 

@@ -158,10 +158,6 @@ class Api(Chalice):
             raise caller or RuntimeError("This route does not look at who is asking.")
         return caller
 
-    def caller_if_any(self) -> tokens.Caller | None:
-        """Who is asking on a public route; a token that is sent must still be valid."""
-        return self.caller() if "authorization" in self._current.headers else None
-
     def source(self) -> str:
         """The network that is asking, as API Gateway saw it."""
         return network_of(self._current.source_ip)
