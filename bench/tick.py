@@ -23,7 +23,7 @@ from bench.matching import EnergyOrder, the_specifications_loop
 from bench.measure import Row, Table, alternated, median, ms, timed
 from energy_market.config import MarketSettings
 from energy_market.database import Database
-from energy_market.postgres.book import array
+from energy_market.postgres.arrays import array
 from energy_market.postgres.migrations import migrate
 from energy_market.usecases.run_tick import Tick, run_tick
 

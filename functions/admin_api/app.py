@@ -17,7 +17,7 @@ from energy_market.database import Database
 from energy_market.domain.operators import MAX_REASON_CHARACTERS, Operator
 from energy_market.domain.trades import FailReason, Trade
 from energy_market.domain.users import KycStatus
-from energy_market.postgres import market_state, operator_acts, settlement, trades, users
+from energy_market.postgres import batches, market_state, operator_acts, trade_reads, users
 from energy_market.usecases.name_operator import name_operator
 from energy_market.usecases.pause_market import pause_market
 from energy_market.usecases.replay_dead_letters import replay_dead_letters
@@ -162,7 +162,7 @@ def failed_trades() -> Response:
     _operator()
     query = app.query(FailedQuery)
     page = database.statement(
-        lambda conn: trades.failed(conn, reason=query.reason, before_seq=query.place(), limit=query.limit)
+        lambda conn: trade_reads.failed(conn, reason=query.reason, before_seq=query.place(), limit=query.limit)
     )
     return _present_trades(page, query)
 
@@ -172,7 +172,7 @@ def short_trades() -> Response:
     """Trades that were paid and of which less was delivered, latest first."""
     _operator()
     query = app.query(PageQuery)
-    page = database.statement(lambda conn: trades.short(conn, before_seq=query.place(), limit=query.limit))
+    page = database.statement(lambda conn: trade_reads.short(conn, before_seq=query.place(), limit=query.limit))
     return _present_trades(page, query)
 
 
@@ -183,7 +183,7 @@ def stuck_batches() -> Response:
     return app.present(
         [
             answers.stuck_batch(batch)
-            for batch in database.statement(lambda conn: settlement.stuck(conn, after_s=STUCK_AFTER_S, limit=MAX_STUCK))
+            for batch in database.statement(lambda conn: batches.stuck(conn, after_s=STUCK_AFTER_S, limit=MAX_STUCK))
         ]
     )
 

@@ -22,7 +22,7 @@ from energy_market.evm import node_check
 from energy_market.evm.node_check import Expected, Facts, Gap, WrongChain
 from energy_market.evm.rpc import ChainError, Rpc
 from energy_market.logs import log
-from energy_market.postgres import chain_state, dashboard, trades
+from energy_market.postgres import chain_state, dashboard, trade_reads
 from energy_market.postgres.migrations import schema_version
 from energy_market.usecases.read_profile import read_profile
 
@@ -61,7 +61,7 @@ def my_transactions() -> Response:
     """The caller's trades, latest first."""
     caller, query = app.caller(), app.query(TransactionsQuery)
     with database.transaction() as conn:
-        found = trades.of_user(
+        found = trade_reads.of_user(
             conn,
             caller.user_id,
             status=query.status,

@@ -13,7 +13,7 @@ from energy_market.api.fields import Cursor, Location, PageLimit
 from energy_market.aws.registry import MAX_CSR_CHARACTERS, Credentials, DeviceRegistry
 from energy_market.database import Database
 from energy_market.domain.devices import DeviceSide, DeviceType, ReportKind
-from energy_market.postgres import certificates, devices
+from energy_market.postgres import certificates, device_reports, devices
 from energy_market.usecases.register_device import RegisteredDevice, Registration, register_device
 from energy_market.usecases.remove_device import remove_device
 from energy_market.usecases.revoke_certificates import revoke_certificates, unknown_device
@@ -112,7 +112,7 @@ def reports(id: str) -> Response:  # noqa: A002 - the path's name for it
     caller, device_id = app.caller(), app.path_id(id)
     query = app.query(ReportsQuery)
     with database.transaction() as conn:
-        found = devices.reports(
+        found = device_reports.reports(
             conn,
             device_id,
             caller.user_id,

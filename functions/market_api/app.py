@@ -15,7 +15,7 @@ from energy_market.api.pages import PageQuery
 from energy_market.database import Database
 from energy_market.domain.errors import InvalidRequest, NotFound
 from energy_market.domain.orders import OrderStatus, OrderTerms, OrderType
-from energy_market.postgres import market, orders, trades, users
+from energy_market.postgres import market, orders, trade_reads, users
 from energy_market.usecases.answer_once import Answer, answer_once
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
@@ -249,7 +249,7 @@ def recent_trades() -> Response:
     caller = app.caller()
     query = app.query(PageQuery)
     with database.transaction() as conn:
-        page = trades.confirmed(
+        page = trade_reads.confirmed(
             conn,
             users.zone_of(conn, caller.user_id, share_lock=False),
             before=query.cursor.moment() if query.cursor is not None else None,

@@ -5,7 +5,7 @@ makes the write fail with one of `MOVED`, and the tick is to be taken again.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, LiteralString
@@ -16,6 +16,7 @@ from psycopg.errors import LockNotAvailable, SerializationFailure
 from energy_market.domain.candidates import Bounds, Limit, Place, Wanted
 from energy_market.domain.market import ChainHalt
 from energy_market.domain.matching import RULE_VERSION, Book, Match
+from energy_market.postgres.arrays import array
 from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 
 MOVED: Final = (SerializationFailure, LockNotAvailable)
@@ -392,8 +393,3 @@ def take(conn: Connection, matches: Sequence[Match], seen: Book) -> bool:
         },
     ).rowcount
     return written == len(matches)
-
-
-def array(numbers: Iterable[int]) -> str:
-    """An array as PostgreSQL spells it: psycopg takes ten times as long over a long list."""
-    return "{" + ",".join(map(str, numbers)) + "}"

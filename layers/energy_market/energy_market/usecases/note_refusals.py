@@ -11,7 +11,7 @@ from energy_market.database import Database
 from energy_market.logs import log
 from energy_market.messages.received import QueuedMessage
 from energy_market.messages.reports import Ignored, Refused
-from energy_market.postgres import devices
+from energy_market.postgres import device_reports
 
 
 @contextmanager
@@ -36,4 +36,4 @@ def note_ignored(conn: Connection, message: QueuedMessage, ignored: Collection[I
 def _keep(conn: Connection, message: QueuedMessage, *, code: str, field: str | None, sentence: str) -> None:
     refusal = {"topic": message.topic, "code": code, "field": field, "sentence": sentence}
     # Whoever was recognised is who the client id says.
-    devices.keep_report(conn, UUID(message.client_id), "refused", msgspec.json.encode(refusal).decode())
+    device_reports.keep_report(conn, UUID(message.client_id), "refused", msgspec.json.encode(refusal).decode())

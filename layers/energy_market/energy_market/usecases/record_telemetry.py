@@ -13,7 +13,7 @@ from energy_market.domain.devices import ReportKind
 from energy_market.domain.trades import Shortfall, ShortReason
 from energy_market.messages.received import Dropped, QueuedMessage, addressed, device_uuid
 from energy_market.messages.reports import Refused, read_donor_status, read_object, read_transfer_status
-from energy_market.postgres import certificates, devices, trades
+from energy_market.postgres import certificates, deliveries, device_reports, devices, trades
 from energy_market.usecases.note_refusals import note_ignored
 from energy_market.usecases.recognise_device import recognise
 
@@ -62,14 +62,14 @@ def _donor_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> 
     # What the device still holds of trades that are over is to be released; what it no longer lists has been, or was
     # lost before it could be paid. Trades are locked before devices, here as everywhere; if the status proves to be old
     # news, this is rolled back.
-    lost = trades.hold_reserved(conn, device_id, status.locks, seq=status.seq)
+    lost = deliveries.hold_reserved(conn, device_id, status.locks, seq=status.seq)
     if status.locks is not None:
-        trades.owe_unlock(conn, device_id, status.locks, seq=status.seq)
-        trades.settle_unlocks(conn, device_id, status.locks)
+        deliveries.owe_unlock(conn, device_id, status.locks, seq=status.seq)
+        deliveries.settle_unlocks(conn, device_id, status.locks)
     if status.available_wh is not None:
-        trades.count_fed(conn, device_id, seq=status.seq, received_ms=message.received_at_ms)
+        deliveries.count_fed(conn, device_id, seq=status.seq, received_ms=message.received_at_ms)
     failed = trades.fail(conn, lost, reason="reservation_lost", expected="Locked") if lost else []
-    taken = devices.record_status(
+    taken = device_reports.record_status(
         conn,
         device_id,
         available_wh=status.available_wh,
@@ -84,7 +84,7 @@ def _donor_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> 
         raise Dropped("unknown_device_or_old_news")
     if failed:  # it is matched after the status that comes next, not after this one
         devices.wait_for_status(conn, failed, received_ms=message.received_at_ms)
-    devices.keep_report(conn, device_id, "donor_status", payload.text)
+    device_reports.keep_report(conn, device_id, "donor_status", payload.text)
     note_ignored(conn, message, status.ignored)
     return Recorded(kind="donor_status", device_id=device_id, lost=tuple(failed))
 
@@ -92,7 +92,7 @@ def _donor_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> 
 def _transfer(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
     payload = read_object(message.payload)
     transfer = read_transfer_status(payload)
-    report = trades.record_delivery(
+    report = deliveries.record_delivery(
         conn,
         transfer.transaction_id,
         device_id=device_id,
@@ -100,7 +100,7 @@ def _transfer(conn: Connection, message: QueuedMessage, device_id: UUID) -> Reco
         delivered_wh=transfer.delivered_wh,
         seq=transfer.seq,
     )
-    noted = trades.note_delivered(
+    noted = deliveries.note_delivered(
         conn,
         transfer.transaction_id,
         device_id=device_id,
@@ -112,8 +112,8 @@ def _transfer(conn: Connection, message: QueuedMessage, device_id: UUID) -> Reco
         if not trades.is_of_device(conn, transfer.transaction_id, device_id):
             raise Refused("foreign_trade", "This is no trade of this device.", field="transaction_id")
         raise Dropped("unpaid_trade_or_old_news")
-    devices.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=True)
-    devices.keep_report(conn, device_id, "transfer", payload.text)
+    device_reports.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=True)
+    device_reports.keep_report(conn, device_id, "transfer", payload.text)
     note_ignored(conn, message, transfer.ignored)
     short = None
     if report is not None and report.delivery == "Short" and report.before != "Short":
@@ -137,9 +137,9 @@ def _alert(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorde
 
 def _kept(conn: Connection, message: QueuedMessage, device_id: UUID, kind: ReportKind) -> Recorded:
     text = read_object(message.payload).text
-    if not devices.record_sign_of_life(conn, device_id, received_ms=message.received_at_ms):
+    if not device_reports.record_sign_of_life(conn, device_id, received_ms=message.received_at_ms):
         raise Dropped("unknown_device")
-    devices.keep_report(conn, device_id, kind, text)
+    device_reports.keep_report(conn, device_id, kind, text)
     return Recorded(kind=kind, device_id=device_id)
 
 
@@ -158,7 +158,7 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     # Two events of a device at once: the later must see what the earlier has kept.
     if not devices.hold(conn, device_id):
         raise Dropped("unknown_device_or_old_news")
-    taken = devices.record_presence(
+    taken = device_reports.record_presence(
         conn,
         device_id,
         connected=kind == "connected",
@@ -169,7 +169,7 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     if not taken and kind == "connected":
         raise Dropped("unknown_device_or_old_news")
     # The end of a session that we have not heard of is kept too, for its beginning may come later.
-    devices.keep_report(conn, device_id, "presence", payload.text)
+    device_reports.keep_report(conn, device_id, "presence", payload.text)
     return Recorded(kind="presence", device_id=device_id)
 
 
