@@ -946,7 +946,7 @@ MUTANTS: Final = (
         "what_is_sent_does_not_count_against_the_limit",
         "gas is spent on trades that the contract will skip",
         ("tests/integration/settlement/test_limit.py::test_what_waits_to_be_mined_counts",),
-        (PAY, "room_nano -= settlement.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)", "settlement.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)"),
+        (PAY, "room_nano -= settleable.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)", "settleable.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)"),
     ),
     _mutant(
         "anybody_settles",
