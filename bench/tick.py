@@ -176,7 +176,7 @@ def whole_ticks(url: str, *, orders: int, rounds: int, with_the_specifications: 
         def ours() -> float:
             clear(conn)
             place(conn, flow)
-            took_s = timed(lambda: made.append(tick(database).trades))
+            took_s = timed(lambda: made.append(tick(database).matches))
             pairs[:] = conn.execute("SELECT ask, bid, energy_wh, price_micro FROM matches ORDER BY seq").fetchall()
             return took_s
 
@@ -285,7 +285,7 @@ def ticks_with_little_new(new_database: Callable[..., str], *, rounds: int) -> I
             begin = next(fresh)
             conn.execute("TRUNCATE matches")  # they have become trades, as after each tick
             place(conn, flow[begin : begin + NEW_ORDERS], vacuumed=False)
-            return seconds(lambda: made.append(tick(database).trades))
+            return seconds(lambda: made.append(tick(database).matches))
 
         def reading() -> float:
             return seconds(lambda: [resting.execute(statement.encode()).fetchall() for statement in READ_ALL])

@@ -80,7 +80,7 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
         mark=mark,
         zone=zone,
         ran=done.ran,
-        trades=done.trades,
+        matches=done.matches,
         locks_expired=done.locks_expired,
         orders_expired=done.orders_expired,
         attempts=done.attempts,
@@ -89,9 +89,9 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     )
     metric("TickDuration", duration_ms, "Milliseconds")
     if done.overlooked:
-        log("tick.overlooked", level="error", mark=mark, zone=zone, trades=done.overlooked)
+        log("tick.overlooked", level="error", mark=mark, zone=zone, matches=done.overlooked)
         metric("TradesOverlooked", done.overlooked)
-    return {"trades": done.trades}
+    return {"matches": done.matches}
 
 
 def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:

@@ -274,7 +274,7 @@ def test_a_tick_that_saw_no_pause_before_it_took_its_turn_sees_it_then(
 
     monkeypatch.setattr(market.database, "transaction", paused_in_between)
     done = run_tick(market.database, zone="default", settings=SETTINGS)
-    assert (done.ran, done.trades, done.attempts) == (True, 0, 1)
+    assert (done.ran, done.matches, done.attempts) == (True, 0, 1)
 
 
 # ------------------------------------------------------------------------------------------------ who may trade
@@ -301,7 +301,7 @@ def test_where_only_verified_users_trade_nobody_else_places_an_order(
 
 
 def matched_only_verified(market: Market) -> int:
-    return run_tick(market.database, zone="default", settings=SETTINGS, verified_only=True).trades
+    return run_tick(market.database, zone="default", settings=SETTINGS, verified_only=True).matches
 
 
 def test_resting_orders_of_who_is_no_longer_verified_are_not_matched(
@@ -351,7 +351,7 @@ def test_a_market_that_asks_no_more_matches_what_rests_though_nothing_is_new(mar
     crossing(market)
     assert matched_only_verified(market) == 0
     done = run_tick(market.database, zone="default", settings=SETTINGS)
-    assert (done.trades, done.overlooked) == (1, 0)
+    assert (done.matches, done.overlooked) == (1, 0)
 
 
 def test_an_order_that_comes_back_is_marked_anew(market: Market) -> None:

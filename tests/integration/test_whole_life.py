@@ -191,7 +191,7 @@ class WholeLife(Life, RuleBasedStateMachine):
     def tick(self) -> None:
         matches = self.expected.tick(self.now_s)
         tick = self.run_tick(self.stage.database)
-        assert (tick.ran, tick.trades, tick.overlooked) == (True, len(matches), 0)
+        assert (tick.ran, tick.matches, tick.overlooked) == (True, len(matches), 0)
         assert tick.halted == (None if self.expected.chain_answers else "chain_unreachable")
         assert sorted(self.new_trades()) == sorted(matches)
 

@@ -122,7 +122,7 @@ class Town:
             # In slow motion, on a slow machine, the book may not be had within a second: the next step's has its turn.
             self.done["tick gave way"] += 1
             return
-        self.done["trades"] += tick.trades
+        self.done["trades"] += tick.matches
         self.done["disturbed"] += tick.attempts > 1
         publish_commands(market.database, self._publish, settings=SETTINGS)
         time.sleep(chance.random() * 0.005)
