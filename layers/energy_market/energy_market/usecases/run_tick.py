@@ -18,7 +18,7 @@ ATTEMPTS: Final = 5
 MAX_EXPIRED: Final = 5_000
 """Maximum locks, orders, and devices' pauses that one tick ends, of each. The next tick takes the rest."""
 MAX_NEW: Final = 10_000
-"""Maximum new orders that are matched with what they reach. With more, reading all that crosses is quicker."""
+"""Maximum new orders that are matched with what they reach: with more, reading all that crosses is quicker."""
 MAX_CROSSING: Final = 200_000
 """Maximum orders of a kind that one tick matches: those of the best prices. The others wait for these to leave the book.
 
