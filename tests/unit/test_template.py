@@ -39,13 +39,31 @@ def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
 
 _Loader.add_multi_constructor("!", _tagged)
 
-TEMPLATE: dict[str, Any] = yaml.load((ROOT / "template.yaml").read_text(), _Loader)  # noqa: S506 - a SafeLoader
+
+def _read(path: str) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.load((ROOT / path).read_text(), _Loader)  # noqa: S506 - a SafeLoader
+    return read
+
+
+TEMPLATE = _read("template.yaml")
 RESOURCES: dict[str, Resource] = TEMPLATE["Resources"]
+"""Resources of the template itself, without those of the template that it nests."""
+WATCHING = _read("infra/watching.yaml")
+"""The nested template, which has the alarms, the dashboard and the WAF."""
 MAKEFILE = (ROOT / "functions" / "Makefile").read_text()
+ONLY_ON_AWS = ("AWS::WAFv2::", "AWS::CloudWatch::", "AWS::SNS::", "AWS::RDS::", "AWS::KMS::")
 
 
 def of_type(type_: str) -> dict[str, Resource]:
-    return {name: resource for name, resource in RESOURCES.items() if resource["Type"] == type_}
+    """The resources of a type, in either template."""
+    both = [*RESOURCES.items(), *WATCHING["Resources"].items()]
+    return {name: resource for name, resource in both if resource["Type"] == type_}
+
+
+def given_to_watching(parameter: str) -> dict[str, Any]:
+    """The value that the template gives to a parameter of the nested one."""
+    value: dict[str, Any] = RESOURCES["Watching"]["Properties"]["Parameters"][parameter]
+    return value
 
 
 FUNCTIONS = of_type("AWS::Serverless::Function")
@@ -312,10 +330,43 @@ def test_a_device_may_speak_and_hear_on_its_own_topics_only() -> None:
 
 
 def test_what_only_aws_has_is_left_out_elsewhere() -> None:
-    only_aws = ("AWS::WAFv2::", "AWS::CloudWatch::", "AWS::SNS::", "AWS::RDS::", "AWS::KMS::")
     for name, resource in RESOURCES.items():
-        if resource["Type"].startswith(only_aws):
-            assert resource.get("Condition") in {"IsAws", "MailsAlarms"}, name
+        if resource["Type"].startswith((*ONLY_ON_AWS, "AWS::Serverless::Application")):
+            assert resource.get("Condition") == "IsAws", name
+    # What is nested under the condition is nothing that an emulator could have.
+    for name, resource in WATCHING["Resources"].items():
+        assert resource["Type"].startswith(ONLY_ON_AWS), name
+    assert not RESOURCES.keys() & WATCHING["Resources"].keys()
+
+
+def test_the_template_says_what_runs_and_nests_what_watches() -> None:
+    assert len((ROOT / "template.yaml").read_text().splitlines()) <= 1_420
+    nested = RESOURCES["Watching"]
+    assert nested["Type"] == "AWS::Serverless::Application"
+    assert nested["Properties"]["Location"] == "infra/watching.yaml"
+    assert nested["Properties"]["Parameters"].keys() == WATCHING["Parameters"].keys()
+    assert [name for name, one in WATCHING["Parameters"].items() if "Default" in one] == []
+
+
+def test_what_watches_is_given_the_names_of_what_runs() -> None:
+    for queue in of_type("AWS::SQS::Queue"):
+        assert given_to_watching(queue) == {"Fn::GetAtt": f"{queue}.QueueName"}
+    for name in ("MatchingLoop", "RateLimitPerMinute", "SignInLimitPerMinute", "AlarmEmail"):
+        assert given_to_watching(name) == {"Ref": name}
+    assert given_to_watching("TopicKey") == {"Ref": "SecretsKey"}
+    assert given_to_watching("StackName") == {"Ref": "AWS::StackName"}
+    named = set(re.findall(r"\$\{StackName\}(-[\w-]+)", (ROOT / "infra" / "watching.yaml").read_text()))
+    names = {one["Properties"]["FunctionName"]["Fn::Sub"] for one in FUNCTIONS.values()}
+    assert named
+    assert {f"${{AWS::StackName}}{end}" for end in named} <= names
+
+
+def test_the_waf_stands_before_the_stage_that_the_api_has() -> None:
+    stage = RESOURCES["Api"]["Properties"]["StageName"]
+    assert given_to_watching("ApiStage")["Fn::Sub"].endswith(f"::/restapis/${{Api}}/stages/{stage}")
+    assert RESOURCES["Watching"]["DependsOn"] == f"Api{stage}Stage"  # SAM's name for it
+    (association,) = of_type("AWS::WAFv2::WebACLAssociation").values()
+    assert association["Properties"] == {"ResourceArn": {"Ref": "ApiStage"}, "WebACLArn": {"Fn::GetAtt": "WebAcl.Arn"}}
 
 
 READABLE = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -380,7 +431,8 @@ def test_the_waf_limits_what_the_functions_limit_and_has_the_common_rules() -> N
         "rate": {"Ref": "RateLimitPerMinute"},
         "sign-in-rate": {"Ref": "SignInLimitPerMinute"},
     }
-    assert {TEMPLATE["Parameters"][rate["Limit"]["Ref"]]["MinValue"] for rate in rates.values()} == {10}
+    limits = [given_to_watching(rate["Limit"]["Ref"])["Ref"] for rate in rates.values()]
+    assert {TEMPLATE["Parameters"][limit]["MinValue"] for limit in limits} == {10}
     # A browser's preflights count in neither.
     preflights, signing_in = rates["sign-in-rate"]["ScopeDownStatement"]["AndStatement"]["Statements"]
     assert preflights == rates["rate"]["ScopeDownStatement"]
