@@ -4,12 +4,14 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
 
+from energy_market import config
 from tests.api import ENVIRONMENT, load_function
 
 ROOT = Path(__file__).parents[2]
@@ -184,24 +186,79 @@ def _reachable(module: ast.Module, handler: str) -> Iterator[ast.stmt]:
             called |= {node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)} & functions.keys()
 
 
-def _variables_read_by(function: str) -> Iterator[str]:
-    settings = _variables_by_setting()
+def _statements_of(function: str) -> list[ast.stmt]:
+    """The statements that run when a function is loaded and called, without those of the layer."""
     name, _, handler = FUNCTIONS[function]["Properties"]["Handler"].partition(".")
     module = ast.parse((ROOT / "functions" / folder_of(function) / f"{name}.py").read_text())
-    for statement in _reachable(module, handler):
+    return list(_reachable(module, handler))
+
+
+def _settings_read_by(function: str) -> set[str]:
+    """The functions of config.py that a function calls."""
+    return {
+        node.attr
+        for statement in _statements_of(function)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config"
+    }
+
+
+def _variables_read_by(function: str) -> Iterator[str]:
+    settings = _variables_by_setting()
+    for setting in _settings_read_by(function):
+        yield from settings.get(setting, set())
+    for statement in _statements_of(function):
         for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config":
-                yield from settings.get(node.attr, set())
             if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
                 yield ast.literal_eval(node.slice)
 
 
+READ_BY_LIBRARIES = {"RES_OPTIONS": "glibc's resolver of names"}
+NOTHING = {"Ref": "AWS::NoValue"}
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_function_is_given_the_variables_that_it_reads_and_no_others(function: str) -> None:
-    shared = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"].keys()
-    own = FUNCTIONS[function]["Properties"].get("Environment", {}).get("Variables", {}).keys()
+    shared = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
+    own = FUNCTIONS[function]["Properties"].get("Environment", {}).get("Variables", {})
+    given = {name for name, value in {**shared, **own}.items() if value != NOTHING}
     read = {name for name in _variables_read_by(function) if not name.startswith("AWS_")}
-    assert read - shared == own - shared
+    assert read == given - READ_BY_LIBRARIES.keys()
+
+
+PASSED_ON = {"http_settings": "to Api", "sign_in_settings": "to the use cases of the sign-in"}
+"""Settings that functions hand on as a whole, and to whom."""
+
+
+def _fields_of(setting: str) -> set[str]:
+    """The names of what a function of config.py returns; none for a single value."""
+    returned = get_type_hints(getattr(config, setting))["return"]
+    return {field.name for field in fields(returned)} if is_dataclass(returned) else set()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_function_reads_settings_of_which_it_uses_a_part(function: str) -> None:
+    attributes = {
+        node.attr
+        for statement in _statements_of(function)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Attribute)
+    }
+    for setting in _settings_read_by(function) - PASSED_ON.keys():
+        assert _fields_of(setting) <= attributes, setting
+
+
+def test_whoever_is_handed_settings_as_a_whole_uses_all_of_them() -> None:
+    layer = ROOT / "layers" / "energy_market" / "energy_market"
+    attributes = {
+        node.attr
+        for path in [*layer.rglob("*.py"), *(ROOT / "functions" / "auth_api").glob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    for setting in PASSED_ON:
+        assert _fields_of(setting) <= attributes
+        assert _fields_of(setting)
 
 
 @pytest.mark.parametrize(
@@ -340,7 +397,7 @@ def test_what_only_aws_has_is_left_out_elsewhere() -> None:
 
 
 def test_the_template_says_what_runs_and_nests_what_watches() -> None:
-    assert len((ROOT / "template.yaml").read_text().splitlines()) <= 1_420
+    assert len((ROOT / "template.yaml").read_text().splitlines()) <= 1_400
     nested = RESOURCES["Watching"]
     assert nested["Type"] == "AWS::Serverless::Application"
     assert nested["Properties"]["Location"] == "infra/watching.yaml"
