@@ -68,28 +68,25 @@ class ChainSettings:
     settlement_contract: str
     token_contract: str
     token_decimals: int  # expected: amounts go by what the token itself says
-    confirmations: int
-    finality_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorSettings:
+    """The account that settles."""
+
+    private_key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettlementSettings:
-    """What the operator needs to settle."""
+    """How the operator settles."""
 
-    operator_private_key: str = field(repr=False)
     max_batch: int
+    confirmations: int
+    finality_blocks: int
     delivery_window_s: int
     min_priority_fee_wei: int  # for each gas
     max_fee_wei: int  # for each gas
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MarketSettings:
-    """Times that the market's rules use."""
-
-    lock_timeout_s: int
-    device_online_s: int
-    settlement_window_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,9 +134,12 @@ def chain_settings() -> ChainSettings:
         settlement_contract=_text("SETTLEMENT_CONTRACT"),
         token_contract=_text("TOKEN_CONTRACT"),
         token_decimals=_number("TOKEN_DECIMALS"),
-        confirmations=_number("CONFIRMATIONS"),
-        finality_blocks=_number("FINALITY_BLOCKS"),
     )
+
+
+def confirmations() -> int:
+    """Blocks, a settlement's own included, before its trades are confirmed."""
+    return _number("CONFIRMATIONS")
 
 
 def settlement_block() -> int:
@@ -147,24 +147,31 @@ def settlement_block() -> int:
     return _number("SETTLEMENT_BLOCK")
 
 
-def settlement_settings() -> SettlementSettings:
+def operator_settings() -> OperatorSettings:
     """Settings of the operator."""
+    return OperatorSettings(private_key=_text("OPERATOR_PRIVATE_KEY"))
+
+
+def settlement_settings() -> SettlementSettings:
+    """Settings of the settlement."""
     return SettlementSettings(
-        operator_private_key=_text("OPERATOR_PRIVATE_KEY"),
         max_batch=_number("MAX_BATCH"),
+        confirmations=confirmations(),
+        finality_blocks=_number("FINALITY_BLOCKS"),
         delivery_window_s=_number("DELIVERY_WINDOW_S"),
         min_priority_fee_wei=_gwei("MIN_PRIORITY_FEE_GWEI"),
         max_fee_wei=_gwei("MAX_FEE_GWEI"),
     )
 
 
-def market_settings() -> MarketSettings:
-    """Settings of the market's rules."""
-    return MarketSettings(
-        lock_timeout_s=_number("LOCK_TIMEOUT_S"),
-        device_online_s=_number("DEVICE_ONLINE_S"),
-        settlement_window_s=_number("SETTLEMENT_WINDOW_S"),
-    )
+def lock_timeout_s() -> int:
+    """Seconds that a device has to answer a lock."""
+    return _number("LOCK_TIMEOUT_S")
+
+
+def settlement_window_s() -> int:
+    """Seconds from a trade's lock until the contract refuses to settle it."""
+    return _number("SETTLEMENT_WINDOW_S")
 
 
 def device_online_s() -> int:

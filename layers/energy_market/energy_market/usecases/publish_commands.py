@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.domain.commands import Command
 from energy_market.messages.published import Publish
@@ -32,7 +31,7 @@ class Published:
     failed: tuple[tuple[Command, Exception], ...]
 
 
-def publish_commands(database: Database, publish: Publish, *, settings: MarketSettings) -> Published:
+def publish_commands(database: Database, publish: Publish, *, lock_timeout_s: int, device_online_s: int) -> Published:
     """Make trades of all matches, so many at once; claim what is to be said, commit, then say it, locks in portions.
 
     A lock's deadline is durable before its device can answer.
@@ -48,18 +47,18 @@ def publish_commands(database: Database, publish: Publish, *, settings: MarketSe
         if not leases.acquire(conn, LEASE, holder=holder, lease_s=LEASE_S):
             return Published(locks=0, unlocks=0, transfers=0, failed=())
     try:
-        return _publish_commands(database, publish, settings=settings)
+        return _publish_commands(database, publish, lock_timeout_s=lock_timeout_s, device_online_s=device_online_s)
     finally:
         with database.transaction() as conn:
             leases.release(conn, LEASE, holder=holder)
 
 
-def _publish_commands(database: Database, publish: Publish, *, settings: MarketSettings) -> Published:
+def _publish_commands(database: Database, publish: Publish, *, lock_timeout_s: int, device_online_s: int) -> Published:
     owed: list[Command] | None = None
     while owed is None:
         with database.transaction() as conn:
             if trades.make(conn, limit=MAX_AT_ONCE) < MAX_AT_ONCE:
-                owed = commands.claim_owed(conn, device_online_s=settings.device_online_s, limit=MAX_AT_ONCE)
+                owed = commands.claim_owed(conn, device_online_s=device_online_s, limit=MAX_AT_ONCE)
     unlocks = [command for command in owed if command.kind == "unlock"]
     transfers = [command for command in owed if command.kind != "unlock"]
     failed = publish(unlocks)
@@ -67,7 +66,7 @@ def _publish_commands(database: Database, publish: Publish, *, settings: MarketS
     while locks < MAX_AT_ONCE:
         limit = min(LOCKS_AT_ONCE, MAX_AT_ONCE - locks)
         with database.transaction() as conn:
-            claimed = commands.claim_locks(conn, lock_timeout_s=settings.lock_timeout_s, limit=limit)
+            claimed = commands.claim_locks(conn, lock_timeout_s=lock_timeout_s, limit=limit)
         if not claimed:
             break
         locks += len(claimed)
