@@ -23,7 +23,7 @@ from bench.matching import EnergyOrder, the_specifications_loop
 from bench.measure import Row, Table, alternated, median, ms, timed
 from energy_market.config import MarketSettings
 from energy_market.database import Database
-from energy_market.postgres.book import array
+from energy_market.postgres.arrays import array
 from energy_market.postgres.migrations import migrate
 from energy_market.usecases.run_tick import Tick, run_tick
 
@@ -176,7 +176,7 @@ def whole_ticks(url: str, *, orders: int, rounds: int, with_the_specifications: 
         def ours() -> float:
             clear(conn)
             place(conn, flow)
-            took_s = timed(lambda: made.append(tick(database).trades))
+            took_s = timed(lambda: made.append(tick(database).matches))
             pairs[:] = conn.execute("SELECT ask, bid, energy_wh, price_micro FROM matches ORDER BY seq").fetchall()
             return took_s
 
@@ -285,7 +285,7 @@ def ticks_with_little_new(new_database: Callable[..., str], *, rounds: int) -> I
             begin = next(fresh)
             conn.execute("TRUNCATE matches")  # they have become trades, as after each tick
             place(conn, flow[begin : begin + NEW_ORDERS], vacuumed=False)
-            return seconds(lambda: made.append(tick(database).trades))
+            return seconds(lambda: made.append(tick(database).matches))
 
         def reading() -> float:
             return seconds(lambda: [resting.execute(statement.encode()).fetchall() for statement in READ_ALL])

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from deploy import STACK
 from services import AWS_ENVIRONMENT, LOCAL, read_stack
 
-from energy_market.dead_letters import move_back
+from energy_market.aws.dead_letters import move_back
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient

@@ -10,9 +10,9 @@ import psycopg
 
 from energy_market import config
 from energy_market.database import Database
-from energy_market.devices import PUBLISHERS, Publish, publisher
 from energy_market.domain.loop import MINUTE, STEP, marks_from
 from energy_market.logs import log, metric
+from energy_market.messages.published import PUBLISHERS, Publish, publisher
 from energy_market.postgres import market, zones
 from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.run_tick import run_tick
@@ -80,7 +80,7 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
         mark=mark,
         zone=zone,
         ran=done.ran,
-        trades=done.trades,
+        matches=done.matches,
         locks_expired=done.locks_expired,
         orders_expired=done.orders_expired,
         attempts=done.attempts,
@@ -89,9 +89,9 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     )
     metric("TickDuration", duration_ms, "Milliseconds")
     if done.overlooked:
-        log("tick.overlooked", level="error", mark=mark, zone=zone, trades=done.overlooked)
+        log("tick.overlooked", level="error", mark=mark, zone=zone, matches=done.overlooked)
         metric("TradesOverlooked", done.overlooked)
-    return {"trades": done.trades}
+    return {"matches": done.matches}
 
 
 def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:

@@ -13,8 +13,9 @@ import msgspec
 import psycopg
 
 from energy_market.database import Database
-from energy_market.devices import QueuedMessage, publisher
 from energy_market.domain.commands import Command
+from energy_market.messages.published import publisher
+from energy_market.messages.received import QueuedMessage
 from tests.api import load_function
 from tests.integration.crashes import Fuse, FusedClient, FusedDatabase, occupy
 from tests.integration.market import Home, Market

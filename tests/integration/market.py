@@ -9,12 +9,12 @@ from uuid import UUID, uuid4
 
 from energy_market.config import MarketSettings
 from energy_market.database import Database
-from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.domain.devices import Device
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.domain.trades import Trade
-from energy_market.postgres import certificates, commands, devices, market, orders, trades
+from energy_market.messages.received import QueuedMessage
+from energy_market.postgres import certificates, commands, devices, market, orders, trade_reads, trades
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
@@ -140,7 +140,7 @@ class Market:
 
     def trades(self, user: UUID) -> list[Trade]:
         with self.database.transaction() as conn:
-            return trades.of_user(conn, user, limit=100)
+            return trade_reads.of_user(conn, user, limit=100)
 
     def seen(self, home: Home) -> Device:
         """A home's only device, as its owner sees it."""

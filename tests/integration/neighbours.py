@@ -17,10 +17,10 @@ import client
 from client import MarketClient, RegisteredDevice
 from eth_account import Account
 
+from energy_market.aws.dead_letters import DeadLetters
+from energy_market.aws.registry import DeviceRegistry
 from energy_market.config import DeadLetterQueue
 from energy_market.database import Database
-from energy_market.dead_letters import DeadLetters
-from energy_market.device_registry import DeviceRegistry
 from energy_market.usecases.tidy_device import tidy_devices
 from tests.api import Answer, Client
 from tests.integration.crashes import Crashed, Fuse, FusedClient, FusedDatabase, occupy

@@ -36,10 +36,10 @@ def crossing(market: Market) -> None:
 def test_before_the_first_sweep_nothing_is_matched_and_after_it_all_is(market: Market) -> None:
     crossing(market)
     tick = run_tick(market.database, zone="default", settings=SETTINGS)
-    assert (tick.ran, tick.trades, tick.halted) == (True, 0, "chain_unreachable")
+    assert (tick.ran, tick.matches, tick.halted) == (True, 0, "chain_unreachable")
     asked(market)
     tick = run_tick(market.database, zone="default", settings=SETTINGS)
-    assert (tick.trades, tick.halted) == (1, None)
+    assert (tick.matches, tick.halted) == (1, None)
 
 
 def test_nothing_is_matched_a_minute_after_the_chain_last_answered(market: Market) -> None:
@@ -80,7 +80,7 @@ def test_a_chain_on_which_nothing_can_be_paid_stops_matching_at_once(market: Mar
     crossing(market)
     asked(market, unfit="the contract is paused by its owner")
     tick = run_tick(market.database, zone="default", settings=SETTINGS)
-    assert (tick.trades, tick.halted) == (0, "chain_unfit")
+    assert (tick.matches, tick.halted) == (0, "chain_unfit")
     asked(market)
     assert len(market.tick().trade_ids) == 1
 

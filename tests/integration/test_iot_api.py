@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from energy_market.aws.registry import Credentials, DeviceRegistry, check_csr
 from energy_market.database import Database
-from energy_market.device_registry import Credentials, DeviceRegistry, check_csr
 from energy_market.domain.errors import Conflict, InvalidRequest
 from energy_market.usecases.answer_once import Answer
 from energy_market.usecases.register_device import Registration, register_device

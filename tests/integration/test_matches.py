@@ -26,12 +26,12 @@ def free_wh(market: Market, home: Home) -> int | None:
 def test_a_match_counts_as_matched_and_as_promised_before_it_is_a_trade(market: Market) -> None:
     home, buyer = market.home(available_wh=900), market.user()
     ask, bid = market.order(home.user, "sell", 500, 200_000), market.order(buyer, "buy", 500, 200_000)
-    assert only_tick(market).trades == 1
+    assert only_tick(market).matches == 1
     assert [market.status_of(order) for order in (ask, bid)] == ["Matched", "Matched"]
     assert free_wh(market, home) == 400
     market.order(home.user, "sell", 500, 200_000)
     market.order(buyer, "buy", 500, 200_000)
-    assert only_tick(market).trades == 0
+    assert only_tick(market).matches == 0
     assert market.trades(buyer) == []
 
 
@@ -171,7 +171,7 @@ def test_what_is_new_is_looked_up_by_indexes_alone(market: Market, plan: str) ->
         conn.execute(f"SET SESSION plan_cache_mode = {plan}".encode())
     before = read_from_end_to_end()
     ask = market.order(home.user, "sell", 500, 100_000)
-    assert only_tick(market).trades == 1
+    assert only_tick(market).matches == 1
     assert market.status_of(ask) == "Matched"
     assert only_tick(market) == Tick(ran=True)
     assert read_from_end_to_end() == before
@@ -193,8 +193,8 @@ def test_an_order_that_commits_after_a_later_one_was_seen_is_seen(market: Market
             (early[0], buyer, early[1]),
         )
         ask = market.order(home.user, "sell", 500, 200_000)
-        assert only_tick(market).trades == 0
-    assert only_tick(market).trades == 1
+        assert only_tick(market).matches == 0
+    assert only_tick(market).matches == 1
     assert market.status_of(ask) == "Matched"
     late.close()
 
@@ -209,7 +209,7 @@ def test_more_new_orders_than_are_looked_at_one_by_one_are_all_seen(
     market.order(market.user(), "sell", 100, 1)  # it has no device, and is none of those that are looked at
     for price_micro in (1, 1, 1, 200_000):
         market.order(buyer, "buy", 500, price_micro)
-    assert only_tick(market).trades == 1
+    assert only_tick(market).matches == 1
 
 
 def test_a_bid_that_grows_again_meets_an_ask_that_was_too_large_for_it(market: Market) -> None:
@@ -218,11 +218,11 @@ def test_a_bid_that_grows_again_meets_an_ask_that_was_too_large_for_it(market: M
     market.order(buyer, "buy", 500, 200_000, partial=True)
     market.tick()
     large = market.order(other.user, "sell", 500, 200_000)
-    assert only_tick(market).trades == 0
+    assert only_tick(market).matches == 0
     market.publish()
     (trade,) = market.trades(buyer)
     assert market.answer(home.device, small, "rejected", trade=trade.id) == "rejected"
-    assert only_tick(market).trades == 1
+    assert only_tick(market).matches == 1
     assert market.status_of(large) == "Matched"
 
 
@@ -233,10 +233,10 @@ def test_what_only_a_look_at_the_whole_book_finds_is_counted(market: Market) -> 
     bid = market.order(buyer, "buy", 500, 200_000)
     only_tick(market)
     market.sql("UPDATE open_orders SET price_micro = 300000 WHERE order_id = %s", bid)
-    assert only_tick(market).trades == 0
+    assert only_tick(market).matches == 0
     market.sql("UPDATE ticks SET whole_at = whole_at - interval '10 minutes'")
     done = only_tick(market)
-    assert (done.trades, done.overlooked) == (1, 1)
+    assert (done.matches, done.overlooked) == (1, 1)
 
 
 def test_a_snapshot_of_another_server_is_not_believed(market: Market) -> None:
@@ -246,5 +246,5 @@ def test_a_snapshot_of_another_server_is_not_believed(market: Market) -> None:
     market.order(buyer, "buy", 500, 200_000)
     market.sql("UPDATE ticks SET seen = '9000000000:9000000000:'")
     done = only_tick(market)
-    assert (done.trades, done.overlooked) == (1, 0)
+    assert (done.matches, done.overlooked) == (1, 0)
     assert market.sql("SELECT pg_snapshot_xmax(seen)::text::bigint < 9000000000 FROM ticks") == [(True,)]

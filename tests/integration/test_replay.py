@@ -10,7 +10,7 @@ import pytest
 from replay import dead_letters, replay
 from services import remove_state, start_ministack
 
-from energy_market.dead_letters import move_back
+from energy_market.aws.dead_letters import move_back
 
 
 @pytest.fixture(scope="module")

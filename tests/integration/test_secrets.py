@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from energy_market import config
+from energy_market.aws.registry import Credentials
 from energy_market.database import Database
-from energy_market.device_registry import Credentials
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.node_check import Expected, check
 from energy_market.evm.rpc import Rpc

@@ -126,7 +126,7 @@ def test_what_a_device_has_promised_its_other_orders_no_longer_show(market: Mark
     market.order(home.user, "sell", 400, 300_000)
     market.order(home.user, "sell", 800, 350_000, partial=True)
     market.order(buyer, "buy", 700, 250_000)
-    assert run_tick(market.database, zone="default", settings=SETTINGS).trades == 1
+    assert run_tick(market.database, zone="default", settings=SETTINGS).matches == 1
     market.show()  # it is a match yet
     assert asks(market) == [(350_000, 300)]
     market.publish()

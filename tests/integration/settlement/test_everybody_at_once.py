@@ -17,10 +17,10 @@ from uuid import UUID
 import psycopg
 from psycopg.errors import LockNotAvailable
 
-from energy_market.device_registry import Credentials
-from energy_market.devices import Dropped, QueuedMessage
+from energy_market.aws.registry import Credentials
 from energy_market.domain.commands import Command
 from energy_market.domain.errors import MarketError
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
@@ -122,7 +122,7 @@ class Town:
             # In slow motion, on a slow machine, the book may not be had within a second: the next step's has its turn.
             self.done["tick gave way"] += 1
             return
-        self.done["trades"] += tick.trades
+        self.done["trades"] += tick.matches
         self.done["disturbed"] += tick.attempts > 1
         publish_commands(market.database, self._publish, settings=SETTINGS)
         time.sleep(chance.random() * 0.005)

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 from energy_market.config import MarketSettings
 from energy_market.database import Database
-from energy_market.devices import Publish
 from energy_market.domain.commands import Command
+from energy_market.messages.published import Publish
 from energy_market.postgres import commands, leases, trades
 
 MAX_AT_ONCE: Final = 2_000
