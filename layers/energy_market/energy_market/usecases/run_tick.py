@@ -21,7 +21,6 @@ MAX_NEW: Final = 10_000
 MAX_CROSSING: Final = 200_000
 """Maximum orders of a kind that one tick matches: those of the best prices. The others wait until these have left.
 
-
 It bounds a tick's memory (measured: 0.2 kB for each) and time.
 """
 MAX_MATCHES: Final = 50_000
