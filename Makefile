@@ -54,22 +54,23 @@ set-up:
 	@$(PYTHON) -B localstack/set_up.py $(SET_UP)
 
 run: set-up
-	@$(VENV)/python localstack/run.py
+	@$(VENV)/python -m local_market run
 
 chaos: set-up
-	@$(VENV)/python localstack/chaos.py
+	@$(VENV)/python -m local_market chaos
 
 up: set-up
-	@$(VENV)/python localstack/up.py
+	@$(VENV)/python -m local_market up
 
+# From the folder of the package: an environment that an older version made does not know where it is.
 down:
-	@if [ -x $(VENV)/python ]; then $(VENV)/python localstack/down.py; else echo "Nothing of this checkout runs."; fi
+	@if [ -x $(VENV)/python ]; then cd localstack && $(VENV)/python -m local_market down; else echo "Nothing of this checkout runs."; fi
 
 reconcile: set-up
-	@$(VENV)/python localstack/reconcile.py
+	@$(VENV)/python -m local_market reconcile
 
 replay: set-up
-	@$(VENV)/python localstack/replay.py
+	@$(VENV)/python -m local_market replay
 
 deploy: set-up
 	@env -u MAKEFLAGS -u MAKEOVERRIDES BUILD_PYTHON=$(VENV)/python UV=$(LOCAL)/bin/uv LAMBDA_PYTHON=$(RUNTIME) SAM_CLI_TELEMETRY=0 \
@@ -82,22 +83,22 @@ test: set-up
 	@$(VENV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 localstack: set-up
-	@$(VENV)/python localstack/compose.py
+	@$(VENV)/python -m local_market compose
 
 localstack-test: SET_UP = localstack lambda
 localstack-test: set-up
-	@$(VENV)/python localstack/localstack_test.py $(TESTS)
+	@$(VENV)/python -m local_market conformance $(TESTS)
 
 bench: SET_UP = bench
 bench: set-up
-	@PYTHONPATH=$(CURDIR)/localstack $(LOCAL)/bench/bin/python -m bench $(if $(QUICK),--quick) $(SECTIONS)
+	@$(LOCAL)/bench/bin/python -m bench $(if $(QUICK),--quick) $(SECTIONS)
 
 mutants: set-up
 	@$(VENV)/python -m tests.mutants
 
 security: SET_UP = security slither
 security: set-up
-	@PYTHONPATH=$(CURDIR)/localstack $(VENV)/python -m tests.security $(ATTACKS)
+	@$(VENV)/python -m tests.security $(ATTACKS)
 
 check: set-up
 	$(VENV)/ruff check .
@@ -134,6 +135,6 @@ lock:
 	npm install --package-lock-only --ignore-scripts
 
 clean:
-	@if [ -x $(VENV)/python ]; then $(VENV)/python localstack/down.py --remove; fi
+	@if [ -x $(VENV)/python ]; then cd localstack && $(VENV)/python -m local_market down --remove; fi
 	@rm -rf .local .aws-sam node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

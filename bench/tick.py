@@ -16,7 +16,6 @@ from typing import Final
 
 import psycopg
 from psycopg import Connection
-from services import LOCAL, remove_state, start_postgres
 
 from bench.flow import DONORS, RECIPIENTS, Placed, order_flow
 from bench.matching import EnergyOrder, the_specifications_loop
@@ -25,6 +24,9 @@ from energy_market.database import Database
 from energy_market.postgres.arrays import array
 from energy_market.postgres.migrations import migrate
 from energy_market.usecases.run_tick import Tick, run_tick
+from local_market.parts.places import LOCAL
+from local_market.parts.postgres import start_postgres
+from local_market.stack.stack import remove_state
 
 ORDERS: Final = 100_000
 NEW_ORDERS: Final = 1_000

@@ -14,7 +14,7 @@ from tests.security.findings import Finding
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 TOOLS: Final = CHECKOUT / ".local" / "security" / "bin"
-PYTHON_FOLDERS: Final = ("layers", "functions", "devices", "infra", "localstack", "bench")
+PYTHON_FOLDERS: Final = ("layers", "functions", "devices", "clients", "infra", "localstack", "bench")
 TEMPLATES: Final = ("template.yaml", "infra/watching.yaml")
 TIMEOUT_S: Final = 600
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from services import remove_state, start_anvil
 
+from local_market.parts.anvil import start_anvil
+from local_market.stack.stack import remove_state
 from tests.api import ENVIRONMENT, load_function
 from tests.chain import Chain
 from tests.integration.settlement.world import World
