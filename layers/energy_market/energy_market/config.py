@@ -25,7 +25,7 @@ class ConfigurationError(Exception):
 
 
 def database_url() -> str:
-    """The libpq connection string. One that libpq would misread is refused here: its words would quote a password."""
+    """The libpq connection string. A malformed one is refused here, because libpq's error would quote the password."""
     url = _text("DATABASE_URL")
     if not _is_connection_string(url):
         raise ConfigurationError(

@@ -25,9 +25,9 @@ def quantity(answer: Any, *, bits: int = WORD_BITS) -> int:  # noqa: ANN401 -- J
     try:
         number = answer if isinstance(answer, int) and not isinstance(answer, bool) else int(answer, 16)
     except (TypeError, ValueError) as error:
-        raise Unreachable("the node's answer is no number") from error
+        raise Unreachable("the node sent a malformed number") from error
     if not 0 <= number < 2**bits:
-        raise Unreachable("the node's answer is no such number")
+        raise Unreachable("the node sent a number that is too large")
     return number
 
 
@@ -35,11 +35,11 @@ def words(answer: object) -> list[int]:
     """The words of a contract's answer or of an event's data. Raises Unreachable if it is not made of words."""
     digits = str(answer).lower().removeprefix("0x")
     if len(digits) % WORD:
-        raise Unreachable("the node's answer is not made of words")
+        raise Unreachable("the node sent malformed words")
     try:
         return [int(digits[start : start + WORD], 16) for start in range(0, len(digits), WORD)]
     except ValueError as error:
-        raise Unreachable("the node's answer is no number") from error
+        raise Unreachable("the node sent a malformed number") from error
 
 
 def word(number: int) -> str:
@@ -50,5 +50,5 @@ def word(number: int) -> str:
 def digest(answer: Any) -> str:  # noqa: ANN401 -- JSON
     """A hash or a topic as we store and compare it: in lower case. Raises Unreachable if it is no text."""
     if not isinstance(answer, str):
-        raise Unreachable("the node's answer is no hash")
+        raise Unreachable("the node sent a malformed hash")
     return answer.lower()

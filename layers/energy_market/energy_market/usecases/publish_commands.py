@@ -12,13 +12,13 @@ from energy_market.postgres import commands, leases, trades
 
 MAX_AT_ONCE: Final = 2_000
 LOCKS_AT_ONCE: Final = 200
-"""Of a lock that is claimed the time runs: what is not said for a while yet is not claimed yet."""
+"""Locks that are claimed and published at a time: a lock's deadline starts when it is claimed."""
 LOCKS_FOR_S: Final = 3.0
-"""Less than a step: where the broker is slow, the next call says the others, and not both at the same time."""
+"""Seconds in which one call publishes locks, less than a step: with a slow broker the next call publishes the others."""
 
 LEASE: Final = "commands"
 LEASE_S: Final = 10.0
-"""Of a publisher that died the next but one goes on: its locks still have most of their time."""
+"""Seconds after which a later call takes over from a publisher that died; its locks still have most of their time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +32,14 @@ class Published:
 
 
 def publish_commands(database: Database, publish: Publish, *, lock_timeout_s: int, device_online_s: int) -> Published:
-    """Make trades of all matches, so many at once; claim what is to be said, commit, then say it, locks in portions.
+    """Turn all matches into trades, `MAX_AT_ONCE` per transaction; then claim the commands that are due, and publish them.
 
-    A lock's deadline is durable before its device can answer.
+    Claims are committed before anything is published, so a lock's deadline is durable before its device can answer.
+    A command that was claimed and not published, because a process died or the broker was away, is claimed again later.
+    Unlocks go first: the same tick may sell the energy of a failed trade again, and a device that receives the new lock
+    while it still holds the old one refuses it. Transfers go last: they have no deadline.
 
-    What is claimed and then not said, because a process died or the broker was away, is claimed again a little later.
-    Unlocks go first: the energy of a failed trade may be sold again by the same tick, and a device that hears the new
-    lock while it still holds the old one refuses it. Transfers go last: they have no deadline.
-
-    One at a time: while another is at it this does nothing, or a slow broker would have ever more of them.
+    Two calls never run at once: the second does nothing, or a slow broker would have ever more of them.
     """
     holder = uuid4()
     with database.transaction() as conn:
