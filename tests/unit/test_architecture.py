@@ -17,12 +17,12 @@ MAY_IMPORT = {
     "postgres": {"postgres", "domain"},
     "evm": {"evm", "domain"},
     "messages": {"messages", "domain", "database", "logs"},
-    "aws": {"aws", "domain", "config"},
+    "aws": {"aws", "domain"},
     "config": {"domain"},
     "database": set[str](),
     "logs": set[str](),
-    "usecases": {"usecases", "postgres", "evm", "messages", "aws", "domain", "database", "config", "logs"},
-    "api": {"api", "postgres", "domain", "database", "config"},
+    "usecases": {"usecases", "postgres", "evm", "messages", "aws", "domain", "database", "logs"},
+    "api": {"api", "postgres", "domain", "database"},
     "__init__": set[str](),
 }
 # The launcher's rooms, from the ground up: each imports only what lies below it, and itself.

@@ -5,13 +5,21 @@ No error says what a variable holds, and what holds a secret does not show it: b
 
 import json
 import os
-from dataclasses import dataclass, field
 from typing import Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from energy_market.domain.errors import InvalidRequest
+from energy_market.domain.settings import (
+    ChainSettings,
+    DeadLetterQueue,
+    DeviceSettings,
+    HttpSettings,
+    OperatorSettings,
+    SettlementSettings,
+    SignInSettings,
+)
 
 MIN_KEY_CHARACTERS: Final = 32
 """Of a key of access tokens: as many bits as the hash has (RFC 7518, 3.2), if they are random."""
@@ -37,73 +45,6 @@ def database_url() -> str:
 def settle_function() -> str:
     """The name of the function that settles, for whoever wakes it."""
     return _text("SETTLE_FUNCTION")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpSettings:
-    """What every API function needs."""
-
-    rate_limit_per_minute: int  # of one source
-    user_limit_per_minute: int  # of one user, from wherever
-    allowed_origins: tuple[str, ...]
-    jwt_keys: dict[str, str] = field(repr=False)  # kid -> secret; the first signs, all verify
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignInSettings:
-    """Who a wallet's owner signs in to (EIP-4361 domain, URI and chain id)."""
-
-    domain: str
-    uri: str
-    chain_id: int
-    limit_per_minute: int  # of one source, of all routes that sign in together
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainSettings:
-    """The chain and the contracts that trades are settled on."""
-
-    chain_id: int
-    rpc_url: str = field(repr=False)  # it may hold an access key
-    settlement_contract: str
-    token_contract: str
-    token_decimals: int  # expected: amounts go by what the token itself says
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OperatorSettings:
-    """The account that settles."""
-
-    private_key: str = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettlementSettings:
-    """How the operator settles."""
-
-    max_batch: int
-    confirmations: int
-    finality_blocks: int
-    delivery_window_s: int
-    min_priority_fee_wei: int  # for each gas
-    max_fee_wei: int  # for each gas
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterQueue:
-    """A queue of what failed for good, and the one that it came from."""
-
-    url: str
-    source_url: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSettings:
-    """What a device is given at its registration."""
-
-    policy: str
-    broker: str  # host:port
-    ca_url: str
 
 
 def http_settings() -> HttpSettings:

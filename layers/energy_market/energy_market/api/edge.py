@@ -22,10 +22,10 @@ import msgspec
 from chalice.app import Chalice, Response
 
 from energy_market.api.exchange import Exchange, network_of
-from energy_market.config import HttpSettings
 from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain import errors, tokens
 from energy_market.domain.errors import InvalidRequest, MarketError, Unauthorized
+from energy_market.domain.settings import HttpSettings
 from energy_market.postgres import rate_limits
 
 MAX_BODY_BYTES: Final = 16 * 1024

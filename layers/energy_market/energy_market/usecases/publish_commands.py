@@ -14,7 +14,7 @@ MAX_AT_ONCE: Final = 2_000
 LOCKS_AT_ONCE: Final = 200
 """Locks that are claimed and published at a time: a lock's deadline starts when it is claimed."""
 LOCKS_FOR_S: Final = 3.0
-"""Seconds in which one call publishes locks, less than a step: with a slow broker the next call publishes the others."""
+"""Seconds in which one call publishes locks, less than a step: if the broker is slow, the next call goes on."""
 
 LEASE: Final = "commands"
 LEASE_S: Final = 10.0
@@ -32,7 +32,7 @@ class Published:
 
 
 def publish_commands(database: Database, publish: Publish, *, lock_timeout_s: int, device_online_s: int) -> Published:
-    """Turn all matches into trades, `MAX_AT_ONCE` per transaction; then claim the commands that are due, and publish them.
+    """Turn all matches into trades, `MAX_AT_ONCE` per transaction; then claim and publish the commands that are due.
 
     Claims are committed before anything is published, so a lock's deadline is durable before its device can answer.
     A command that was claimed and not published, because a process died or the broker was away, is claimed again later.
