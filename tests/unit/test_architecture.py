@@ -1,4 +1,4 @@
-"""Imports point one way: functions -> api, use cases -> postgres, evm, messages, aws -> domain; the launcher has floors."""
+"""Imports point one way: functions -> api, use cases -> postgres, evm, messages, aws -> domain; the launcher too."""
 
 import ast
 import sys
