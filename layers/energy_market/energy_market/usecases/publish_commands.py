@@ -1,4 +1,4 @@
-"""Tell devices what they are to do: reserve, release, deliver."""
+"""Publish commands to devices: reserve, release, deliver."""
 
 import time
 from dataclasses import dataclass
