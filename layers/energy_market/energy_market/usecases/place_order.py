@@ -30,7 +30,7 @@ def place_order(
     without a device may also sell, since a client may know only the specification's body. Their order waits for the
     first device.
 
-    Raises:
+    It raises:
 
     - InvalidRequest for an `expires_at` that is not in the future, or more than 30 days ahead.
     - NotFound for a device that is not a donor device of this user.
