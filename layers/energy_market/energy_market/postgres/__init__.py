@@ -1,1 +1,1 @@
-"""SQL, a module a table. Every function takes an open connection; none opens one."""
+"""SQL, grouped by subject. Every function takes an open connection; none opens one."""
