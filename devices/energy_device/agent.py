@@ -7,10 +7,10 @@
     agent.stop()
     network.close()
 
-Any number of agents share one Network, with one thread for the sockets, one thread on which every device works, and one
-that calls the hardware (plus one for each hardware call that hangs).
-The broker keeps the session of a device that is away, so commands sent meanwhile arrive later. A command is
-acknowledged to the broker once its decision is on the device's disk.
+Any number of agents share one Network. It has one thread for the sockets, one on which every device works, and one that
+calls the hardware (plus one for each hardware call that hangs). The broker keeps the session of a device that is away,
+so commands sent meanwhile arrive later. A command is acknowledged to the broker once its decision is on the device's
+disk.
 """
 
 import asyncio

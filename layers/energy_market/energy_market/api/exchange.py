@@ -32,8 +32,8 @@ class Exchange:
     def of(cls, event: Mapping[str, Any]) -> Self:
         """Read an event. The source is the address that API Gateway saw, since a client's header could name any.
 
-        On the local stack, the gateway takes it from that header (X-Forwarded-For). Whatever it holds is used as the
-        source.
+        On the local stack, the gateway takes it from that header (X-Forwarded-For). Any content of the header is used
+        as the source.
         """
         context = event["requestContext"]
         return cls(

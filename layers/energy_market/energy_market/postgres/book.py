@@ -110,7 +110,8 @@ def see_one_moment(conn: Connection, *, hold: bool) -> None:
     """Let the transaction that has just begun see one moment, and wait for no row for long.
 
     `hold`: wait until nobody changes the book; until this transaction ends, nobody else can change it or lock a row of
-    it. Whoever waits for the book may have locked an order's row, so the holder must not need any such row.
+    it. Another transaction that waits for the book may have locked an order's row, so the holder must not need any such
+    row.
 
     An operator's request that pauses the market waits for the lock on its state (`market_state.wait_for_ticks`). This
     lock is taken before the moment that is seen: a tick that has it either began before that wait, or sees the pause.

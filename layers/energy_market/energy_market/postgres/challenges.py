@@ -72,7 +72,7 @@ def candidates(conn: Connection, wallet_address: str, nonce: str | None, *, sour
 
 
 def use(conn: Connection, nonce: str) -> bool:
-    """Use a challenge up; False if it was used or has expired. Of two simultaneous uses, one finds the row."""
+    """Use a challenge up; False if it was used or has expired. Only one of two simultaneous uses finds the row."""
     return (
         conn.execute(
             "DELETE FROM challenges WHERE nonce = %s AND expires_at > now() RETURNING nonce", (nonce,)

@@ -22,8 +22,8 @@ from energy_market.postgres.device_reports import HEARD
 UNFINISHED_AFTER_S: Final = 600
 """Seconds after which an unfinished registration counts as dead: no request takes that long."""
 
-# Energy that must still come out of what a device `d` reported in its latest status: its matches, and its trades
-# without the part that was fed before that status, which the status no longer includes.
+# Promises that a device `d` must still keep from the energy in its latest status: its matches and its trades. The part
+# of a trade that was fed before that status is left out, since the status no longer includes it.
 _OF_TRADES: Final[LiteralString] = " FROM transactions t WHERE t.device_id = d.id AND " + TO_BE_FED + " > t.fed_wh"
 _TRADED: Final[LiteralString] = "SELECT coalesce(sum(" + TO_BE_FED + " - t.fed_wh), 0)" + _OF_TRADES
 _FED_SINCE: Final[LiteralString] = "SELECT coalesce(sum(greatest(0, t.delivered_wh - t.fed_wh)), 0)" + _OF_TRADES

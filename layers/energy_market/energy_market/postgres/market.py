@@ -204,7 +204,7 @@ _SHOW_BY_SUPPLY: Final[LiteralString] = (
 
 
 def fold_changes(conn: Connection, *, limit: int = MAX_FOLDED) -> int:
-    """Add the changes of the book to its levels. Returns how many changed. Of two calls at once, one does nothing."""
+    """Add the changes of the book to its levels. Returns how many changed. One of two calls at once does nothing."""
     if not _is_alone(conn):
         return 0
     return conn.execute(

@@ -89,8 +89,8 @@ def fail(
     """Fail those of the trades that are still `expected`, and return their ids.
 
     - Their orders return to the book with the trade's energy and their old arrival, unless they were closed meanwhile.
-    - The bid is rejected if its owner is at fault; the ask, if its device has failed it too often in a row; and both,
-      if the same pair has failed too often without anybody's fault.
+    - The bid is rejected if its owner is at fault, and the ask if its device has failed it too often in a row.
+    - Both are rejected if the same pair has failed too often without anybody's fault.
     - The ask of a removed device is cancelled.
     - A published lock is owed an unlock, unless the device itself refused it.
 

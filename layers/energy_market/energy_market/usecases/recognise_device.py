@@ -15,8 +15,8 @@ _CERTIFICATE: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 def recognise(conn: Connection, device_id: UUID, principal: str) -> bool:
     """Whether this is the first message under its certificate. Raises Dropped if the certificate is not the device's.
 
-    A broker may accept a connection that it should not: one without a certificate (the local broker does), or one whose
-    certificate has just ended (AWS IoT takes minutes to disconnect it). `principal` is the connection's certificate.
+    A broker may accept a connection that it should not. The local broker accepts one without a certificate, and AWS IoT
+    takes minutes to disconnect one whose certificate has ended. `principal` is the connection's certificate.
     """
     is_new = certificates.speaks_for(conn, principal, device_id) if _CERTIFICATE.fullmatch(principal) else None
     if is_new is None:

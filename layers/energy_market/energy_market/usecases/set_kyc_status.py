@@ -13,7 +13,7 @@ from energy_market.postgres import book, operator_acts, users
 def set_kyc_status(
     database: Database, operator: Operator, *, user_id: UUID, kyc_status: KycStatus, reason: str
 ) -> User:
-    """Set the status. Where the market requires it, unverified users place no orders and their orders are not matched.
+    """Set the status. If the market requires it, unverified users place no orders and their orders are not matched.
 
     Those orders stay in the book, and are matched again once their owner is verified. Raises NotFound if there is no
     such user, and Forbidden for the operator's own account: nobody vouches for themselves.

@@ -1,8 +1,8 @@
 """Send stored batches that are not mined: the same bytes again, or another form under the same nonce.
 
-A form that the node accepted and does not mine is outbid. A form that it rejected does not exist for the network: the
-next one is signed with today's fees, and with fewer trades if its size or its cost was rejected. The first batch in
-the queue is never given up: tries are counted only while the network's fees stay the same.
+A form that the node accepted and does not mine is outbid. A form that it rejected does not exist for the network. The
+next one is signed with today's fees, and with fewer trades if its size or its cost was rejected. The first batch in the
+queue is never given up: tries are counted only while the network's fees stay the same.
 """
 
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ def resend_batches(sweep: Sweep) -> None:
     again. This has no effect if the node knows them already.
     """
     with sweep.transaction() as conn:
-        # Including batches that were mined and seem to be mined no more: it does no harm, and a chain that makes a
-        # block only for a transaction would not make another one.
+        # This includes batches that were mined and whose block seems to be gone. Sending them again does no harm, and a
+        # chain that makes blocks only for transactions would otherwise make no other block.
         waiting = batches.under_way(conn, sweep.account, limit=MAX_BATCHES)
         # Final ones too, if a reorganisation below finality freed their nonce: no later nonce could be mined.
         waiting += batches.ended_with_free_nonce(conn, sweep.account, nonce=sweep.view.nonce, limit=MAX_BATCHES)

@@ -1,8 +1,8 @@
 """One settlement sweep: learn what the chain did, expire trades that it can no longer pay, pay locked trades.
 
-The order of side effects makes a crash at any point harmless: a transaction is stored before it is sent, its trades
-become Submitted in the transaction that stores it, and the contract pays a trade id only once. A sweep that finds bytes
-stored but not mined sends the same bytes again.
+The order of side effects makes a crash at any point harmless. A transaction is stored before it is sent, and its trades
+become Submitted in the database transaction that stores it. The contract pays a trade id only once. A sweep that finds
+bytes stored but not mined sends the same bytes again.
 """
 
 import random
