@@ -210,7 +210,7 @@ def _follow(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
         return
     if not receipt.succeeded:
         with sweep.transaction() as conn:
-            freed = batches.end_without_effect(conn, batch.id, "Reverted", reason="undone by the contract")
+            freed = batches.end_without_effect(conn, batch.id, "Reverted", reason="reverted by the contract")
         log("settlement.reverted", level="error", batch_id=batch.id, tx_hash=receipt.hash, trades=freed)
         metric("BatchesReverted", 1)
         return
