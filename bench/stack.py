@@ -48,10 +48,10 @@ from local_market.stack.sam import STAGE
 from local_market.stack.stack import remove_state
 from local_market.watching.comparison import TOKEN_DECIMALS, Escrow, reconcile
 from local_market.watching.figures import percentile
-from tests.chain import trade
-from tests.e2e.firmware import Firmware
-from tests.integration.settlement.world import NANO, World
-from tests.owner import remember
+from tests.support.chain.chain import trade
+from tests.support.chain.world import NANO, World
+from tests.support.devices.firmware import Firmware
+from tests.support.owner import remember
 
 CLIENTS: Final = 8
 AT_LEAST_THE_EMPTY: Final = 0.8

@@ -9,8 +9,8 @@ from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.usecases.record_lock_response import TOPIC
 from energy_market.usecases.record_telemetry import PRESENCE_TOPIC
-from tests.integration.market import Market, certificate_of
-from tests.integration.model_device import ModelDevice
+from tests.support.devices.model import ModelDevice
+from tests.support.market import Market, certificate_of
 
 
 @dataclass(kw_only=True)

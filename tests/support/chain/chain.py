@@ -3,8 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from eth_abi.abi import decode
@@ -14,8 +13,8 @@ from eth_utils.crypto import keccak
 
 from energy_market.evm.contract import Artifact, Contract, deploy
 from energy_market.evm.rpc import Rpc
+from tests.support.places import CHECKOUT
 
-CHECKOUT = Path(__file__).resolve().parents[1]
 CONTRACTS = CHECKOUT / "infra" / "contracts" / "artifacts"
 MOCKS = CHECKOUT / "tests" / "contracts" / "mocks" / "artifacts"
 SETTLEMENT = Artifact.load(CONTRACTS / "EnergySettlement.json")
@@ -148,3 +147,9 @@ def events(receipt: dict[str, Any], contract: Contract) -> list[Event]:
                 )
             )
     return found
+
+
+class ChainWith(Protocol):
+    """Makes a chain whose token is one of the mocks, made with these arguments."""
+
+    def __call__(self, token: str, *arguments: object, limit: int = LIMIT) -> Chain: ...

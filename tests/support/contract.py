@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,8 +11,9 @@ import yaml
 
 from energy_market.device_registry import check_csr
 from energy_market.domain.wallets import parse_address, parse_signature
+from tests.support.places import CHECKOUT
 
-CONTRACT = Path(__file__).parent.parent / "infra" / "openapi.yaml"
+CONTRACT = CHECKOUT / "infra" / "openapi.yaml"
 KNOWN_WORDS = {
     "$ref", "type", "format", "description", "properties", "required", "additionalProperties", "enum", "nullable",
     "items", "minItems", "maxItems", "minimum", "exclusiveMinimum", "maximum", "minLength", "maxLength", "pattern",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
+import psycopg
+
 from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.devices import QueuedMessage
@@ -22,7 +24,7 @@ from energy_market.usecases.publish_commands import Published, publish_commands
 from energy_market.usecases.record_lock_response import Outcome, record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.run_tick import run_tick
-from tests.owner import as_owner
+from tests.support.owner import as_owner
 
 SETTINGS = MarketSettings(lock_timeout_s=30, device_online_s=120, settlement_window_s=600)
 
@@ -302,3 +304,8 @@ class Market:
         with self.database.transaction() as conn:
             outcome, _ = record_lock_response(conn, message, settlement_window_s=SETTINGS.settlement_window_s)
         return outcome
+
+
+def chain_was_asked(connection: psycopg.Connection) -> None:
+    """As if a sweep had just asked the chain, whenever that is: most tests' ticks have no chain beside them."""
+    connection.execute("UPDATE chain_state SET asked_at = 'infinity'")

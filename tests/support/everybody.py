@@ -4,9 +4,9 @@ import pytest
 
 from energy_market.database import UNAVAILABLE
 from energy_market_client.errors import UnreachableError
-from tests.integration.loop import Living, Loop
-from tests.integration.market import Market
-from tests.integration.neighbours import Api, Ordering
+from tests.support.loop import Living, Loop
+from tests.support.market import Market
+from tests.support.neighbours import Api, Ordering
 
 
 class Everybody:

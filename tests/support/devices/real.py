@@ -12,7 +12,7 @@ from energy_device.store import Store
 
 from energy_market.devices import QueuedMessage, payload
 from energy_market.domain.commands import Command
-from tests.integration.market import Market
+from tests.support.market import Market
 
 POWER_W = 3_600  # a watt-hour a second
 

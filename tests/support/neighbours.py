@@ -23,9 +23,9 @@ from energy_market.usecases.tidy_device import tidy_devices
 from energy_market_client.answers import RegisteredDevice
 from energy_market_client.keys import new_key
 from energy_market_client.market_client import MarketClient
-from tests.api import Answer, Client
-from tests.integration.crashes import Crashed, Fuse, FusedClient, FusedDatabase, occupy
-from tests.integration.market import Market
+from tests.support.api import Answer, Client
+from tests.support.market import Market
+from tests.support.trouble.crashes import Crashed, Fuse, FusedClient, FusedDatabase, occupy
 
 REGISTER = "/api/v1/iot/device/register"
 

@@ -16,10 +16,10 @@ from energy_market.evm.ledger import Ledger
 from energy_market.usecases.settling.settle import settle_trades
 from local_market.watching.comparison import Escrow as Books
 from local_market.watching.comparison import reconcile
-from tests.api import ENVIRONMENT, FEES, load_function
-from tests.chain import word
-from tests.integration.crashes import Fuse, FusedDatabase, occupy
-from tests.integration.settlement.world import NANO, NEVER_S, World
+from tests.support.api import ENVIRONMENT, FEES, load_function
+from tests.support.chain.chain import word
+from tests.support.chain.world import NANO, NEVER_S, World
+from tests.support.trouble.crashes import Fuse, FusedDatabase, occupy
 
 CONFIRMATIONS = 2
 FINALITY = 4

@@ -16,8 +16,8 @@ import psycopg
 from local_market.parts.ports import free_port
 from local_market.parts.postgres import postgres_user
 from local_market.parts.processes import Started, plain_environment, start, stop, wait_until
-from tests import tools
-from tests.owner import as_owner
+from tests.support import tools
+from tests.support.owner import as_owner
 
 Mode = Literal["session", "transaction"]
 MODES: Final[tuple[Mode, ...]] = ("session", "transaction")

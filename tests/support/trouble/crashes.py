@@ -21,10 +21,10 @@ from psycopg.pq import TransactionStatus
 
 from energy_market.database import Database
 from energy_market.evm.rpc import Rpc
+from tests.support.places import CHECKOUT
 
 T = TypeVar("T")
 ENDLESS: Final = 10**9
-CHECKOUT: Final = Path(__file__).resolve().parents[2]
 USE_CASES: Final = CHECKOUT / "layers" / "energy_market" / "energy_market" / "usecases"
 FUNCTIONS: Final = CHECKOUT / "functions"
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 import psycopg
 
 from energy_market.database import connect
-from tests.api import FUNCTIONS, load_function
-from tests.integration.crashes import Fuse, fused_cursor
+from tests.support.api import FUNCTIONS, load_function
+from tests.support.trouble.crashes import Fuse, fused_cursor
 
 NEWEST = 3
 

@@ -15,10 +15,10 @@ import psycopg
 from energy_market.database import Database
 from energy_market.devices import QueuedMessage, publisher
 from energy_market.domain.commands import Command
-from tests.api import load_function
-from tests.integration.crashes import Fuse, FusedClient, FusedDatabase, occupy
-from tests.integration.market import Home, Market
-from tests.integration.model_device import ModelDevice
+from tests.support.api import load_function
+from tests.support.devices.model import ModelDevice
+from tests.support.market import Home, Market
+from tests.support.trouble.crashes import Fuse, FusedClient, FusedDatabase, occupy
 
 
 @dataclass(kw_only=True)

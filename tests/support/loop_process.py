@@ -1,6 +1,6 @@
 """A loop in a process of its own: ticks as fast as it can until its input ends, and prints what it says to devices.
 
-DATABASE_URL=... python -m tests.integration.loop_process
+DATABASE_URL=... python -m tests.support.loop_process
 """
 
 import json
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from energy_market.domain.commands import Command
-from tests.api import load_function
+from tests.support.api import load_function
 
 
 def say(commands: Iterable[Command]) -> list[tuple[Command, Exception]]:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from energy_market.database import Database
-from tests.integration.crashes import Scenario
-from tests.integration.postgres_proxy import KINDS, SILENCES, Kind, Proxy
+from tests.support.trouble.crashes import Scenario
+from tests.support.trouble.postgres_proxy import KINDS, SILENCES, Kind, Proxy
 
 Disturbance = tuple[Kind, int]
 

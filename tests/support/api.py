@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 from uuid import UUID
@@ -20,9 +19,10 @@ from eth_account.signers.local import LocalAccount
 
 from energy_market.domain import sessions, tokens
 from energy_market.postgres import refresh_tokens
-from tests.contract import check_answer
+from tests.support.contract import check_answer
+from tests.support.places import CHECKOUT
 
-FUNCTIONS = Path(__file__).parent.parent / "functions"
+FUNCTIONS = CHECKOUT / "functions"
 
 FEES = {"MIN_PRIORITY_FEE_GWEI": "0", "MAX_FEE_GWEI": "1000"}
 ENVIRONMENT = {

@@ -14,9 +14,9 @@ import yaml
 from energy_device.config import DeviceConfig
 
 from local_market.emulators.local_aws import AWS_ENVIRONMENT, LocalAws
+from tests.support.places import CHECKOUT
 
 ORDER = "0a000000-0000-4000-8000-000000000001"
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 class _Loader(yaml.SafeLoader):

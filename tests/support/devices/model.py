@@ -7,7 +7,7 @@ from uuid import UUID
 from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.usecases.record_lock_response import TOPIC
-from tests.integration.market import Market
+from tests.support.market import Market
 
 
 @dataclass(kw_only=True)

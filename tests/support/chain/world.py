@@ -18,9 +18,9 @@ from energy_market.evm.rpc import Rpc
 from energy_market.usecases.settling.settle import settle_trades
 from local_market.watching.comparison import Escrow as ReconciledLedger
 from local_market.watching.comparison import reconcile
-from tests.chain import SETTLEMENT, Chain, mock, mock_code
-from tests.integration.crashes import Fuse, FusedRpc
-from tests.integration.market import Market
+from tests.support.chain.chain import SETTLEMENT, Chain, mock, mock_code
+from tests.support.market import Market
+from tests.support.trouble.crashes import Fuse, FusedRpc
 
 CHAIN_ID = 31337
 CONFIRMATIONS = 2

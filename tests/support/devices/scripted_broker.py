@@ -9,7 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from tests.integration.certificate_authority import CertificateAuthority
+from tests.support.devices.certificate_authority import CertificateAuthority
 
 CONNECT, CONNACK, PUBLISH, PUBACK, SUBSCRIBE, SUBACK, PINGREQ, PINGRESP, DISCONNECT = 1, 2, 3, 4, 8, 9, 12, 13, 14
 _FOUR_BYTES: Final = frozenset({0x11, 0x27})

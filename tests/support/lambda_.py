@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import IO, Any, Final, cast
 
-from tests.api import FUNCTIONS, Client
+from tests.support.api import FUNCTIONS, Client
 
 NAMES: Final = sorted(path.parent.name for path in FUNCTIONS.glob("*/app.py"))
 # AWS's Python runtimes bring these.

@@ -1,7 +1,8 @@
 """A wire to PostgreSQL that can be disturbed at the k-th request: cut, silent, or carrying what the server refuses.
 
 It knows as much of the protocol (version 3) as it takes to tell one request and its answer from the next: a client that
-does not pipeline sends up to a Query or a Sync, and waits until the server says that it is ready.
+does not pipeline sends up to a Query or a Sync, and waits until the server says that it is ready. The launcher's links
+(`local_market.chaos.links`) are the other TCP proxy: they carry any protocol, and so cannot count its requests.
 """
 
 import contextlib
