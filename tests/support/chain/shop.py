@@ -14,8 +14,7 @@ from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger
 from energy_market.usecases.settling.settle import settle_trades
-from local_market.watching.comparison import Escrow as Books
-from local_market.watching.comparison import reconcile
+from local_market.watching.comparison import Escrow, reconcile
 from tests.support.api import ENVIRONMENT, FEES, load_function
 from tests.support.chain.chain import word
 from tests.support.chain.world import NANO, NEVER_S, World
@@ -159,7 +158,7 @@ class Shop:
 
     def agrees(self) -> None:
         """Database and chain tell one story, and nothing is under way."""
-        books = Books(
+        books = Escrow(
             rpc_url=self.world.rpc_url,
             contract=self.chain.settlement.address,
             token=self.chain.token.address,

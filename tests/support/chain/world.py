@@ -16,8 +16,7 @@ from energy_market.evm.contract import Artifact, Contract, deploy
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
 from energy_market.usecases.settling.settle import settle_trades
-from local_market.watching.comparison import Escrow as ReconciledLedger
-from local_market.watching.comparison import reconcile
+from local_market.watching.comparison import Escrow, reconcile
 from tests.support.chain.chain import SETTLEMENT, Chain, mock, mock_code
 from tests.support.market import Market
 from tests.support.trouble.crashes import Fuse, FusedRpc
@@ -263,7 +262,7 @@ class World:
 
     def differences(self, *, token_decimals: int = 18) -> list[str]:
         """What database and chain disagree on."""
-        where = ReconciledLedger(
+        where = Escrow(
             rpc_url=self.rpc_url,
             contract=self.chain.settlement.address,
             token=self.chain.token.address,

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import yaml
 from energy_device.config import DeviceConfig
 
-from local_market.emulators.local_aws import AWS_ENVIRONMENT, LocalAws
+from local_market.emulators.local_aws import LocalAws, aws_session
 from tests.support.places import CHECKOUT
 
 ORDER = "0a000000-0000-4000-8000-000000000001"
@@ -56,11 +55,7 @@ class Broker:
     def __init__(self, aws: LocalAws) -> None:
         self.aws = aws
         self.ca = aws.ca_file.read_bytes()
-        session = boto3.Session(
-            aws_access_key_id=AWS_ENVIRONMENT["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=AWS_ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
-            region_name=AWS_ENVIRONMENT["AWS_DEFAULT_REGION"],
-        )
+        session = aws_session()
         self.iot = session.client("iot", endpoint_url=aws.endpoint_url)
         self.data = session.client("iot-data", endpoint_url=aws.endpoint_url)
         self.sqs = session.client("sqs", endpoint_url=aws.endpoint_url)
