@@ -42,7 +42,7 @@ help: ## Say what there is
 	@echo "make bench   measure speed beside its floors and other engines (QUICK=1 for under two minutes, SECTIONS=... for some)"
 	@echo "make mutants plant bugs, one at a time, and see that each is found (JOBS=2)"
 	@echo "make security  scan, attack and fuzz the product (ATTACKS=... for some of it, FUZZ_EXAMPLES=50)"
-	@echo "make check   lint, types, template, contract artifacts"
+	@echo "make check   lint, types, templates, contract artifacts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make deploy  deploy to an AWS account (SAM's guided deploy)"
 	@echo "make lock    resolve the dependencies anew (UPGRADE=1 for newer versions)"
@@ -104,8 +104,9 @@ check: set-up
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
-	$(VENV)/cfn-lint template.yaml
+	$(VENV)/cfn-lint template.yaml infra/watching.yaml
 	AWS_DEFAULT_REGION=us-east-1 $(LOCAL)/bin/sam validate --lint
+	AWS_DEFAULT_REGION=us-east-1 $(LOCAL)/bin/sam validate --lint --template infra/watching.yaml
 	PATH="$(LOCAL)/bin:$$PATH" node infra/contracts/compile.mjs --check
 	$(VENV)/python -m pytest -q tests/unit/test_dependencies.py
 

@@ -185,10 +185,6 @@ class DeviceAgent:
         """Wait until it is connected and subscribed."""
         return self._ready.wait(timeout_s)
 
-    def report_soon(self) -> None:
-        """Send a status message now: the home's energy has changed by much. From any thread."""
-        self._network.soon(self._status_soon)
-
     def start(self) -> None:
         """Open the state file and connect, again and again until `stop`.
 

@@ -6,23 +6,24 @@ from uuid import UUID
 from chalice.app import Response
 from msgspec import Meta, Struct
 
-from energy_market import answers, config
+from energy_market import config
+from energy_market.api import answers
+from energy_market.api.edge import Api
+from energy_market.api.fields import VISIBLE, WalletAddress
+from energy_market.api.pages import PageQuery
+from energy_market.aws.dead_letters import DeadLetters
+from energy_market.aws.registry import DeviceRegistry
 from energy_market.database import Database
-from energy_market.dead_letters import DeadLetters
-from energy_market.device_registry import DeviceRegistry
 from energy_market.domain.operators import MAX_REASON_CHARACTERS, Operator
 from energy_market.domain.trades import FailReason, Trade
 from energy_market.domain.users import KycStatus
-from energy_market.http import Api
-from energy_market.postgres import market_state, operator_acts, settlement, trades, users
+from energy_market.postgres import batches, market_state, operator_acts, trade_reads, users
 from energy_market.usecases.name_operator import name_operator
 from energy_market.usecases.pause_market import pause_market
 from energy_market.usecases.replay_dead_letters import replay_dead_letters
 from energy_market.usecases.revoke_device import revoke_device
 from energy_market.usecases.set_kyc_status import set_kyc_status
-from energy_market.wire import VISIBLE, Cursor, PageLimit, WalletAddress
 
-DEFAULT_PAGE: Final = PageLimit(100)
 STUCK_AFTER_S: Final = 300
 MAX_STUCK: Final = 100
 DATABASE_S: Final = 24.0  # of the function's 29: what is asked of AWS in between takes its time
@@ -73,36 +74,23 @@ class ReplayRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     reason: Reason
 
 
-class UsersQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+class UsersQuery(PageQuery, kw_only=True):
     """Which users are wanted."""
 
     wallet_address: WalletAddress | None = None
     kyc_status: KycStatus | None = None
-    limit: PageLimit = DEFAULT_PAGE
-    cursor: Cursor | None = None
 
 
-class FailedQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+class FailedQuery(PageQuery, kw_only=True):
     """Which failed trades are wanted."""
 
     reason: FailReason | None = None
-    limit: PageLimit = DEFAULT_PAGE
-    cursor: Cursor | None = None
 
 
-class PageQuery(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which page is wanted."""
-
-    limit: PageLimit = DEFAULT_PAGE
-    cursor: Cursor | None = None
-
-
-class ActsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+class ActsQuery(PageQuery, kw_only=True):
     """Which acts are wanted."""
 
     subject: Subject | None = None
-    limit: PageLimit = DEFAULT_PAGE
-    cursor: Cursor | None = None
 
 
 @app.route("/api/v1/admin/market", methods=["GET"])
@@ -135,7 +123,7 @@ def some_users() -> Response:
     """Users, in the order in which they signed up."""
     _operator()
     query = app.query(UsersQuery)
-    (after,) = query.cursor.integers(1) if query.cursor is not None else (0,)
+    after = query.place() or 0
     page = database.statement(
         lambda conn: users.page(
             conn,
@@ -146,8 +134,7 @@ def some_users() -> Response:
         )
     )
     return app.present(
-        [user for _, user in page],
-        next_cursor=Cursor.spell(str(page[-1][0])) if len(page) == query.limit else None,
+        [answers.user(user) for _, user in page], next_cursor=query.next(page, lambda numbered: numbered[0])
     )
 
 
@@ -156,9 +143,8 @@ def kyc(id: str) -> Response:  # noqa: A002 -- the path's name for it
     """Say how far a user's identity is known."""
     operator = _operator()
     user_id, request = app.path_id(id), app.read(KycRequest)
-    return app.present(
-        set_kyc_status(database, operator, user_id=user_id, kyc_status=request.kyc_status, reason=request.reason)
-    )
+    user = set_kyc_status(database, operator, user_id=user_id, kyc_status=request.kyc_status, reason=request.reason)
+    return app.present(answers.user(user))
 
 
 @app.route("/api/v1/admin/device/{id}/revoke", methods=["POST"])
@@ -176,9 +162,9 @@ def failed_trades() -> Response:
     _operator()
     query = app.query(FailedQuery)
     page = database.statement(
-        lambda conn: trades.failed(conn, reason=query.reason, before_seq=_before(query.cursor), limit=query.limit)
+        lambda conn: trade_reads.failed(conn, reason=query.reason, before_seq=query.place(), limit=query.limit)
     )
-    return _present_trades(page, limit=query.limit)
+    return _present_trades(page, query)
 
 
 @app.route("/api/v1/admin/trades/short", methods=["GET"], takes_query=True)
@@ -186,8 +172,8 @@ def short_trades() -> Response:
     """Trades that were paid and of which less was delivered, latest first."""
     _operator()
     query = app.query(PageQuery)
-    page = database.statement(lambda conn: trades.short(conn, before_seq=_before(query.cursor), limit=query.limit))
-    return _present_trades(page, limit=query.limit)
+    page = database.statement(lambda conn: trade_reads.short(conn, before_seq=query.place(), limit=query.limit))
+    return _present_trades(page, query)
 
 
 @app.route("/api/v1/admin/batches/stuck", methods=["GET"])
@@ -197,7 +183,7 @@ def stuck_batches() -> Response:
     return app.present(
         [
             answers.stuck_batch(batch)
-            for batch in database.statement(lambda conn: settlement.stuck(conn, after_s=STUCK_AFTER_S, limit=MAX_STUCK))
+            for batch in database.statement(lambda conn: batches.stuck(conn, after_s=STUCK_AFTER_S, limit=MAX_STUCK))
         ]
     )
 
@@ -223,9 +209,9 @@ def acts() -> Response:
     _operator()
     query = app.query(ActsQuery)
     page = database.statement(
-        lambda conn: operator_acts.page(conn, subject=query.subject, before_id=_before(query.cursor), limit=query.limit)
+        lambda conn: operator_acts.page(conn, subject=query.subject, before_id=query.place(), limit=query.limit)
     )
-    return app.present(page, next_cursor=Cursor.spell(str(page[-1].id)) if len(page) == query.limit else None)
+    return app.present([answers.act(act) for act in page], next_cursor=query.next(page, lambda act: act.id))
 
 
 def _operator() -> Operator:
@@ -234,12 +220,7 @@ def _operator() -> Operator:
     return database.statement(lambda conn: name_operator(conn, user_id=user_id, wallets=wallets))
 
 
-def _present_trades(page: list[Trade], *, limit: int) -> Response:
+def _present_trades(page: list[Trade], query: PageQuery) -> Response:
     return app.present(
-        [answers.operators_trade(trade) for trade in page],
-        next_cursor=Cursor.spell(str(page[-1].seq)) if len(page) == limit else None,
+        [answers.operators_trade(trade) for trade in page], next_cursor=query.next(page, lambda trade: trade.seq)
     )
-
-
-def _before(cursor: Cursor | None) -> int | None:
-    return None if cursor is None else cursor.integers(1)[0]

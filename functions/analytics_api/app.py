@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from chalice.app import Response
-from msgspec import Struct
 
-from energy_market import answers, config
+from energy_market import config
+from energy_market.api import answers
+from energy_market.api.edge import Api
+from energy_market.api.fields import Cursor
+from energy_market.api.pages import PageQuery
 from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain.errors import Unavailable
 from energy_market.domain.settlement import Account
@@ -18,12 +21,10 @@ from energy_market.domain.trades import TradeStatus
 from energy_market.evm import node_check
 from energy_market.evm.node_check import Expected, Facts, Gap, WrongChain
 from energy_market.evm.rpc import ChainError, Rpc
-from energy_market.http import Api
 from energy_market.logs import log
-from energy_market.postgres import chain_state, dashboard, trades
+from energy_market.postgres import chain_state, dashboard, trade_reads
 from energy_market.postgres.migrations import schema_version
 from energy_market.usecases.read_profile import read_profile
-from energy_market.wire import Cursor, PageLimit
 
 # The build puts them beside this file: infra/pack.py.
 SERVED = Path(__file__).parent
@@ -37,16 +38,15 @@ WELL_FOR_S: Final = 15.0  # for so long a chain that lacked nothing is not check
 T = TypeVar("T")
 
 settings = config.chain_settings()
+confirmations = config.confirmations()
 database = Database(config.database_url())
 app = Api("analytics_api", settings=config.http_settings(), database=database)
 
 
-class TransactionsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+class TransactionsQuery(PageQuery, kw_only=True):
     """A filter of one's own trades, and a page of them."""
 
     status: TradeStatus | None = None
-    limit: PageLimit = PageLimit(100)
-    cursor: Cursor | None = None
 
 
 @app.route("/api/v1/analytics/dashboard", methods=["GET"])
@@ -62,11 +62,11 @@ def my_transactions() -> Response:
     """The caller's trades, latest first."""
     caller, query = app.caller(), app.query(TransactionsQuery)
     with database.transaction() as conn:
-        found = trades.of_user(
+        found = trade_reads.of_user(
             conn,
             caller.user_id,
             status=query.status,
-            before_seq=query.cursor.integers(1)[0] if query.cursor else None,
+            before_seq=query.place(),
             limit=query.limit + 1,
         )
     page = found[: query.limit]
@@ -88,7 +88,7 @@ def chain() -> Response:
             "settlement_contract": settings.settlement_contract,
             "token_contract": parse_address(facts.token),
             "token_decimals": facts.decimals,
-            "confirmations": settings.confirmations,
+            "confirmations": confirmations,
         }
     )
 

@@ -6,10 +6,12 @@ from chalice.app import Response
 from msgspec import Meta, Struct
 
 from energy_market import config
+from energy_market.api import answers
+from energy_market.api.edge import Api
+from energy_market.api.fields import Location, WalletAddress
 from energy_market.database import Database
 from energy_market.domain.tokens import ACCESS_TOKEN_LIFE
 from energy_market.domain.wallets import parse_signature
-from energy_market.http import Api
 from energy_market.usecases.answer_challenge import Proof
 from energy_market.usecases.log_in import Session, log_in
 from energy_market.usecases.log_out import log_out
@@ -18,7 +20,6 @@ from energy_market.usecases.read_profile import read_profile
 from energy_market.usecases.refresh_session import refresh_session
 from energy_market.usecases.sign_up import sign_up
 from energy_market.usecases.update_profile import update_profile
-from energy_market.wire import Location, WalletAddress
 
 settings = config.http_settings()
 sign_in = config.sign_in_settings()
@@ -83,7 +84,7 @@ def signup() -> Response:
     with database.transaction() as conn:
         user = sign_up(conn, proof, settings=sign_in)
     app.note_user(user.id)
-    return app.present(user, status=201)
+    return app.present(answers.user(user), status=201)
 
 
 @app.route("/api/v1/auth/login", methods=["POST"], sign_in_limit=sign_in.limit_per_minute)
@@ -116,7 +117,7 @@ def me() -> Response:
     """The caller."""
     caller = app.caller()
     with database.transaction() as conn:
-        return app.present(read_profile(conn, user_id=caller.user_id))
+        return app.present(answers.user(read_profile(conn, user_id=caller.user_id)))
 
 
 @app.route("/api/v1/auth/me", methods=["PATCH"])
@@ -125,7 +126,8 @@ def change_me() -> Response:
     caller = app.caller()
     request = app.read(ProfileRequest)
     with database.transaction() as conn:
-        return app.present(update_profile(conn, user_id=caller.user_id, location=request.location))
+        user = update_profile(conn, user_id=caller.user_id, location=request.location)
+    return app.present(answers.user(user))
 
 
 def _proof() -> Proof:

@@ -4,8 +4,8 @@ from functools import cache
 from typing import Final
 
 from energy_market import config
+from energy_market.aws.registry import DeviceRegistry
 from energy_market.database import Database
-from energy_market.device_registry import DeviceRegistry
 from energy_market.logs import log
 from energy_market.usecases.tidy_device import tidy_devices
 

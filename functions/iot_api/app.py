@@ -6,17 +6,18 @@ from typing import Annotated, Final, Literal
 from chalice.app import Response
 from msgspec import Meta, Struct
 
-from energy_market import answers, config
+from energy_market import config
+from energy_market.api import answers
+from energy_market.api.edge import Api, encode
+from energy_market.api.fields import Cursor, Location, PageLimit
+from energy_market.aws.registry import MAX_CSR_CHARACTERS, Credentials, DeviceRegistry
 from energy_market.database import Database
-from energy_market.device_registry import MAX_CSR_CHARACTERS, Credentials, DeviceRegistry
 from energy_market.domain.devices import DeviceSide, DeviceType, ReportKind
-from energy_market.http import Api, encode
-from energy_market.postgres import certificates, devices
+from energy_market.postgres import certificates, device_reports, devices
 from energy_market.usecases.register_device import RegisteredDevice, Registration, register_device
 from energy_market.usecases.remove_device import remove_device
 from energy_market.usecases.revoke_certificates import revoke_certificates, unknown_device
 from energy_market.usecases.rotate_certificate import Rotation, rotate_certificate
-from energy_market.wire import Cursor, Location, PageLimit
 
 DATABASE_S: Final = 24.0  # of the function's 29: what is asked of AWS in between takes its time
 
@@ -111,7 +112,7 @@ def reports(id: str) -> Response:  # noqa: A002 - the path's name for it
     caller, device_id = app.caller(), app.path_id(id)
     query = app.query(ReportsQuery)
     with database.transaction() as conn:
-        found = devices.reports(
+        found = device_reports.reports(
             conn,
             device_id,
             caller.user_id,

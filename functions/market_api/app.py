@@ -7,18 +7,19 @@ from uuid import UUID
 from chalice.app import Response
 from msgspec import Meta, Struct
 
-from energy_market import answers, config
+from energy_market import config
+from energy_market.api import answers
+from energy_market.api.edge import Api, encode
+from energy_market.api.fields import Cursor, EnergyWh, Instant, PageLimit, PriceMicro, PriceParameter
+from energy_market.api.pages import PageQuery
 from energy_market.database import Database
 from energy_market.domain.errors import InvalidRequest, NotFound
 from energy_market.domain.orders import OrderStatus, OrderTerms, OrderType
-from energy_market.http import Api
-from energy_market.postgres import market, orders, trades, users
+from energy_market.postgres import market, orders, trade_reads, users
 from energy_market.usecases.answer_once import Answer, answer_once
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
-from energy_market.wire import Cursor, EnergyWh, Instant, PageLimit, PriceMicro, PriceParameter
 
-DEFAULT_PAGE: Final = PageLimit(100)
 DEFAULT_DEPTH: Final = PageLimit(20)
 MAX_CANDLES: Final = 1_000
 INTERVALS: Final = {
@@ -30,7 +31,7 @@ INTERVALS: Final = {
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """The moment from which intervals are counted."""
 
-settings = config.market_settings()
+online_s = config.device_online_s()
 verified_only = config.verified_only()
 database = Database(config.database_url())
 app = Api("market_api", settings=config.http_settings(), database=database)
@@ -61,22 +62,18 @@ class CancelRequest(Struct, forbid_unknown_fields=True, kw_only=True):
     order_id: UUID
 
 
-class OrdersQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+class OrdersQuery(PageQuery, kw_only=True):
     """Which open orders are wanted."""
 
     type: OrderType | None = None
     min_price: PriceParameter | None = None
     max_price: PriceParameter | None = None
-    limit: PageLimit = DEFAULT_PAGE
-    cursor: Cursor | None = None
 
 
-class MineQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+class MineQuery(PageQuery, kw_only=True):
     """Which of one's own orders are wanted."""
 
     status: OrderStatus | None = None
-    limit: PageLimit = DEFAULT_PAGE
-    cursor: Cursor | None = None
 
 
 class BookQuery(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -93,13 +90,6 @@ class HistoryQuery(Struct, forbid_unknown_fields=True, kw_only=True, rename={"si
     until: Instant | None = None
 
 
-class TradesQuery(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which page of the trades is wanted."""
-
-    limit: PageLimit = DEFAULT_PAGE
-    cursor: Cursor | None = None
-
-
 @app.route("/api/v1/market/order/create", methods=["POST"])
 def create_order() -> Response:
     """Put an order into the book, once for each Idempotency-Key."""
@@ -114,11 +104,10 @@ def create_order() -> Response:
                 terms,
                 user_id=caller.user_id,
                 now=datetime.now(UTC),
-                device_online_s=settings.device_online_s,
+                device_online_s=online_s,
                 verified_only=verified_only,
             )
-            answer = app.present(answers.order(order, viewer=caller.user_id), status=201)
-            return Answer(status=answer.status_code, body=answer.body)
+            return Answer(status=201, body=encode(answers.order(order, viewer=caller.user_id)))
 
         answer = answer_once(
             conn,
@@ -137,7 +126,7 @@ def cancel() -> Response:
     caller = app.caller()
     request = app.read(CancelRequest)
     with database.transaction() as conn:
-        order = cancel_order(conn, request.order_id, user_id=caller.user_id, device_online_s=settings.device_online_s)
+        order = cancel_order(conn, request.order_id, user_id=caller.user_id, device_online_s=online_s)
     return app.present(answers.order(order, viewer=caller.user_id))
 
 
@@ -151,7 +140,7 @@ def order(id: str) -> Response:  # noqa: A002 -- the path's name for it
             conn,
             caller.user_id,
             order_id,
-            device_online_s=settings.device_online_s,
+            device_online_s=online_s,
             verified_only=verified_only,
         )
     if found is None:
@@ -164,12 +153,12 @@ def open_orders() -> Response:
     """The open orders of the caller's zone, oldest first."""
     caller = app.caller()
     query = app.query(OrdersQuery)
-    (after,) = query.cursor.integers(1) if query.cursor is not None else (0,)
+    after = query.place() or 0
     page = database.statement(
         lambda conn: orders.open_page(
             conn,
             caller.user_id,
-            device_online_s=settings.device_online_s,
+            device_online_s=online_s,
             verified_only=verified_only,
             order_type=query.type,
             min_price_micro=query.min_price,
@@ -180,7 +169,7 @@ def open_orders() -> Response:
     )
     return app.present(
         [answers.order(found, viewer=caller.user_id) for found in page],
-        next_cursor=Cursor.spell(str(page[-1].arrival)) if len(page) == query.limit else None,
+        next_cursor=query.next(page, lambda order: order.arrival),
     )
 
 
@@ -189,12 +178,12 @@ def my_orders() -> Response:
     """The caller's orders, latest first."""
     caller = app.caller()
     query = app.query(MineQuery)
-    (before,) = query.cursor.integers(1) if query.cursor is not None else (None,)
+    before = query.place()
     with database.transaction() as conn:
         page = orders.of_user(
             conn,
             caller.user_id,
-            device_online_s=settings.device_online_s,
+            device_online_s=online_s,
             verified_only=verified_only,
             status=query.status,
             before_arrival=before,
@@ -202,7 +191,7 @@ def my_orders() -> Response:
         )
     return app.present(
         [answers.order(found, viewer=caller.user_id) for found in page],
-        next_cursor=Cursor.spell(str(page[-1].arrival)) if len(page) == query.limit else None,
+        next_cursor=query.next(page, lambda order: order.arrival),
     )
 
 
@@ -258,9 +247,9 @@ def history() -> Response:
 def recent_trades() -> Response:
     """The confirmed trades of the caller's zone, latest first."""
     caller = app.caller()
-    query = app.query(TradesQuery)
+    query = app.query(PageQuery)
     with database.transaction() as conn:
-        page = trades.confirmed(
+        page = trade_reads.confirmed(
             conn,
             users.zone_of(conn, caller.user_id, share_lock=False),
             before=query.cursor.moment() if query.cursor is not None else None,

@@ -12,7 +12,7 @@ from typing import Final
 import psycopg
 
 from energy_market import config
-from energy_market.custom_resources import failed, respond, succeeded
+from energy_market.aws.custom_resources import failed, respond, succeeded
 from energy_market.database import connect
 from energy_market.postgres.migrations import migrate, schema_version
 

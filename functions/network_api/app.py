@@ -3,13 +3,14 @@
 from chalice.app import Response
 from msgspec import Struct
 
-from energy_market import answers, config
+from energy_market import config
+from energy_market.api import answers
+from energy_market.api.edge import Api, encode
+from energy_market.api.fields import Location
 from energy_market.database import Database
-from energy_market.http import Api
 from energy_market.postgres import network_nodes
 from energy_market.usecases.answer_once import Answer, answer_once
 from energy_market.usecases.register_node import register_node
-from energy_market.wire import Location
 
 database = Database(config.database_url())
 app = Api("network_api", settings=config.http_settings(), database=database)
@@ -37,8 +38,7 @@ def register() -> Response:
 
         def add() -> Answer:
             node = register_node(conn, operator_id=caller.user_id, location=request.location)
-            answer = app.present(answers.network_node(node), status=201)
-            return Answer(status=answer.status_code, body=answer.body)
+            return Answer(status=201, body=encode(answers.network_node(node)))
 
         answer = answer_once(
             conn,

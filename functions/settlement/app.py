@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import psycopg
 
 from energy_market import config
-from energy_market.custom_resources import failed, is_older_deploy, respond, succeeded
-from energy_market.database import Database, Unreachable
-from energy_market.devices import Dropped, read_queued
+from energy_market.aws.custom_resources import failed, is_older_deploy, respond, succeeded
+from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
 from energy_market.logs import log, metric
-from energy_market.usecases.note_refusals import log_dropped, taking
+from energy_market.messages.queue import take_each
+from energy_market.messages.received import QueuedMessage
+from energy_market.usecases.note_refusals import taking
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.wake_sweep import wake_sweep
@@ -49,34 +50,23 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
 
     This function reads what strangers' devices say, so it does not hold the operator's key: it wakes the sweep.
     """
-    settings = config.market_settings()
+    window_s = config.settlement_window_s()
     database = _database()
     database.start_deadline(ANSWERS_DATABASE_S)
-    again: list[dict[str, str]] = []
-    has_locked = False
-    for number, record in enumerate(event["Records"]):
-        message = None
-        try:
-            message = read_queued(record["body"])
-            with taking(database, message) as conn:
-                outcome, trade = record_lock_response(conn, message, settlement_window_s=settings.settlement_window_s)
-            has_locked = has_locked or outcome == "locked"
-            log("lock.answered", outcome=outcome, transaction_id=trade)
-            if outcome == "rejected":
-                report_failures([trade], "lock_rejected")
-        except Dropped as dropped:
-            log_dropped(dropped, message, message_id=record["messageId"])
-        except Unreachable:
-            # The rest would wait for a connection each, longer than the function may take.
-            again += [{"itemIdentifier": rest["messageId"]} for rest in event["Records"][number:]]
-            log("device.messages.given_back", level="error", messages=len(event["Records"]) - number)
-            break
-        except psycopg.Error as error:
-            log("device.message.failed", level="error", error=type(error).__name__, message=record["messageId"])
-            again.append({"itemIdentifier": record["messageId"]})
-    if has_locked:
+    outcomes = set()
+
+    def take(message: QueuedMessage) -> None:
+        with taking(database, message) as conn:
+            outcome, trade = record_lock_response(conn, message, settlement_window_s=window_s)
+        outcomes.add(outcome)
+        log("lock.answered", outcome=outcome, transaction_id=trade)
+        if outcome == "rejected":
+            report_failures([trade], "lock_rejected")
+
+    answer = take_each(event["Records"], take)
+    if "locked" in outcomes:
         _wake_sweep()
-    return {"batchItemFailures": again}
+    return answer
 
 
 def _wake_sweep() -> None:
@@ -111,11 +101,11 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
     from energy_market.evm.rpc import ChainError  # noqa: PLC0415
     from energy_market.usecases.settling.settle import settle_trades  # noqa: PLC0415
 
-    settlement, chain = config.settlement_settings(), config.chain_settings()
+    settlement = config.settlement_settings()
     rules = SettlementRules(
         max_batch=settlement.max_batch,
-        confirmations=chain.confirmations,
-        finality_blocks=chain.finality_blocks,
+        confirmations=settlement.confirmations,
+        finality_blocks=settlement.finality_blocks,
         delivery_window_s=settlement.delivery_window_s,
         min_priority_fee_wei=settlement.min_priority_fee_wei,
         max_fee_wei=settlement.max_fee_wei,
@@ -175,5 +165,5 @@ def _ledger() -> "Ledger":
         contract=chain.settlement_contract,
         token=chain.token_contract,
         token_decimals=chain.token_decimals,
-        operator_key=config.settlement_settings().operator_private_key,
+        operator_key=config.operator_settings().private_key,
     )

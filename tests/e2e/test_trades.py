@@ -502,7 +502,7 @@ def _shows_that_a_hanging_zone_is_waited_for_by_nobody(
         and sum(answer.get("failed") == "States.Timeout" for answer in said) == 1
         # Each step: the default zone's tick, whatever the others do; the commands. And from the second on, the hanging
         # one says that the tick of the step before is still at work.
-        and sum("trades" in answer for answer in said) == steps + steps - 1
+        and sum("matches" in answer for answer in said) == steps + steps - 1
         and sum(answer.get("failed", "States.Timeout") != "States.Timeout" for answer in said) == steps
         and any(
             ran and not ran_as_well and (following - began).total_seconds() == 5

@@ -248,7 +248,7 @@ def test_pausing_waits_for_the_tick_that_is_matching(
         CREATE TRIGGER dawdle BEFORE INSERT ON matches FOR EACH ROW EXECUTE FUNCTION dawdle()
         """
     )
-    ticking = Alongside(lambda: run_tick(market.database, zone="default", settings=SETTINGS))
+    ticking = Alongside(lambda: run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s))
     while not connection.execute("SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'").rowcount:
         pass
     assert connection.execute("SELECT count(*) FROM matches").fetchone() == (0,)
@@ -273,8 +273,8 @@ def test_a_tick_that_saw_no_pause_before_it_took_its_turn_sees_it_then(
             yield conn
 
     monkeypatch.setattr(market.database, "transaction", paused_in_between)
-    done = run_tick(market.database, zone="default", settings=SETTINGS)
-    assert (done.ran, done.trades, done.attempts) == (True, 0, 1)
+    done = run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
+    assert (done.ran, done.matches, done.attempts) == (True, 0, 1)
 
 
 # ------------------------------------------------------------------------------------------------ who may trade
@@ -301,7 +301,9 @@ def test_where_only_verified_users_trade_nobody_else_places_an_order(
 
 
 def matched_only_verified(market: Market) -> int:
-    return run_tick(market.database, zone="default", settings=SETTINGS, verified_only=True).trades
+    return run_tick(
+        market.database, zone="default", device_online_s=SETTINGS.device_online_s, verified_only=True
+    ).matches
 
 
 def test_resting_orders_of_who_is_no_longer_verified_are_not_matched(
@@ -350,8 +352,8 @@ def test_of_either_kind_only_orders_of_verified_users_are_matched(market: Market
 def test_a_market_that_asks_no_more_matches_what_rests_though_nothing_is_new(market: Market) -> None:
     crossing(market)
     assert matched_only_verified(market) == 0
-    done = run_tick(market.database, zone="default", settings=SETTINGS)
-    assert (done.trades, done.overlooked) == (1, 0)
+    done = run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
+    assert (done.matches, done.overlooked) == (1, 0)
 
 
 def test_an_order_that_comes_back_is_marked_anew(market: Market) -> None:
@@ -514,7 +516,7 @@ def test_dead_letters_are_counted_and_put_back(
 def test_so_many_are_put_back_by_a_request_and_no_more(
     queues: Callable[[str], list[str]], operator: SignedIn, load_api: LoadApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("energy_market.dead_letters.MOST_A_REQUEST", 12)
+    monkeypatch.setattr("energy_market.aws.dead_letters.MOST_A_REQUEST", 12)
     admin, sqs = load_api("admin_api"), boto3.client("sqs")
     letters = sqs.get_queue_url(QueueName="TELEMETRY_DEAD_LETTERS")["QueueUrl"]
     for number in range(15):

@@ -9,14 +9,14 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from energy_market.aws.registry import Credentials
 from energy_market.database import Database
-from energy_market.device_registry import Credentials
 from energy_market.domain.errors import Conflict
 from energy_market.domain.orders import MAX_OPEN_ORDERS_OF_A_USER
 from energy_market.domain.sessions import MAX_SESSIONS_OF_A_USER
 from energy_market.domain.sign_in import Challenge
 from energy_market.postgres import challenges, idempotency, rate_limits, refresh_tokens
-from energy_market.postgres.devices import MAX_KEPT_CHARACTERS, MAX_REPORTS_IN_TEN_MINUTES
+from energy_market.postgres.device_reports import MAX_KEPT_CHARACTERS, MAX_REPORTS_IN_TEN_MINUTES
 from energy_market.usecases import run_tick
 from energy_market.usecases.register_device import Registration, register_device
 from energy_market.usecases.register_node import register_node

@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from energy_market.aws.registry import Credentials, DeviceRegistry
 from energy_market.database import Database
-from energy_market.device_registry import Credentials, DeviceRegistry
-from energy_market.devices import Dropped, QueuedMessage
 from energy_market.domain.errors import NotFound
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.remove_device import expel_device, remove_device

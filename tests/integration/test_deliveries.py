@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from energy_market.devices import Dropped
-from energy_market.postgres import trades
+from energy_market.messages.received import Dropped
+from energy_market.postgres import deliveries
 from energy_market.postgres.migrations import migrate
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.settling.deliveries import end_deliveries
@@ -180,17 +180,17 @@ def test_a_sweep_ends_a_bounded_number_the_longest_overdue_first(market: Market)
     market.sql("UPDATE transactions SET deliver_by = now() - interval '1 hour' WHERE id = %s", first.id)
     market.sql("UPDATE transactions SET deliver_by = now() - interval '1 minute' WHERE id = %s", second.id)
     with market.database.transaction() as conn:
-        assert [short.transaction_id for short in trades.end_overdue_deliveries(conn, limit=1)] == [first.id]
-        assert [short.transaction_id for short in trades.end_overdue_deliveries(conn, limit=1)] == [second.id]
-        assert trades.end_overdue_deliveries(conn, limit=1) == []
+        assert [short.transaction_id for short in deliveries.end_overdue_deliveries(conn, limit=1)] == [first.id]
+        assert [short.transaction_id for short in deliveries.end_overdue_deliveries(conn, limit=1)] == [second.id]
+        assert deliveries.end_overdue_deliveries(conn, limit=1) == []
 
 
 def test_two_sweeps_at_once_end_a_delivery_once(market: Market, database_url: str) -> None:
     market.sold()
     market.sql("UPDATE transactions SET deliver_by = clock_timestamp()")
     with psycopg.connect(database_url) as one, psycopg.connect(database_url) as other:
-        assert len(trades.end_overdue_deliveries(one, limit=10)) == 1
-        assert trades.end_overdue_deliveries(other, limit=10) == []
+        assert len(deliveries.end_overdue_deliveries(one, limit=10)) == 1
+        assert deliveries.end_overdue_deliveries(other, limit=10) == []
 
 
 def test_a_status_that_waits_for_a_trade_does_not_hold_its_device(market: Market, database_url: str) -> None:

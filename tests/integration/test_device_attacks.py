@@ -17,8 +17,8 @@ import pytest
 from awscrt import mqtt5
 from awsiot import mqtt5_client_builder
 
-from energy_market.device_registry import Credentials, DeviceRegistry
-from energy_market.devices import Dropped, read_queued
+from energy_market.aws.registry import Credentials, DeviceRegistry
+from energy_market.messages.received import Dropped, read_queued
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.register_device import RegisteredDevice, Registration, register_device

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from energy_market.device_reports import (
+from energy_market.messages.reports import (
     Refused,
     read_donor_status,
     read_lock_response,

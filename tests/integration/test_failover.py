@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from energy_market.database import Database
+from energy_market.database import IDLE_S, Database
 from energy_market_client.errors import UnreachableError
 from local_market.chaos.links import Links
 from local_market.parts.postgres import LocalPostgres as Server
@@ -116,6 +116,7 @@ def test_whoever_was_connected_to_a_server_that_is_gone_is_served_by_the_other(
         loop.tick()
         servers.name.fail_over(9)  # nobody is told, and for the moment the name leads nowhere
         servers.name.fail_over(port_of(servers.fail_over(demoted=False).url))
+        time.sleep(IDLE_S)  # of a connection that was used within that second a whole statement's time is waited for
         with at_most(12):  # three connections, each silent for two seconds
             everybody.goes_on()
         assert api.refused == []

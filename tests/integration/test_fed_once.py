@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from energy_market.devices import Dropped, QueuedMessage
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.postgres import devices
-from energy_market.postgres.trades import COUNT_FORGOTTEN_AFTER_S, MAX_REPORTS_BETWEEN_STATUSES
+from energy_market.postgres.deliveries import COUNT_FORGOTTEN_AFTER_S, MAX_REPORTS_BETWEEN_STATUSES
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.settling.deliveries import end_deliveries
 from tests.support.devices.real import RealDevice

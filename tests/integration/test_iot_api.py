@@ -10,8 +10,8 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from energy_market.aws.registry import Credentials, DeviceRegistry, check_csr
 from energy_market.database import Database
-from energy_market.device_registry import Credentials, DeviceRegistry, check_csr
 from energy_market.domain.errors import Conflict, InvalidRequest
 from energy_market.usecases.answer_once import Answer
 from energy_market.usecases.register_device import Registration, register_device

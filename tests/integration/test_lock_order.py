@@ -10,7 +10,7 @@ from psycopg import Connection
 from psycopg.errors import LockNotAvailable
 
 from energy_market.domain.matching import Book, Match
-from energy_market.postgres import book, settlement, trades
+from energy_market.postgres import batches, book, deliveries, settleable, trades
 from energy_market.usecases import run_tick as tick_module
 from energy_market.usecases.run_tick import Tick, run_tick
 from tests.support.market import SETTINGS, Market
@@ -119,7 +119,7 @@ def test_ticks_of_two_zones_that_both_want_the_book_take_turns(
     def tick(zone: str) -> None:
         own = Market(database_url)
         try:
-            ticks.append(run_tick(own.database, zone=zone, settings=SETTINGS))
+            ticks.append(run_tick(own.database, zone=zone, device_online_s=SETTINGS.device_online_s))
         finally:
             own.close()
 
@@ -158,11 +158,11 @@ def test_who_holds_the_book_has_no_order(
 
 # ------------------------------------------------------------------------------------------------ trades
 
-ACCOUNT = settlement.Account(chain_id=1, sender="0x")
+ACCOUNT = batches.Account(chain_id=1, sender="0x")
 
 
 def store(conn: Connection, made: Sequence[UUID]) -> UUID:
-    batch = settlement.store(
+    batch = batches.store(
         conn,
         ACCOUNT,
         contract="0x",
@@ -194,8 +194,8 @@ def locked_trades(market: Market) -> list[UUID]:
 
 def confirm(conn: Connection, made: Sequence[UUID]) -> UUID:
     batch = store(conn, made)
-    settlement.mark_mined(conn, batch, tx_hash="0x1", block_number=1, block_hash="0xb")
-    settlement.confirm(conn, made, tx_hash="0x1", delivery_window_s=60)
+    batches.mark_mined(conn, batch, tx_hash="0x1", block_number=1, block_hash="0xb")
+    settleable.confirm(conn, made, tx_hash="0x1", delivery_window_s=60)
     return batch
 
 
@@ -208,17 +208,17 @@ STEPS: dict[str, tuple[Callable[[Connection, Sequence[UUID]], UUID | None], Call
     "store": (lambda _conn, _made: None, lambda conn, made, _batch: store(conn, made)),
     "confirm": (
         store,
-        lambda conn, made, _batch: settlement.confirm(conn, made, tx_hash="0x1", delivery_window_s=60),
+        lambda conn, made, _batch: settleable.confirm(conn, made, tx_hash="0x1", delivery_window_s=60),
     ),
-    "put back": (confirm, lambda conn, _made, batch: settlement.put_back(conn, batch)),
-    "end": (store, lambda conn, _made, batch: settlement.end_without_effect(conn, batch, "Reverted", reason="x")),
+    "put back": (confirm, lambda conn, _made, batch: batches.put_back(conn, batch)),
+    "end": (store, lambda conn, _made, batch: batches.end_without_effect(conn, batch, "Reverted", reason="x")),
     "fail": (
         lambda _conn, _made: None,
         lambda conn, made, _batch: trades.fail(conn, made, reason="settlement_expired", expected="Locked"),
     ),
     "status": (
         answered,
-        lambda conn, _made, _batch: trades.hold_reserved(
+        lambda conn, _made, _batch: deliveries.hold_reserved(
             conn, conn.execute("SELECT device_id FROM transactions LIMIT 1").fetchall()[0][0], [], seq=2
         ),
     ),

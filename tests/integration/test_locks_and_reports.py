@@ -7,8 +7,9 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from energy_market.device_reports import Refused
-from energy_market.devices import Dropped, payload
+from energy_market.messages.published import payload
+from energy_market.messages.received import Dropped
+from energy_market.messages.reports import Refused
 from energy_market.postgres import trades
 from energy_market.usecases.record_lock_response import record_lock_response
 from tests.support.market import Market, certificate_of

@@ -211,14 +211,14 @@ def test_a_tick_that_takes_longer_than_a_step_is_not_joined_and_holds_up_no_comm
         capsys.readouterr()
 
         # Five seconds later: the loop's next step, though the first one is not done.
-        assert following.tick(now(), None) == {"trades": 0}
+        assert following.tick(now(), None) == {"matches": 0}
         (first, *_) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert (first["event"], first["ran"]) == ("tick", False)
         assert following.commands({**now(), "missed": False}, None) == {"commands": 1}
         assert [command.transaction_id for command in said] == [earlier], "devices are told all the same"
         somebody.rollback()
     ticking.end()
-    assert following.tick(now(), None) == {"trades": 0}
+    assert following.tick(now(), None) == {"matches": 0}
     assert following.commands({**now(), "missed": False}, None) == {"commands": 1}
     assert [trade.energy_wh for trade in market.trades(buyer)] == [500, 300]
     assert {command.transaction_id for command in said} == {trade.id for trade in market.trades(buyer)}
@@ -289,7 +289,7 @@ def test_zones_are_ticked_at_once_and_one_that_hangs_or_fails_holds_up_neither_a
         wait_until_somebody_waits_for(somebody)
         with pytest.raises(psycopg.errors.RaiseException):
             step("failing")
-        assert step("sound") == {"trades": 1}
+        assert step("sound") == {"matches": 1}
         assert sandboxes["sound"].commands({**now(), "missed": False}, None) == {"commands": 1}
         somebody.rollback()
     hanging.end()
@@ -302,7 +302,7 @@ def test_zones_are_ticked_at_once_and_one_that_hangs_or_fails_holds_up_neither_a
     logged = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["zone"] for line in logged if line.get("event") == "tick.failed"] == ["failing"]
     market.sql("DROP TRIGGER fail ON ticks")
-    assert step("failing") == {"trades": 1}, "its next tick is the retry"
+    assert step("failing") == {"matches": 1}, "its next tick is the retry"
     assert differences(database_url) == []
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from energy_device.device import PATIENCE_S
 
-from energy_market.devices import Dropped, QueuedMessage
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.postgres import trades
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.record_lock_response import record_lock_response

@@ -15,7 +15,7 @@ from energy_market.domain.errors import Unauthorized
 from energy_market.domain.market import Candle, Level, PriceSummary
 from energy_market.postgres import market as market_sql
 from energy_market.postgres import orders as orders_sql
-from energy_market.postgres import trades
+from energy_market.postgres import trade_reads
 from tests.support.loop import Loop
 from tests.support.market import Market
 
@@ -350,7 +350,7 @@ def test_confirmed_trades_in_pages_latest_first(market: Market) -> None:
     for minute in range(3):
         a_confirmed_trade(market, energy_wh=100, price_micro=minute + 1, at=noon + timedelta(minutes=minute))
     with market.database.transaction() as conn:
-        first = trades.confirmed(conn, "default", limit=2)
+        first = trade_reads.confirmed(conn, "default", limit=2)
         assert first[-1].confirmed_at is not None
-        rest = trades.confirmed(conn, "default", before=(first[-1].confirmed_at, first[-1].seq), limit=2)
+        rest = trade_reads.confirmed(conn, "default", before=(first[-1].confirmed_at, first[-1].seq), limit=2)
     assert [trade.price_micro for trade in first + rest] == [3, 2, 1]

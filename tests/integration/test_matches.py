@@ -14,7 +14,7 @@ from tests.support.market import SETTINGS, Home, Market
 
 
 def only_tick(market: Market) -> Tick:
-    return run_tick(market.database, zone="default", settings=SETTINGS)
+    return run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
 
 
 def free_wh(market: Market, home: Home) -> int | None:
@@ -26,12 +26,12 @@ def free_wh(market: Market, home: Home) -> int | None:
 def test_a_match_counts_as_matched_and_as_promised_before_it_is_a_trade(market: Market) -> None:
     home, buyer = market.home(available_wh=900), market.user()
     ask, bid = market.order(home.user, "sell", 500, 200_000), market.order(buyer, "buy", 500, 200_000)
-    assert only_tick(market).trades == 1
+    assert only_tick(market).matches == 1
     assert [market.status_of(order) for order in (ask, bid)] == ["Matched", "Matched"]
     assert free_wh(market, home) == 400
     market.order(home.user, "sell", 500, 200_000)
     market.order(buyer, "buy", 500, 200_000)
-    assert only_tick(market).trades == 0
+    assert only_tick(market).matches == 0
     assert market.trades(buyer) == []
 
 
@@ -66,7 +66,9 @@ def test_a_locks_time_begins_when_its_turn_comes(market: Market, monkeypatch: py
             still_unclaimed.append(len(market.sql("SELECT id FROM transactions WHERE expires_at IS NULL")))
         return []
 
-    published = publish_commands.publish_commands(market.database, say, settings=SETTINGS)
+    published = publish_commands.publish_commands(
+        market.database, say, lock_timeout_s=SETTINGS.lock_timeout_s, device_online_s=SETTINGS.device_online_s
+    )
     assert (published.locks, still_unclaimed) == (3, [2, 1, 0])
 
 
@@ -95,7 +97,12 @@ def test_while_one_tells_the_devices_another_says_nothing(market: Market, databa
         said_meanwhile.append(other.publish().locks)
         return []
 
-    assert publish_commands.publish_commands(market.database, say, settings=SETTINGS).locks >= 1
+    assert (
+        publish_commands.publish_commands(
+            market.database, say, lock_timeout_s=SETTINGS.lock_timeout_s, device_online_s=SETTINGS.device_online_s
+        ).locks
+        >= 1
+    )
     assert set(said_meanwhile) == {0}
     market.sql("UPDATE transactions SET command_sent_at = command_sent_at - interval '5 s'")
     assert other.publish().locks == 1
@@ -171,7 +178,7 @@ def test_what_is_new_is_looked_up_by_indexes_alone(market: Market, plan: str) ->
         conn.execute(f"SET SESSION plan_cache_mode = {plan}".encode())
     before = read_from_end_to_end()
     ask = market.order(home.user, "sell", 500, 100_000)
-    assert only_tick(market).trades == 1
+    assert only_tick(market).matches == 1
     assert market.status_of(ask) == "Matched"
     assert only_tick(market) == Tick(ran=True)
     assert read_from_end_to_end() == before
@@ -193,8 +200,8 @@ def test_an_order_that_commits_after_a_later_one_was_seen_is_seen(market: Market
             (early[0], buyer, early[1]),
         )
         ask = market.order(home.user, "sell", 500, 200_000)
-        assert only_tick(market).trades == 0
-    assert only_tick(market).trades == 1
+        assert only_tick(market).matches == 0
+    assert only_tick(market).matches == 1
     assert market.status_of(ask) == "Matched"
     late.close()
 
@@ -209,7 +216,7 @@ def test_more_new_orders_than_are_looked_at_one_by_one_are_all_seen(
     market.order(market.user(), "sell", 100, 1)  # it has no device, and is none of those that are looked at
     for price_micro in (1, 1, 1, 200_000):
         market.order(buyer, "buy", 500, price_micro)
-    assert only_tick(market).trades == 1
+    assert only_tick(market).matches == 1
 
 
 def test_a_bid_that_grows_again_meets_an_ask_that_was_too_large_for_it(market: Market) -> None:
@@ -218,11 +225,11 @@ def test_a_bid_that_grows_again_meets_an_ask_that_was_too_large_for_it(market: M
     market.order(buyer, "buy", 500, 200_000, partial=True)
     market.tick()
     large = market.order(other.user, "sell", 500, 200_000)
-    assert only_tick(market).trades == 0
+    assert only_tick(market).matches == 0
     market.publish()
     (trade,) = market.trades(buyer)
     assert market.answer(home.device, small, "rejected", trade=trade.id) == "rejected"
-    assert only_tick(market).trades == 1
+    assert only_tick(market).matches == 1
     assert market.status_of(large) == "Matched"
 
 
@@ -233,10 +240,10 @@ def test_what_only_a_look_at_the_whole_book_finds_is_counted(market: Market) -> 
     bid = market.order(buyer, "buy", 500, 200_000)
     only_tick(market)
     market.sql("UPDATE open_orders SET price_micro = 300000 WHERE order_id = %s", bid)
-    assert only_tick(market).trades == 0
+    assert only_tick(market).matches == 0
     market.sql("UPDATE ticks SET whole_at = whole_at - interval '10 minutes'")
     done = only_tick(market)
-    assert (done.trades, done.overlooked) == (1, 1)
+    assert (done.matches, done.overlooked) == (1, 1)
 
 
 def test_a_snapshot_of_another_server_is_not_believed(market: Market) -> None:
@@ -246,5 +253,5 @@ def test_a_snapshot_of_another_server_is_not_believed(market: Market) -> None:
     market.order(buyer, "buy", 500, 200_000)
     market.sql("UPDATE ticks SET seen = '9000000000:9000000000:'")
     done = only_tick(market)
-    assert (done.trades, done.overlooked) == (1, 0)
+    assert (done.matches, done.overlooked) == (1, 0)
     assert market.sql("SELECT pg_snapshot_xmax(seen)::text::bigint < 9000000000 FROM ticks") == [(True,)]

@@ -11,11 +11,12 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from energy_market.devices import Dropped, QueuedMessage
+from energy_market.domain import topics
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.postgres.commands import LOCK_REPEAT_S
 from energy_market.postgres.reconciliation import database_differences
-from energy_market.usecases.record_lock_response import TOPIC, record_lock_response
-from energy_market.usecases.record_telemetry import PRESENCE_TOPIC, record_telemetry
+from energy_market.usecases.record_lock_response import record_lock_response
+from energy_market.usecases.record_telemetry import record_telemetry
 from tests.support.market import SETTINGS, Market, certificate_of, now_ms
 
 
@@ -147,7 +148,7 @@ def scenes(market: Market, database_url: str) -> Iterator[Scenes]:
 
 def lock_response(scene: Scene, status: str, *, device: UUID | None = None, **other: object) -> QueuedMessage:
     said = {"order_id": str(scene.ask), "transaction_id": str(scene.trade), "status": status} | other
-    return Market.say(TOPIC.replace("+", str(device or scene.device)), said)
+    return Market.say(topics.of(topics.LOCK_RESPONSE, device or scene.device), said)
 
 
 def status(scene: Scene, seq: int, available_kwh: float, *locks: UUID, device: UUID | None = None) -> QueuedMessage:
@@ -172,7 +173,7 @@ def presence(scene: Scene, kind: str, session: str, place: int) -> QueuedMessage
         "sessionIdentifier": session,
         "principalIdentifier": certificate_of(device),
     }
-    return Market.say(f"{PRESENCE_TOPIC}{kind}/{device}", said, client_id="n/a")
+    return Market.say(f"{topics.PRESENCE}{kind}/{device}", said, client_id="n/a")
 
 
 Story = Callable[[Scene], list[QueuedMessage]]
@@ -388,7 +389,7 @@ FORGERIES: dict[str, Forgery] = {
         own, 99, "refused", 0, device=other.device
     ),
     "presence of another": lambda own, other: Market.say(
-        f"{PRESENCE_TOPIC}disconnected/{own.device}",
+        f"{topics.PRESENCE}disconnected/{own.device}",
         {
             "clientId": str(other.device),
             "timestamp": NOW_MS + 9,

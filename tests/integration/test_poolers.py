@@ -122,7 +122,7 @@ def test_sandboxes_that_share_sessions_get_their_own_answers(
     def ticks() -> None:
         with closing(Database(pooler.url)) as database:
             for _ in range(2 * ROUNDS):
-                run_tick(database, zone="default", settings=SETTINGS)
+                run_tick(database, zone="default", device_online_s=SETTINGS.device_online_s)
 
     all_at_once([*(one.ask for one in sandboxes), ticks])
     assert [one.wrong for one in sandboxes] == [[]] * SANDBOXES

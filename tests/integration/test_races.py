@@ -114,7 +114,7 @@ class Race:
 def test_of_cancel_and_match_exactly_one_wins_thousands_of_times(
     market: Market, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tick_module, "MAX_TRADES", TRADES_A_TICK)
+    monkeypatch.setattr(tick_module, "MAX_MATCHES", TRADES_A_TICK)
     race = Race(market, database_url)
     race.run()
     cancelled, refused = Counter(race.cancelled), Counter(race.refused)

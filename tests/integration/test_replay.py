@@ -8,7 +8,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from energy_market.dead_letters import move_back
+from energy_market.aws.dead_letters import move_back
 from local_market.emulators.ministack import start_ministack
 from local_market.stack.stack import remove_state
 from local_market.watching.dead_letters import dead_letters, replay

@@ -2,7 +2,7 @@
 
 import pytest
 
-from energy_market.devices import Dropped
+from energy_market.messages.received import Dropped
 from tests.support.market import Home, Market, certificate_of, now_ms
 
 AN_HOUR_MS = 3_600_000

@@ -14,7 +14,7 @@ from energy_market.domain.trades import (
     MAX_PAUSE_S,
     FailReason,
 )
-from energy_market.postgres import book, devices, trades
+from energy_market.postgres import book, deliveries, devices, trades
 from energy_market.postgres.reconciliation import database_differences
 from tests.support.market import Home, Market, Ticked, now_ms
 from tests.support.trouble.alongside import Alongside, wait_until_somebody_waits_for
@@ -325,7 +325,7 @@ def removes(home: Home, database_url: str, between: Callable[[psycopg.Connection
     """The device is removed as `remove_device` does it, and something happens before that is committed."""
     with psycopg.connect(database_url) as conn:
         assert devices.hold_owner(conn, home.device, home.user)
-        trades.hold_of_device(conn, home.device)
+        deliveries.hold_of_device(conn, home.device)
         assert devices.remove(conn, home.device)
         between(conn)
         conn.commit()

@@ -11,11 +11,11 @@ from uuid import UUID, uuid4
 import pytest
 
 from energy_market.database import Database
-from energy_market.device_reports import Refused
-from energy_market.devices import Dropped, QueuedMessage
 from energy_market.domain.trades import UNREPORTED_AFTER_S
-from energy_market.postgres import devices, settlement
-from energy_market.postgres.devices import LIFE_NOTED_EVERY_S, MAX_REPORTS_IN_TEN_MINUTES
+from energy_market.messages.received import Dropped, QueuedMessage
+from energy_market.messages.reports import Refused
+from energy_market.postgres import devices, settleable
+from energy_market.postgres.device_reports import LIFE_NOTED_EVERY_S, MAX_REPORTS_IN_TEN_MINUTES
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.note_refusals import taking
 from energy_market.usecases.record_lock_response import record_lock_response
@@ -308,7 +308,7 @@ def two_fields(market: Market) -> tuple[Home, UUID]:
 
 def confirm(market: Market, trade: UUID) -> None:
     with market.database.transaction() as conn:
-        assert settlement.confirm(conn, [trade], tx_hash="0x1", delivery_window_s=86_400) == [trade]
+        assert settleable.confirm(conn, [trade], tx_hash="0x1", delivery_window_s=86_400) == [trade]
 
 
 class NothingToTidy:

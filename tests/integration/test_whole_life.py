@@ -33,11 +33,11 @@ from hypothesis.stateful import (
 from psycopg.errors import LockNotAvailable
 
 from energy_market.database import Database
-from energy_market.devices import QueuedMessage
+from energy_market.domain import topics
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Refused
+from energy_market.messages.received import QueuedMessage
 from energy_market.usecases.reconcile import reconcile
-from energy_market.usecases.record_lock_response import TOPIC
 from local_market.parts.postgres import LocalPostgres as Server
 from tests.integration.whole_life.device import LiveDevice
 from tests.integration.whole_life.disturbed import Disturbance
@@ -191,7 +191,7 @@ class WholeLife(Life, RuleBasedStateMachine):
     def tick(self) -> None:
         matches = self.expected.tick(self.now_s)
         tick = self.run_tick(self.stage.database)
-        assert (tick.ran, tick.trades, tick.overlooked) == (True, len(matches), 0)
+        assert (tick.ran, tick.matches, tick.overlooked) == (True, len(matches), 0)
         assert tick.halted == (None if self.expected.chain_answers else "chain_unreachable")
         assert sorted(self.new_trades()) == sorted(matches)
 
@@ -372,7 +372,7 @@ class WholeLife(Life, RuleBasedStateMachine):
             case "forged trade":
                 named, sender, topic = uuid4(), trade.device, trade.device
         other.say(
-            TOPIC.replace("+", str(topic)),
+            topics.of(topics.LOCK_RESPONSE, topic),
             {"order_id": str(ask), "transaction_id": str(named), "status": status},
             client_id=str(sender),
         )

@@ -35,7 +35,7 @@ ACCEPTED: Final = (
     Accepted(
         tool="bandit",
         rule="B310",
-        where="layers/energy_market/energy_market/custom_resources.py localstack/local_market/stack/sam.py",
+        where="layers/energy_market/energy_market/aws/custom_resources.py localstack/local_market/stack/sam.py",
         reason="CloudFormation's own address, and our own.",
     ),
     Accepted(

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import yaml
 
-from energy_market.device_registry import check_csr
+from energy_market.aws.registry import check_csr
 from energy_market.domain.wallets import parse_address, parse_signature
 from tests.support.places import CHECKOUT
 

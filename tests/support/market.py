@@ -9,14 +9,13 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from energy_market.config import MarketSettings
 from energy_market.database import Database
-from energy_market.devices import QueuedMessage
 from energy_market.domain.commands import Command
 from energy_market.domain.devices import Device
 from energy_market.domain.orders import Order, OrderStatus, OrderTerms, OrderType
 from energy_market.domain.trades import Trade
-from energy_market.postgres import certificates, commands, devices, market, orders, trades
+from energy_market.messages.received import QueuedMessage
+from energy_market.postgres import certificates, commands, devices, market, orders, trade_reads, trades
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.cancel_order import cancel_order
 from energy_market.usecases.place_order import place_order
@@ -26,7 +25,17 @@ from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.run_tick import run_tick
 from tests.support.owner import as_owner
 
-SETTINGS = MarketSettings(lock_timeout_s=30, device_online_s=120, settlement_window_s=600)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Times that the market's rules use."""
+
+    lock_timeout_s: int
+    device_online_s: int
+    settlement_window_s: int
+
+
+SETTINGS = Settings(lock_timeout_s=30, device_online_s=120, settlement_window_s=600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +151,7 @@ class Market:
 
     def trades(self, user: UUID) -> list[Trade]:
         with self.database.transaction() as conn:
-            return trades.of_user(conn, user, limit=100)
+            return trade_reads.of_user(conn, user, limit=100)
 
     def seen(self, home: Home) -> Device:
         """A home's only device, as its owner sees it."""
@@ -154,7 +163,7 @@ class Market:
 
     def tick(self) -> Ticked:
         """A tick, and the trades of its matches."""
-        done = run_tick(self.database, zone="default", settings=SETTINGS)
+        done = run_tick(self.database, zone="default", device_online_s=SETTINGS.device_online_s)
         with self.database.transaction() as conn:
             known = conn.execute("SELECT coalesce(max(seq), 0) FROM transactions").fetchone()
             trades.make(conn, limit=100_000)
@@ -179,7 +188,9 @@ class Market:
             self.published += claimed
             return []
 
-        return publish_commands(self.database, keep, settings=SETTINGS)
+        return publish_commands(
+            self.database, keep, lock_timeout_s=SETTINGS.lock_timeout_s, device_online_s=SETTINGS.device_online_s
+        )
 
     def claim_locks(self, *, limit: int = 100) -> list[Command]:
         with self.database.transaction() as conn:

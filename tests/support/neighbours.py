@@ -15,10 +15,10 @@ from uuid import UUID
 import boto3
 from eth_account import Account
 
-from energy_market.config import DeadLetterQueue
+from energy_market.aws.dead_letters import DeadLetters
+from energy_market.aws.registry import DeviceRegistry
 from energy_market.database import Database
-from energy_market.dead_letters import DeadLetters
-from energy_market.device_registry import DeviceRegistry
+from energy_market.domain.settings import DeadLetterQueue
 from energy_market.usecases.tidy_device import tidy_devices
 from energy_market_client.answers import RegisteredDevice
 from energy_market_client.keys import new_key

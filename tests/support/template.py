@@ -28,13 +28,31 @@ def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
 
 _Loader.add_multi_constructor("!", _tagged)
 
-TEMPLATE: dict[str, Any] = yaml.load((ROOT / "template.yaml").read_text(), _Loader)  # noqa: S506 - a SafeLoader
+
+def _read(path: str) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.load((ROOT / path).read_text(), _Loader)  # noqa: S506 - a SafeLoader
+    return read
+
+
+TEMPLATE = _read("template.yaml")
 RESOURCES: dict[str, Resource] = TEMPLATE["Resources"]
+"""Resources of the template itself, without those of the template that it nests."""
+WATCHING = _read("infra/watching.yaml")
+"""The nested template, which has the alarms, the dashboard and the WAF."""
 MAKEFILE = (ROOT / "functions" / "Makefile").read_text()
+ONLY_ON_AWS = ("AWS::WAFv2::", "AWS::CloudWatch::", "AWS::SNS::", "AWS::RDS::", "AWS::KMS::")
 
 
 def of_type(type_: str) -> dict[str, Resource]:
-    return {name: resource for name, resource in RESOURCES.items() if resource["Type"] == type_}
+    """The resources of a type, in either template."""
+    both = [*RESOURCES.items(), *WATCHING["Resources"].items()]
+    return {name: resource for name, resource in both if resource["Type"] == type_}
+
+
+def given_to_watching(parameter: str) -> dict[str, Any]:
+    """The value that the template gives to a parameter of the nested one."""
+    value: dict[str, Any] = RESOURCES["Watching"]["Properties"]["Parameters"][parameter]
+    return value
 
 
 FUNCTIONS = of_type("AWS::Serverless::Function")

@@ -89,10 +89,10 @@ def test_the_page_names_every_limit_that_there_is() -> None:
 @pytest.mark.parametrize(
     ("function", "wait"),
     [
-        ("AuthApiFunction", "energy_market.http.DATABASE_S"),
-        ("MarketApiFunction", "energy_market.http.DATABASE_S"),
-        ("NetworkApiFunction", "energy_market.http.DATABASE_S"),
-        ("AnalyticsApiFunction", "energy_market.http.DATABASE_S"),
+        ("AuthApiFunction", "energy_market.api.edge.DATABASE_S"),
+        ("MarketApiFunction", "energy_market.api.edge.DATABASE_S"),
+        ("NetworkApiFunction", "energy_market.api.edge.DATABASE_S"),
+        ("AnalyticsApiFunction", "energy_market.api.edge.DATABASE_S"),
         ("IotApiFunction", "functions/iot_api/app.py:DATABASE_S"),
         ("AdminApiFunction", "functions/admin_api/app.py:DATABASE_S"),
         ("MarksFunction", "functions/matching/app.py:MARKS_DATABASE_S"),

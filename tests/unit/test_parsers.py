@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from energy_market.device_registry import MAX_CSR_CHARACTERS, check_csr
+from energy_market.api.fields import MAX_PAGE, Cursor, EnergyWh, Location, PageLimit, PriceMicro, PriceParameter
+from energy_market.aws.registry import MAX_CSR_CHARACTERS, check_csr
 from energy_market.domain import sessions
 from energy_market.domain.errors import InvalidRequest, Unauthorized
 from energy_market.domain.quantities import MAX_ENERGY_WH, MAX_PRICE_MICRO
 from energy_market.domain.wallets import parse_address, parse_signature
-from energy_market.wire import MAX_PAGE, Cursor, EnergyWh, Location, PageLimit, PriceMicro, PriceParameter
 
 # Texts of every kind of character, those that look like numbers in other alphabets, and such as nearly are something.
 TEXTS = (

@@ -7,7 +7,7 @@ import json
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from energy_market.dead_letters import move_back
+from energy_market.aws.dead_letters import move_back
 from local_market.emulators.local_aws import STACK, aws_session
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import pytest
 
 from local_market.parts.anvil import start_anvil
 from local_market.stack.stack import remove_state
-from tests.support.api import ENVIRONMENT, FEES, load_function
+from tests.support.api import ENVIRONMENT, load_function
 from tests.support.chain.chain import Chain
 from tests.support.chain.world import World
 
@@ -25,9 +25,6 @@ def deploy(world: World, monkeypatch: pytest.MonkeyPatch) -> Deploy:
             "SETTLEMENT_CONTRACT": world.chain.settlement.address,
             "TOKEN_CONTRACT": world.chain.token.address,
             "OPERATOR_PRIVATE_KEY": world.chain.operator.key.hex(),
-            "MAX_BATCH": "50",
-            "DELIVERY_WINDOW_S": "86400",
-            **FEES,
             **parameters,
         }
         for name, value in values.items():

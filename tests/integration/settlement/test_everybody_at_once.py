@@ -17,10 +17,10 @@ from uuid import UUID
 import psycopg
 from psycopg.errors import LockNotAvailable
 
-from energy_market.device_registry import Credentials
-from energy_market.devices import Dropped, QueuedMessage
+from energy_market.aws.registry import Credentials
 from energy_market.domain.commands import Command
 from energy_market.domain.errors import MarketError
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
@@ -117,14 +117,19 @@ class Town:
 
     def loop(self, market: Market, chance: random.Random) -> None:
         try:
-            tick = run_tick(market.database, zone="default", settings=SETTINGS)
+            tick = run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
         except LockNotAvailable:
             # In slow motion, on a slow machine, the book may not be had within a second: the next step's has its turn.
             self.done["tick gave way"] += 1
             return
-        self.done["trades"] += tick.trades
+        self.done["trades"] += tick.matches
         self.done["disturbed"] += tick.attempts > 1
-        publish_commands(market.database, self._publish, settings=SETTINGS)
+        publish_commands(
+            market.database,
+            self._publish,
+            lock_timeout_s=SETTINGS.lock_timeout_s,
+            device_online_s=SETTINGS.device_online_s,
+        )
         time.sleep(chance.random() * 0.005)
 
     def _publish(self, commands: object) -> list[tuple[Command, Exception]]:

@@ -13,7 +13,7 @@ import pytest
 from energy_market.database import Database
 from energy_market.evm.ledger import Fees, Ledger, Payment, Signed
 from energy_market.evm.rpc import Unreachable
-from energy_market.postgres import settlement, trades
+from energy_market.postgres import batches, settleable, trades
 from energy_market.usecases.settling.settle import settle_trades
 from energy_market.usecases.wake_sweep import wake_sweep
 from tests.support.chain.world import FINALITY_BLOCKS, RULES, World, logged
@@ -600,11 +600,11 @@ def test_a_signed_trade_is_overdue_by_the_chains_clock_not_by_ours(world: World,
     world.sql("UPDATE transactions SET status = %s", status)
     world.let_expire(deal)
     ((valid_until,),) = world.sql("SELECT valid_until FROM transactions")
-    account = settlement.Account(chain_id=world.ledger.chain_id, sender=world.ledger.operator)
+    account = batches.Account(chain_id=world.ledger.chain_id, sender=world.ledger.operator)
 
     def overdue(final_time: datetime) -> list[UUID]:
         with world.market.database.transaction() as conn:
-            found = settlement.overdue_stored(
+            found = settleable.overdue_stored(
                 conn, account, contract=world.ledger.contract, final_time=final_time, limit=10
             )
         return [one.id for one in found]
@@ -612,7 +612,7 @@ def test_a_signed_trade_is_overdue_by_the_chains_clock_not_by_ours(world: World,
     assert overdue(valid_until) == []
     assert overdue(valid_until + timedelta(seconds=1)) == [deal.id]
     with world.market.database.transaction() as conn:
-        assert settlement.overdue_unstored(conn, limit=10) == []
+        assert settleable.overdue_unstored(conn, limit=10) == []
 
 
 def test_a_trade_that_another_chain_may_have_paid_waits_until_that_one_is_asked(

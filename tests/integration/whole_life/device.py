@@ -5,10 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from energy_market.devices import QueuedMessage
+from energy_market.domain import topics
 from energy_market.domain.commands import Command
-from energy_market.usecases.record_lock_response import TOPIC
-from energy_market.usecases.record_telemetry import PRESENCE_TOPIC
+from energy_market.messages.received import QueuedMessage
 from tests.support.devices.model import ModelDevice
 from tests.support.market import Market, certificate_of
 
@@ -75,7 +74,7 @@ class LiveDevice(ModelDevice):
     def answer_lock(self, trade: UUID, status: str, *, named: bool) -> None:
         """Answer again, whatever was answered before; with the trade's id, or as the specification has it."""
         answer: dict[str, object] = {"order_id": str(self.answered[trade]), "status": status}
-        self._say(TOPIC.replace("+", str(self.id)), answer | ({"transaction_id": str(trade)} if named else {}))
+        self._say(topics.of(topics.LOCK_RESPONSE, self.id), answer | ({"transaction_id": str(trade)} if named else {}))
 
     def leave(self) -> QueuedMessage:
         """Its line is cut; what the broker says of that."""
@@ -114,7 +113,7 @@ class LiveDevice(ModelDevice):
             "principalIdentifier": certificate_of(self.id),
         }
         return QueuedMessage(
-            topic=f"{PRESENCE_TOPIC}{kind}/{self.id}",
+            topic=f"{topics.PRESENCE}{kind}/{self.id}",
             client_id=str(self.id),
             principal=certificate_of(self.id),
             payload=json.dumps(event).encode(),

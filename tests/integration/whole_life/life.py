@@ -8,13 +8,15 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from energy_market.database import Database
-from energy_market.devices import Dropped, Publish, QueuedMessage
+from energy_market.domain import topics
 from energy_market.domain.commands import Command
 from energy_market.domain.errors import Conflict
 from energy_market.domain.orders import OrderTerms
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Unreachable
+from energy_market.messages.published import Publish
+from energy_market.messages.received import Dropped, QueuedMessage
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.postgres.trades import make as make_trades
 from energy_market.usecases.answer_once import Answer, answer_once
@@ -23,7 +25,7 @@ from energy_market.usecases.place_order import place_order
 from energy_market.usecases.publish_commands import publish_commands
 from energy_market.usecases.reconcile import reconcile
 from energy_market.usecases.record_lock_response import record_lock_response
-from energy_market.usecases.record_telemetry import PRESENCE_TOPIC, record_telemetry
+from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.run_tick import Tick, run_tick
 from energy_market.usecases.settling.settle import settle_trades
 from tests.integration.whole_life.clock import set_clock
@@ -137,7 +139,7 @@ class Life:
         return True
 
     def run_tick(self, database: Database) -> Tick:
-        return run_tick(database, zone="default", settings=SETTINGS)
+        return run_tick(database, zone="default", device_online_s=SETTINGS.device_online_s)
 
     def publish(self, database: Database, disturbance: Disturbance) -> list[Command]:
         """Tell the devices; what was said."""
@@ -152,7 +154,9 @@ class Life:
             return []
 
         say: Publish = publish_each
-        publish_commands(database, say, settings=SETTINGS)
+        publish_commands(
+            database, say, lock_timeout_s=SETTINGS.lock_timeout_s, device_online_s=SETTINGS.device_online_s
+        )
         return said
 
     def hand_over(
@@ -197,7 +201,7 @@ class Life:
         """What is known of a device after its message was taken."""
         payload, heard_s = json.loads(message.payload), message.received_at_ms / 1000
         device = self.expected.devices[UUID(message.client_id)]
-        if message.topic.startswith(PRESENCE_TOPIC):
+        if message.topic.startswith(topics.PRESENCE):
             connected = "/connected/" in message.topic
             device.is_present(connected=connected, session=payload["sessionIdentifier"], at_s=heard_s)
         elif message.topic.endswith("/alert"):

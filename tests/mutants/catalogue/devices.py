@@ -2,25 +2,18 @@
 
 from typing import Final
 
-from tests.mutants.catalogue.mutant import (
-    FED_TESTS,
-    LEFT_OUT,
-    LIFE,
-    LOCKS,
-    LOST,
-    MESSAGES,
-    PACKAGE,
-    SILENCE,
-    mutant,
-)
+from tests.mutants.catalogue.mutant import LEFT_OUT, LIFE, LOCKS, MESSAGES, PACKAGE, SILENCE, mutant
 
 DEVICES: Final = f"{PACKAGE}/postgres/devices.py"
 CERTIFICATES: Final = f"{PACKAGE}/postgres/certificates.py"
 FED: Final = "infra/migrations/0016_what_was_fed_is_counted_once.sql"
 TELEMETRY: Final = f"{PACKAGE}/usecases/record_telemetry.py"
 REGISTER: Final = f"{PACKAGE}/usecases/register_device.py"
+_DELIVERIES: Final = "tests/integration/test_deliveries.py"
+_LOST: Final = "tests/integration/test_lost_devices.py"
 _REGISTERING: Final = "tests/integration/test_iot_api.py"
 _CERTIFICATES: Final = "tests/integration/test_certificates.py"
+_FED: Final = "tests/integration/test_fed_once.py"
 
 MUTANTS: Final = (
     mutant(
@@ -41,6 +34,16 @@ MUTANTS: Final = (
             DEVICES,
             '" FROM transactions t WHERE t.device_id = d.id AND "',
             "\" FROM transactions t WHERE t.status IN ('Pending', 'Confirmed') AND t.device_id = d.id AND \"",
+        ),
+    ),
+    mutant(
+        "what_falls_short_stays_promised",
+        "energy that is not delivered any more may be sold",
+        LIFE,
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "CASE WHEN t.status = 'Failed' OR t.delivery IN ('Delivered', 'Short') THEN",
+            "CASE WHEN t.status = 'Failed' OR t.delivery = 'Delivered' THEN",
         ),
     ),
     mutant(
@@ -71,7 +74,7 @@ MUTANTS: Final = (
         "the_client_of_a_topic_is_not_compared",
         "a device speaks under another's topic",
         LIFE,
-        (f"{PACKAGE}/devices.py", "if message.client_id != device_id:", "if not message.client_id:"),
+        (f"{PACKAGE}/messages/received.py", "if message.client_id != device_id:", "if not message.client_id:"),
     ),
     mutant(
         "anybody_speaks_for_a_device",
@@ -94,7 +97,7 @@ MUTANTS: Final = (
         "nothing is active that nobody knows of",
         (f"{_REGISTERING}::test_a_certificate_opens_no_door_before_it_is_written_down",),
         (
-            f"{PACKAGE}/device_registry.py",
+            f"{PACKAGE}/aws/registry.py",
             "iot.create_keys_and_certificate()",
             "iot.create_keys_and_certificate(setAsActive=True)",
         ),
@@ -105,7 +108,7 @@ MUTANTS: Final = (
         (f"{_CERTIFICATES}::test_a_device_that_owes_energy_is_not_removed_by_its_owner",),
         (
             f"{PACKAGE}/usecases/remove_device.py",
-            "if owner_id is not None and trades.owed_by_device(conn, device_id):",
+            "if owner_id is not None and deliveries.owed_by_device(conn, device_id):",
             "if owner_id is not None and not device_id:",
         ),
     ),
@@ -136,43 +139,165 @@ MUTANTS: Final = (
         "what_a_status_still_lists_is_not_released",
         "a device that refused and holds nevertheless keeps the energy for ever",
         (f"{LOCKS}::test_an_unlock_is_owed_until_the_device_no_longer_lists_the_lock",),
-        (TELEMETRY, "        trades.owe_unlock(conn, device_id, status.locks, seq=status.seq)\n", ""),
+        (TELEMETRY, "        deliveries.owe_unlock(conn, device_id, status.locks, seq=status.seq)\n", ""),
+    ),
+    mutant(
+        "an_unlock_counts_before_it_was_said",
+        "a status from before the lock was heard ends the unlock",
+        LIFE,
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "AND unlock = 'Owed' AND command_sent_at IS NOT NULL AND NOT id = ANY (%s)",
+            "AND unlock = 'Owed' AND NOT id = ANY (%s)",
+        ),
     ),
     mutant(
         "old_statuses_count",
         "a status that was overtaken says what is not so any more",
         (f"{LOCKS}::test_an_old_status_is_dropped",),
-        (DEVICES, "ELSE status_seq IS NULL OR status_seq < %(seq)s\n", "ELSE true\n"),
+        (f"{PACKAGE}/postgres/device_reports.py", "ELSE status_seq IS NULL OR status_seq < %(seq)s\n", "ELSE true\n"),
+    ),
+    mutant(
+        "what_was_delivered_stays_available",
+        "energy that left the house is sold again before the next status",
+        LIFE,
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "THEN t.delivered_wh ELSE t.energy_wh END",
+            "THEN 0 ELSE t.energy_wh END",
+        ),
     ),
     mutant(
         "what_was_fed_stays_promised",
         "what was fed before a status is in its available energy no more, and is not promised any more",
         (
-            f"{FED_TESTS}::test_what_was_fed_before_a_status_is_not_promised_any_more",
-            f"{FED_TESTS}::test_no_order_of_messages_counts_anything_twice",
+            f"{_FED}::test_what_was_fed_before_a_status_is_not_promised_any_more",
+            f"{_FED}::test_no_order_of_messages_counts_anything_twice",
         ),
         (
             TELEMETRY,
-            "    if status.available_wh is not None:\n        trades.count_fed",
-            "    if not status:\n        trades.count_fed",
+            "    if status.available_wh is not None:\n        deliveries.count_fed",
+            "    if not status:\n        deliveries.count_fed",
         ),
+    ),
+    mutant(
+        "what_was_fed_after_a_status_counts_as_before_it",
+        "a report that was said after a status tells of energy that the status still has",
+        (f"{_FED}::test_no_order_of_messages_counts_anything_twice",),
+        (f"{PACKAGE}/postgres/deliveries.py", "OR r.seq < s.seq AND r.heard_at", "OR true AND r.heard_at"),
     ),
     mutant(
         "energy_that_was_fed_makes_nothing_new",
         "a report that comes late leaves its device more to give",
-        (f"{FED_TESTS}::test_what_is_free_in_the_middle_of_a_delivery_is_sold",),
+        (f"{_FED}::test_what_is_free_in_the_middle_of_a_delivery_is_sold",),
         (FED, "\n          OR NEW.fed_wh > OLD.fed_wh", ""),
+    ),
+    mutant(
+        "a_lost_reservation_is_paid",
+        "a device that says it holds nothing will deliver nothing",
+        LIFE,
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "return [trade for trade, is_lost in rows if is_lost]",
+            "return [trade for trade, is_lost in rows if not trade]",
+        ),
+    ),
+    mutant(
+        "a_delivery_is_subtracted_twice",
+        "what is delivered again after a repeated transfer is no news",
+        (f"{MESSAGES}::test_a_message_that_comes_twice_counts_once",),
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "AND status = 'Confirmed' AND delivery <> 'Delivered'\n",
+            "AND status = 'Confirmed'\n",
+        ),
+    ),
+    mutant(
+        "any_end_of_a_delivery_is_all_of_it",
+        "what ended with less is short",
+        LIFE,
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "%(wh)s >= energy_wh AS in_full,",
+            "%(ended)s::text IS NOT NULL AS in_full,",
+        ),
+    ),
+    mutant(
+        "a_short_delivery_is_not_released",
+        "what a device holds for a delivery that ended is released",
+        LIFE,
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "unlock = CASE WHEN falls_short THEN 'Owed' ELSE unlock END,",
+            "unlock = unlock,",
+        ),
+    ),
+    mutant(
+        "a_delivery_has_no_end",
+        "what is not delivered in time is short",
+        (f"{_DELIVERIES}::test_what_is_not_delivered_in_time_is_short",),
+        (f"{PACKAGE}/postgres/deliveries.py", "AND t.deliver_by <= clock_timestamp()", "AND t.deliver_by IS NULL"),
+    ),
+    mutant(
+        "a_full_delivery_counts_only_in_order",
+        "all of it is all of it, whatever was said meanwhile",
+        (f"{_DELIVERIES}::test_a_full_delivery_counts_however_late_and_in_whatever_order_it_is_reported",),
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "AND (%(wh)s >= energy_wh OR delivery_seq IS NULL",
+            "AND (delivery_seq IS NULL",
+        ),
+    ),
+    mutant(
+        "an_unlock_is_owed_for_ever",
+        "what nobody hears lapses",
+        (f"{_LOST}::test_a_trade_ends_wherever_its_device_is_lost",),
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "WHERE unlock = 'Owed' AND unlock_by <= clock_timestamp()",
+            "WHERE unlock = 'Owed' AND unlock_by IS NULL",
+        ),
+    ),
+    mutant(
+        "a_status_from_before_the_lock_loses_it",
+        "statuses and answers overtake each other",
+        (f"{_LOST}::test_no_order_of_messages_makes_a_reservation_look_lost",),
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint",
+            "coalesce(status = 'Locked' AND batch_id IS NULL",
+        ),
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "'Short' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint",
+            "'Short' AND batch_id IS NULL",
+        ),
+    ),
+    mutant(
+        "a_lost_lock_fails_what_may_be_paid",
+        "what was signed may be paid",
+        (f"{_LOST}::test_a_trade_that_may_be_paid_is_not_failed_for_a_lost_reservation",),
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint",
+            "coalesce(status = 'Locked' AND lock_seq < %(seq)s::bigint",
+        ),
+        (
+            f"{PACKAGE}/postgres/deliveries.py",
+            "'Short' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint",
+            "'Short' AND lock_seq < %(seq)s::bigint",
+        ),
     ),
     mutant(
         "a_count_that_fell_behind_is_never_heard",
         "a device that forgot is heard again",
-        (f"{LOST}::test_a_device_whose_count_is_behind_is_heard_again_after_ten_minutes",),
-        (DEVICES, "OR status_heard_at < ", "OR status_heard_at > "),
+        (f"{_LOST}::test_a_device_whose_count_is_behind_is_heard_again_after_ten_minutes",),
+        (f"{PACKAGE}/postgres/device_reports.py", "OR status_heard_at < ", "OR status_heard_at > "),
     ),
     mutant(
         "a_device_feeds_on_when_it_is_told_to_stop",
         "what the market waits for no longer is not delivered",
-        (f"{LOST}::test_a_delivery_that_takes_too_long_is_stopped_and_counts_as_far_as_it_came",),
+        (f"{_LOST}::test_a_delivery_that_takes_too_long_is_stopped_and_counts_as_far_as_it_came",),
         (
             "devices/energy_device/device.py",
             "if known is not None and known.state is State.DELIVERING:",
@@ -204,7 +329,7 @@ MUTANTS: Final = (
         "absent is not empty",
         (f"{LEFT_OUT}::test_a_status_without_locks_loses_no_reservation_and_settles_no_unlock",),
         (
-            f"{PACKAGE}/device_reports.py",
+            f"{PACKAGE}/messages/reports.py",
             'locks=reader.if_sound("locks", _ids),',
             'locks=reader.if_sound("locks", _ids) or (),',
         ),
@@ -231,7 +356,7 @@ MUTANTS: Final = (
         "only the session that is known ends",
         LIFE,
         (
-            DEVICES,
+            f"{PACKAGE}/postgres/device_reports.py",
             "AND (%(connected)s OR presence_session IS NULL OR presence_session = %(session)s)",
             "AND (%(connected)s OR true)",
         ),
@@ -241,7 +366,7 @@ MUTANTS: Final = (
         "events of the broker come out of order",
         (f"{MESSAGES}::test_messages_that_overtake_each_other_end_where_they_would_have_ended",),
         (
-            DEVICES,
+            f"{PACKAGE}/postgres/device_reports.py",
             "AND (presence_ms IS NULL OR presence_ms <= %(at_ms)s)",
             "AND (presence_ms IS NULL OR presence_ms > 0)",
         ),

@@ -131,7 +131,7 @@ MUTANTS: Final = (
         "a_tick_that_was_cut_off_has_seen_all",
         "what it did not come to would wait for the next look at the whole book",
         ("tests/integration/test_bounds.py::test_a_tick_takes_the_best_of_a_long_book_and_the_next_one_the_others",),
-        (RUN_TICK, "is_all = not bounds.any() and len(matches) <= MAX_TRADES", "is_all = True"),
+        (RUN_TICK, "is_all = not bounds.any() and len(matches) <= MAX_MATCHES", "is_all = True"),
     ),
     mutant(
         "a_level_keeps_who_has_left",
@@ -197,7 +197,7 @@ MUTANTS: Final = (
         "ticks_match_blindly",
         "while the chain can't be asked nothing is matched",
         (f"{_GATE}::test_nothing_is_matched_a_minute_after_the_chain_last_answered",),
-        (RUN_TICK, "while not (due.paused or due.halted) and (", "while not due.paused and ("),
+        (RUN_TICK, "if not (due.paused or due.halted) and (", "if not due.paused and ("),
     ),
     mutant(
         "a_tick_matches_though_the_market_was_paused_meanwhile",

@@ -10,9 +10,7 @@ FAULTS: Final = "tests/integration/settlement/test_faults.py"
 LOCKS: Final = "tests/integration/test_locks_and_reports.py"
 LEFT_OUT: Final = "tests/integration/test_what_devices_leave_out.py"
 MESSAGES: Final = "tests/integration/test_message_faults.py"
-LOST: Final = "tests/integration/test_lost_devices.py"
 SILENCE: Final = "tests/integration/test_silence.py"
-FED_TESTS: Final = "tests/integration/test_fed_once.py"
 ADMIN: Final = "tests/integration/test_admin_api.py"
 
 

@@ -5,7 +5,6 @@ from typing import Final
 
 from tests.mutants.catalogue.mutant import FAULTS, LEFT_OUT, LIFE, PACKAGE, mutant
 
-SETTLEMENT: Final = f"{PACKAGE}/postgres/settlement.py"
 SETTLE: Final = f"{PACKAGE}/usecases/settling/settle.py"
 PAY: Final = f"{PACKAGE}/usecases/settling/pay.py"
 CONFIRM: Final = f"{PACKAGE}/usecases/settling/confirm.py"
@@ -30,7 +29,7 @@ MUTANTS: Final = (
         "what nobody will tell of is not waited for",
         (f"{LEFT_OUT}::test_a_device_of_two_fields_sells_and_its_delivery_ends_unreported_without_an_alarm",),
         (
-            SETTLEMENT,
+            f"{PACKAGE}/postgres/settleable.py",
             "THEN %(window_s)s ELSE least(%(window_s)s, %(unreported_s)s) END",
             "THEN %(window_s)s ELSE greatest(%(window_s)s, %(unreported_s)s) END",
         ),
@@ -39,7 +38,7 @@ MUTANTS: Final = (
         "a_delivery_is_never_ordered",
         "what is paid is delivered",
         LIFE,
-        (SETTLEMENT, "delivery = coalesce(delivery, 'Owed')", "delivery = delivery"),
+        (f"{PACKAGE}/postgres/settleable.py", "delivery = coalesce(delivery, 'Owed')", "delivery = delivery"),
     ),
     mutant(
         "sent_before_it_is_stored",
@@ -62,7 +61,7 @@ MUTANTS: Final = (
         "a reorganisation puts the trades of its blocks back",
         (f"{FAULTS}::test_a_reorganisation_before_finality_puts_a_trade_back_and_the_same_bytes_pay_it",),
         (
-            SETTLEMENT,
+            f"{PACKAGE}/postgres/batches.py",
             "            FROM paid WHERE t.id = paid.id AND t.status = 'Confirmed'",
             "            FROM paid WHERE t.id = paid.id AND t.status = 'Submitted'",
         ),
@@ -109,7 +108,7 @@ MUTANTS: Final = (
         "a_begun_delivery_is_begun_again",
         "a delivery outlives a reorganisation",
         (f"{FAULTS}::test_a_delivery_that_began_is_not_begun_again_after_a_reorganisation",),
-        (SETTLEMENT, "delivery = coalesce(delivery, 'Owed')", "delivery = 'Owed'"),
+        (f"{PACKAGE}/postgres/settleable.py", "delivery = coalesce(delivery, 'Owed')", "delivery = 'Owed'"),
     ),
     mutant(
         "a_trade_fails_before_finality",
@@ -133,7 +132,7 @@ MUTANTS: Final = (
             f"{_SETTLING}::test_a_trade_that_is_stored_fails_only_on_the_chains_word",
         ),
         (
-            SETTLEMENT,
+            f"{PACKAGE}/postgres/settleable.py",
             "WHERE status = 'Locked' AND batch_id IS NULL AND valid_until < clock_timestamp()",
             "WHERE status = 'Locked' AND valid_until < clock_timestamp()",
         ),
@@ -143,7 +142,7 @@ MUTANTS: Final = (
         "a trade that cannot be paid any more ends",
         LIFE,
         (
-            SETTLEMENT,
+            f"{PACKAGE}/postgres/settleable.py",
             "WHERE status = 'Locked' AND batch_id IS NULL AND valid_until < clock_timestamp()",
             "WHERE status = 'Locked' AND batch_id IS NULL AND valid_until IS NULL",
         ),
@@ -153,7 +152,7 @@ MUTANTS: Final = (
         "it would likely only burn gas",
         (f"{_SETTLING}::test_a_trade_with_too_little_time_left_is_not_sent",),
         (
-            SETTLEMENT,
+            f"{PACKAGE}/postgres/settleable.py",
             "AND t.valid_until > greatest(clock_timestamp(), %s) + make_interval(secs => %s)",
             "AND t.valid_until > least(clock_timestamp(), %s) - make_interval(secs => %s)",
         ),
@@ -207,7 +206,7 @@ MUTANTS: Final = (
         "a_batch_is_stored_without_its_trades",
         "of a batch that somebody else has moved a trade of, nothing may be stored",
         (f"{FAULTS}::test_a_batch_is_not_stored_if_one_of_its_trades_is_no_longer_locked",),
-        (SETTLEMENT, "return batch_id if submitted == len(trades) else None", "return batch_id"),
+        (f"{PACKAGE}/postgres/batches.py", "return batch_id if submitted == len(trades) else None", "return batch_id"),
     ),
     mutant(
         "a_sweep_leaves_the_note_that_it_was_woken",
@@ -270,7 +269,7 @@ MUTANTS: Final = (
         "the buyer pays the seller",
         LIFE,
         (
-            SETTLEMENT,
+            f"{PACKAGE}/postgres/settleable.py",
             "JOIN users buyer ON buyer.id = t.recipient_id\n            JOIN users seller ON seller.id = t.donor_id",
             "JOIN users buyer ON buyer.id = t.donor_id\n            JOIN users seller ON seller.id = t.recipient_id",
         ),
@@ -289,8 +288,8 @@ MUTANTS: Final = (
         ("tests/integration/settlement/test_limit.py::test_what_waits_to_be_mined_counts",),
         (
             PAY,
-            "room_nano -= settlement.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)",
-            "settlement.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)",
+            "room_nano -= settleable.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)",
+            "settleable.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)",
         ),
     ),
     mutant(

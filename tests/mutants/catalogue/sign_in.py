@@ -98,7 +98,7 @@ MUTANTS: Final = (
         "each user is counted, whatever address he asks from",
         (f"{_HTTP}::test_a_user_may_ask_so_often_from_wherever",),
         (
-            f"{PACKAGE}/http.py",
+            f"{PACKAGE}/api/edge.py",
             'limits[f"user {asking.user_id}"] = self._settings.user_limit_per_minute',
             'limits[f"user {asking.user_id}"] = 10**9',
         ),
@@ -117,25 +117,29 @@ MUTANTS: Final = (
         "a_network_of_ipv6_is_many_sources",
         "who has one of its addresses has them all",
         (f"{_HTTP}::test_a_source_of_ipv6_is_the_network_that_one_subscriber_has",),
-        (f"{PACKAGE}/http.py", "address[:8] + bytes(8)", "address"),
+        (f"{PACKAGE}/api/exchange.py", "address[:8] + bytes(8)", "address"),
     ),
     mutant(
         "a_body_may_name_a_price_twice",
         "of two prices nobody knows which one was meant",
         (f"{_HTTP}::test_a_body_that_is_not_as_it_should_be_is_refused",),
-        (f"{PACKAGE}/http.py", "        if name in names:\n", "        if name in names and False:\n"),
+        (f"{PACKAGE}/api/edge.py", "        if name in names:\n", "        if name in names and False:\n"),
     ),
     mutant(
         "a_port_makes_another_source",
         "a source is an address, however its port is told",
         (f"{_HTTP}::test_whatever_is_said_of_a_source_the_request_is_served_and_counted",),
-        (f"{PACKAGE}/http.py", '    elif first.count(":") == 1:\n', '    elif first.count(":") == 0:\n'),
+        (f"{PACKAGE}/api/exchange.py", '    elif first.count(":") == 1:\n', '    elif first.count(":") == 0:\n'),
     ),
     mutant(
         "signatures_may_be_guessed_as_fast_as_prices_are_read",
         "what signs in has a stricter limit",
         (f"{_HTTP}::test_signing_in_has_a_limit_of_its_own_which_all_its_routes_share",),
-        (f"{PACKAGE}/http.py", 'limits[f"sign-in {source}"] = sign_in_limit', 'limits[f"sign-in {source}"] = 10**9'),
+        (
+            f"{PACKAGE}/api/edge.py",
+            'limits[f"sign-in {source}"] = sign_in_limit',
+            'limits[f"sign-in {source}"] = 10**9',
+        ),
     ),
     mutant(
         "anybody_is_an_operator",

@@ -3,18 +3,7 @@
 
 from typing import Final
 
-from tests.mutants.catalogue.mutant import (
-    FAULTS,
-    FED_TESTS,
-    LEFT_OUT,
-    LIFE,
-    LOCKS,
-    LOST,
-    MESSAGES,
-    PACKAGE,
-    SILENCE,
-    mutant,
-)
+from tests.mutants.catalogue.mutant import FAULTS, LEFT_OUT, LIFE, LOCKS, MESSAGES, PACKAGE, SILENCE, mutant
 
 TRADES: Final = f"{PACKAGE}/postgres/trades.py"
 COMMANDS: Final = f"{PACKAGE}/postgres/commands.py"
@@ -24,22 +13,11 @@ PUBLISH: Final = f"{PACKAGE}/usecases/publish_commands.py"
 WAKE: Final = f"{PACKAGE}/usecases/wake_sweep.py"
 DATABASE: Final = f"{PACKAGE}/database.py"
 _MATCHES: Final = "tests/integration/test_matches.py"
-_DELIVERIES: Final = "tests/integration/test_deliveries.py"
 _HISTORY: Final = "tests/integration/test_history.py"
 _POOLERS: Final = "tests/integration/test_poolers.py"
 _SILENT: Final = "tests/integration/test_silent_database.py"
 
 MUTANTS: Final = (
-    mutant(
-        "what_falls_short_stays_promised",
-        "energy that is not delivered any more may be sold",
-        LIFE,
-        (
-            TRADES,
-            "CASE WHEN t.status = 'Failed' OR t.delivery IN ('Delivered', 'Short') THEN",
-            "CASE WHEN t.status = 'Failed' OR t.delivery = 'Delivered' THEN",
-        ),
-    ),
     mutant(
         "a_device_that_is_back_is_not_new",
         "the asks of a device that is there again may trade again",
@@ -163,22 +141,12 @@ MUTANTS: Final = (
         ),
     ),
     mutant(
-        "an_unlock_counts_before_it_was_said",
-        "a status from before the lock was heard ends the unlock",
-        LIFE,
-        (
-            TRADES,
-            "AND unlock = 'Owed' AND command_sent_at IS NOT NULL AND NOT id = ANY (%s)",
-            "AND unlock = 'Owed' AND NOT id = ANY (%s)",
-        ),
-    ),
-    mutant(
         "a_late_lock_is_not_released",
         "what was reserved too late is released again",
         (f"{MESSAGES}::test_an_answer_after_its_deadline_locks_nothing",),
         (
             LOCK_RESPONSE,
-            'if status == "Failed":\n            trades.owe_unlock',
+            'if status == "Failed":\n            deliveries.owe_unlock',
             'if status == "Pending":\n            trades.owe_unlock',
         ),
     ),
@@ -259,94 +227,6 @@ MUTANTS: Final = (
             LOCK_RESPONSE,
             'reason="lock_rejected", expected="Pending"',
             'reason="insufficient_escrow", expected="Pending"',
-        ),
-    ),
-    mutant(
-        "what_was_delivered_stays_available",
-        "energy that left the house is sold again before the next status",
-        LIFE,
-        (TRADES, "THEN t.delivered_wh ELSE t.energy_wh END", "THEN 0 ELSE t.energy_wh END"),
-    ),
-    mutant(
-        "what_was_fed_after_a_status_counts_as_before_it",
-        "a report that was said after a status tells of energy that the status still has",
-        (f"{FED_TESTS}::test_no_order_of_messages_counts_anything_twice",),
-        (TRADES, "OR r.seq < s.seq AND r.heard_at", "OR true AND r.heard_at"),
-    ),
-    mutant(
-        "a_lost_reservation_is_paid",
-        "a device that says it holds nothing will deliver nothing",
-        LIFE,
-        (
-            TRADES,
-            "return [trade for trade, is_lost in rows if is_lost]",
-            "return [trade for trade, is_lost in rows if not trade]",
-        ),
-    ),
-    mutant(
-        "a_delivery_is_subtracted_twice",
-        "what is delivered again after a repeated transfer is no news",
-        (f"{MESSAGES}::test_a_message_that_comes_twice_counts_once",),
-        (TRADES, "AND status = 'Confirmed' AND delivery <> 'Delivered'\n", "AND status = 'Confirmed'\n"),
-    ),
-    mutant(
-        "any_end_of_a_delivery_is_all_of_it",
-        "what ended with less is short",
-        LIFE,
-        (TRADES, "%(wh)s >= energy_wh AS in_full,", "%(ended)s::text IS NOT NULL AS in_full,"),
-    ),
-    mutant(
-        "a_short_delivery_is_not_released",
-        "what a device holds for a delivery that ended is released",
-        LIFE,
-        (TRADES, "unlock = CASE WHEN falls_short THEN 'Owed' ELSE unlock END,", "unlock = unlock,"),
-    ),
-    mutant(
-        "a_delivery_has_no_end",
-        "what is not delivered in time is short",
-        (f"{_DELIVERIES}::test_what_is_not_delivered_in_time_is_short",),
-        (TRADES, "AND t.deliver_by <= clock_timestamp()", "AND t.deliver_by IS NULL"),
-    ),
-    mutant(
-        "a_full_delivery_counts_only_in_order",
-        "all of it is all of it, whatever was said meanwhile",
-        (f"{_DELIVERIES}::test_a_full_delivery_counts_however_late_and_in_whatever_order_it_is_reported",),
-        (TRADES, "AND (%(wh)s >= energy_wh OR delivery_seq IS NULL", "AND (delivery_seq IS NULL"),
-    ),
-    mutant(
-        "an_unlock_is_owed_for_ever",
-        "what nobody hears lapses",
-        (f"{LOST}::test_a_trade_ends_wherever_its_device_is_lost",),
-        (
-            TRADES,
-            "WHERE unlock = 'Owed' AND unlock_by <= clock_timestamp()",
-            "WHERE unlock = 'Owed' AND unlock_by IS NULL",
-        ),
-    ),
-    mutant(
-        "a_status_from_before_the_lock_loses_it",
-        "statuses and answers overtake each other",
-        (f"{LOST}::test_no_order_of_messages_makes_a_reservation_look_lost",),
-        (
-            TRADES,
-            "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint",
-            "coalesce(status = 'Locked' AND batch_id IS NULL",
-        ),
-        (TRADES, "'Short' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint", "'Short' AND batch_id IS NULL"),
-    ),
-    mutant(
-        "a_lost_lock_fails_what_may_be_paid",
-        "what was signed may be paid",
-        (f"{LOST}::test_a_trade_that_may_be_paid_is_not_failed_for_a_lost_reservation",),
-        (
-            TRADES,
-            "coalesce(status = 'Locked' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint",
-            "coalesce(status = 'Locked' AND lock_seq < %(seq)s::bigint",
-        ),
-        (
-            TRADES,
-            "'Short' AND batch_id IS NULL AND lock_seq < %(seq)s::bigint",
-            "'Short' AND lock_seq < %(seq)s::bigint",
         ),
     ),
     mutant(

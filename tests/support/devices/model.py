@@ -4,9 +4,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from energy_market.devices import QueuedMessage
+from energy_market.domain import topics
 from energy_market.domain.commands import Command
-from energy_market.usecases.record_lock_response import TOPIC
+from energy_market.messages.received import QueuedMessage
 from tests.support.market import Market
 
 
@@ -37,7 +37,9 @@ class ModelDevice:
                 if fits:
                     self.held_wh[trade] = command.energy_wh
                 answer: dict[str, object] = {"order_id": str(command.sell_order_id), "transaction_id": str(trade)}
-                self._say(TOPIC.replace("+", str(self.id)), answer | {"status": "locked" if fits else "rejected"})
+                self._say(
+                    topics.of(topics.LOCK_RESPONSE, self.id), answer | {"status": "locked" if fits else "rejected"}
+                )
             case "unlock":
                 self.held_wh.pop(trade, None)
                 self.released.add(trade)

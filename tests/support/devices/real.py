@@ -10,8 +10,9 @@ from energy_device.energy_source import SimulatedBattery
 from energy_device.messages import Report
 from energy_device.store import Store
 
-from energy_market.devices import QueuedMessage, payload
 from energy_market.domain.commands import Command
+from energy_market.messages.published import payload
+from energy_market.messages.received import QueuedMessage
 from tests.support.market import Market
 
 POWER_W = 3_600  # a watt-hour a second

@@ -15,7 +15,17 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from typing import TypeAlias, TypeVar
 
-from energy_market.domain.matching import Book, Match, WholeAsk, WholeBid
+from energy_market.domain.matching import (
+    PARTIAL_ARRIVAL,
+    PARTIAL_PRICE,
+    WHOLE_ARRIVAL,
+    WHOLE_PRICE,
+    WHOLE_SIZE,
+    Book,
+    Match,
+    WholeAsk,
+    WholeBid,
+)
 
 Order = TypeVar("Order", WholeAsk, WholeBid)
 
@@ -66,27 +76,33 @@ def reached_by(new: Book, *, margin: int) -> Wanted:
     Of a size each new order takes one at most. An order that may be filled in parts may take any number. The new ones
     lie in the book among those that rest, and may be taken by them, so they are counted as well.
     """
-    new_of_size = Counter(order[0] for order in (*new.whole_asks, *new.whole_bids))
+    new_of_size = Counter(order[WHOLE_SIZE] for order in (*new.whole_asks, *new.whole_bids))
     wanted = Wanted(
         asks_of_size={size: (-price, margin + new_of_size[size]) for size, price in _best_of_sizes(new.whole_bids)},
         bids_of_size={size: (price, margin + new_of_size[size]) for size, price in _best_of_sizes(new.whole_asks)},
     )
-    ask_prices = [ask[1] for ask in new.whole_asks] + [ask[0] for ask in new.partial_asks]
-    bid_prices = [-bid[1] for bid in new.whole_bids] + [-bid[0] for bid in new.partial_bids]
+    ask_prices = [ask[WHOLE_PRICE] for ask in new.whole_asks] + [ask[PARTIAL_PRICE] for ask in new.partial_asks]
+    bid_prices = [-bid[WHOLE_PRICE] for bid in new.whole_bids] + [-bid[PARTIAL_PRICE] for bid in new.partial_bids]
     if ask_prices:
         wanted.partial_bids = (min(ask_prices), 2 * len(ask_prices) + len(new.partial_bids) + margin)
     if bid_prices:
         wanted.partial_asks = (max(bid_prices), 2 * len(bid_prices) + len(new.partial_asks) + margin)
     if new.partial_asks:
-        wanted.whole_bids = (new.partial_asks[0][0], 4 * len(new.partial_asks) + len(new.whole_bids) + margin)
+        wanted.whole_bids = (
+            new.partial_asks[0][PARTIAL_PRICE],
+            4 * len(new.partial_asks) + len(new.whole_bids) + margin,
+        )
     if new.partial_bids:
-        wanted.whole_asks = (-new.partial_bids[0][0], 4 * len(new.partial_bids) + len(new.whole_asks) + margin)
+        wanted.whole_asks = (
+            -new.partial_bids[0][PARTIAL_PRICE],
+            4 * len(new.partial_bids) + len(new.whole_asks) + margin,
+        )
     return wanted
 
 
 def _best_of_sizes(orders: Sequence[WholeAsk] | Sequence[WholeBid]) -> Iterable[tuple[int, int]]:
     """(size, the price of its best order) of orders in their natural order: seen from the back, a size's last."""
-    return {order[0]: order[1] for order in reversed(orders)}.items()
+    return {order[WHOLE_SIZE]: order[WHOLE_PRICE] for order in reversed(orders)}.items()
 
 
 def merged(one: Book, other: Book) -> Book:
@@ -114,8 +130,16 @@ def looked_far_enough(
     """
     whole, partial = (*seen.whole_asks, *seen.whole_bids), (*seen.partial_asks, *seen.partial_bids)
     matched = {arrival for ask, bid, *_ in matches for arrival in (ask, bid)}
-    places = {order[2]: (order[1], order[2]) for order in whole if order[2] in matched}
-    places |= {order[1]: (order[0], order[1]) for order in partial if order[1] in matched}
+    places = {
+        order[WHOLE_ARRIVAL]: (order[WHOLE_PRICE], order[WHOLE_ARRIVAL])
+        for order in whole
+        if order[WHOLE_ARRIVAL] in matched
+    }
+    places |= {
+        order[PARTIAL_ARRIVAL]: (order[PARTIAL_PRICE], order[PARTIAL_ARRIVAL])
+        for order in partial
+        if order[PARTIAL_ARRIVAL] in matched
+    }
     got_wh: dict[int, int] = {}
     worst: dict[int, Place] = {}
     for ask, bid, energy_wh, _ in matches:

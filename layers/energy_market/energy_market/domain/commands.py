@@ -5,6 +5,8 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+from energy_market.domain import topics
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
@@ -25,4 +27,4 @@ class Command:
     @property
     def topic(self) -> str:
         """Where the device listens for it."""
-        return f"energy/donor/{self.device_id}/{self.kind}"
+        return topics.of(topics.TO_DEVICES[self.kind], self.device_id)

@@ -29,6 +29,10 @@ PartialBid = tuple[int, int, int, int]
 """(price below zero, arrival, energy that remains, user)."""
 Match = tuple[int, int, int, int]
 """One trade to be made: (arrival of the ask, arrival of the bid, energy in Wh, price in micro-tokens a kWh)."""
+WHOLE_SIZE, WHOLE_PRICE, WHOLE_ARRIVAL = 0, 1, 2
+PARTIAL_PRICE, PARTIAL_ARRIVAL, PARTIAL_SIZE = 0, 1, 2
+DEVICE: Final = 4
+"""Where an order has what, outside of the loops that unpack it."""
 
 
 @dataclass(slots=True)
@@ -99,8 +103,10 @@ def _match_sizes(book: Book, free_wh: Mapping[int, int]) -> list[Match] | None: 
             place = len(waiting) - 1
             if user == bid_user:
                 place = _best_of_another(waiting, user)
+                if place < 0:
+                    continue
                 _, bid_price, bid_arrival, _ = waiting[place]
-                if place < 0 or price + bid_price > 0:
+                if price + bid_price > 0:
                     continue
             del waiting[place]
             left_wh[device] = left

@@ -5,7 +5,7 @@ makes the write fail with one of `MOVED`, and the tick is to be taken again.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, LiteralString
@@ -15,7 +15,16 @@ from psycopg.errors import LockNotAvailable, SerializationFailure
 
 from energy_market.domain.candidates import Bounds, Limit, Place, Wanted
 from energy_market.domain.market import ChainHalt
-from energy_market.domain.matching import RULE_VERSION, Book, Match
+from energy_market.domain.matching import (
+    DEVICE,
+    PARTIAL_ARRIVAL,
+    PARTIAL_SIZE,
+    RULE_VERSION,
+    WHOLE_ARRIVAL,
+    Book,
+    Match,
+)
+from energy_market.postgres.arrays import array
 from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 
 MOVED: Final = (SerializationFailure, LockNotAvailable)
@@ -27,8 +36,8 @@ WAIT_FOR_THE_BOOK_MS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
-    """What a tick of a zone has to do: end what is `late`, match what is `new` in the book, or the `whole` book.
+class Standing:
+    """What a tick of a zone has to do: end what is `late`, match what is `new` in the book, or `everything` in it.
 
     `first`: nothing is known of what earlier ticks have seen. While the market is `paused`, or `halted` because trades
     could not be paid, nothing is to be matched.
@@ -38,7 +47,7 @@ class Due:
     halted: ChainHalt | None
     late: bool
     new: bool
-    whole: bool
+    everything: bool
     first: bool
 
 
@@ -83,15 +92,17 @@ _DUE: Final[LiteralString] = (
 )
 
 
-def due(conn: Connection, zone: str, *, verified_only: bool, whole_every_s: int) -> Due:
+def due(conn: Connection, zone: str, *, verified_only: bool, everything_every_s: int) -> Standing:
     """Look whether anything is to be done.
 
     By indexes alone, and by what was written since the latest tick: it takes as long for a million orders as for ten.
     """
-    row = conn.execute(_DUE, {"zone": zone, "verified_only": verified_only, "every_s": whole_every_s}).fetchone()
+    row = conn.execute(_DUE, {"zone": zone, "verified_only": verified_only, "every_s": everything_every_s}).fetchone()
     assert row is not None  # one row is left-joined
     late, new, whole, first, paused, halted = row
-    return Due(paused=paused, halted=halted, late=late, new=bool(new), whole=bool(whole or first), first=first)
+    return Standing(
+        paused=paused, halted=halted, late=late, new=bool(new), everything=bool(whole or first), first=first
+    )
 
 
 def see_one_moment(conn: Connection, *, hold: bool) -> None:
@@ -126,7 +137,7 @@ def _lock(conn: Connection) -> None:
     conn.execute("LOCK TABLE open_orders IN EXCLUSIVE MODE")
 
 
-def have_seen(conn: Connection, zone: str, *, verified_only: bool, whole: bool) -> None:
+def have_seen(conn: Connection, zone: str, *, verified_only: bool, everything: bool) -> None:
     """What this transaction sees is what the next tick need not look at."""
     conn.execute(
         """
@@ -134,9 +145,9 @@ def have_seen(conn: Connection, zone: str, *, verified_only: bool, whole: bool) 
         VALUES (%(zone)s, pg_current_snapshot(), now(), %(verified_only)s)
         ON CONFLICT (zone) DO UPDATE
         SET seen = EXCLUDED.seen, verified_only = EXCLUDED.verified_only,
-            whole_at = CASE WHEN %(whole)s THEN now() ELSE ticks.whole_at END
+            whole_at = CASE WHEN %(everything)s THEN now() ELSE ticks.whole_at END
         """,
-        {"zone": zone, "verified_only": verified_only, "whole": whole},
+        {"zone": zone, "verified_only": verified_only, "everything": everything},
     )
 
 
@@ -351,9 +362,15 @@ def take(conn: Connection, matches: Sequence[Match], seen: Book) -> bool:
     It has moved when an order was cancelled or changed since it was read; the caller must then roll back. Raises one
     of `MOVED` when that happens at this moment.
     """
-    devices = {order[2]: order[4] for order in seen.whole_asks} | {order[1]: order[4] for order in seen.partial_asks}
+    devices = {order[WHOLE_ARRIVAL]: order[DEVICE] for order in seen.whole_asks} | {
+        order[PARTIAL_ARRIVAL]: order[DEVICE] for order in seen.partial_asks
+    }
     asks, bids, energy, prices = zip(*matches, strict=True)
-    left_wh = {order[1]: order[2] for orders in (seen.partial_asks, seen.partial_bids) for order in orders}
+    left_wh = {
+        order[PARTIAL_ARRIVAL]: order[PARTIAL_SIZE]
+        for orders in (seen.partial_asks, seen.partial_bids)
+        for order in orders
+    }
     for ask, bid, energy_wh, _ in matches if left_wh else ():
         for arrival in (ask, bid):
             if arrival in left_wh:
@@ -392,8 +409,3 @@ def take(conn: Connection, matches: Sequence[Match], seen: Book) -> bool:
         },
     ).rowcount
     return written == len(matches)
-
-
-def array(numbers: Iterable[int]) -> str:
-    """An array as PostgreSQL spells it: psycopg takes ten times as long over a long list."""
-    return "{" + ",".join(map(str, numbers)) + "}"

@@ -1,20 +1,17 @@
-"""Write down what a device sent and was not taken, for its owner and for the log."""
+"""Write down what a device sent and was not taken, for its owner."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Final
 from uuid import UUID
 
 import msgspec
 from psycopg import Connection
 
 from energy_market.database import Database
-from energy_market.device_reports import Ignored, Refused
-from energy_market.devices import Dropped, QueuedMessage
 from energy_market.logs import log
-from energy_market.postgres import devices
-
-MAX_NAME_CHARACTERS: Final = 200  # of a topic or a client id that was none of ours
+from energy_market.messages.received import QueuedMessage
+from energy_market.messages.reports import Ignored, Refused
+from energy_market.postgres import device_reports
 
 
 @contextmanager
@@ -36,20 +33,7 @@ def note_ignored(conn: Connection, message: QueuedMessage, ignored: Collection[I
         log("device.field.ignored", level="warning", device_id=message.client_id, topic=message.topic, field=one.field)
 
 
-def log_dropped(dropped: Dropped, message: QueuedMessage | None, *, message_id: str) -> None:
-    """The line of a message that changed nothing: which, whose, and why."""
-    log(
-        "device.message.dropped",
-        level="warning",
-        reason=dropped.reason,
-        field=dropped.field if isinstance(dropped, Refused) else None,
-        client_id=None if message is None else message.client_id[:MAX_NAME_CHARACTERS],
-        topic=None if message is None else message.topic[:MAX_NAME_CHARACTERS],
-        message=message_id,
-    )
-
-
 def _keep(conn: Connection, message: QueuedMessage, *, code: str, field: str | None, sentence: str) -> None:
     refusal = {"topic": message.topic, "code": code, "field": field, "sentence": sentence}
     # Whoever was recognised is who the client id says.
-    devices.keep_report(conn, UUID(message.client_id), "refused", msgspec.json.encode(refusal).decode())
+    device_reports.keep_report(conn, UUID(message.client_id), "refused", msgspec.json.encode(refusal).decode())

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.devices import Dropped
+from energy_market.messages.received import Dropped
 from energy_market.postgres import certificates
 
 _CERTIFICATE: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -5,13 +5,12 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.device_reports import LockResponse, Refused, read_lock_response, read_object
-from energy_market.devices import QueuedMessage, sender
-from energy_market.postgres import devices, trades
+from energy_market.domain import topics
+from energy_market.messages.received import Dropped, QueuedMessage, addressed
+from energy_market.messages.reports import LockResponse, Refused, read_lock_response, read_object
+from energy_market.postgres import deliveries, device_reports, devices, trades
 from energy_market.usecases.note_refusals import note_ignored
 from energy_market.usecases.recognise_device import recognise
-
-TOPIC = "energy/donor/+/lock/response"
 
 Outcome = Literal["locked", "rejected", "repeated", "late", "contradicted"]
 
@@ -28,13 +27,16 @@ def record_lock_response(conn: Connection, message: QueuedMessage, *, settlement
     Any of them is a sign of life; only a status ends a device's wait for its next status. Raises Refused for an answer
     that means no trade of that device.
     """
-    device_id = sender(message, topic=TOPIC)
+    topic, device_id = addressed(message)
+    if topic != topics.LOCK_RESPONSE:
+        raise Dropped("unknown_topic")
     recognise(conn, device_id, message.principal)
     response = read_lock_response(read_object(message.payload))
     taken = _take(
         conn, device_id, response, settlement_window_s=settlement_window_s, received_ms=message.received_at_ms
     )
-    devices.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=response.seq is not None)
+    counts = response.seq is not None
+    device_reports.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=counts)
     note_ignored(conn, message, response.ignored)
     return taken
 
@@ -68,7 +70,7 @@ def _take(
         raise Refused("foreign_trade", "This is no trade of this device and this sell order.", field=field)
     if response.status == "locked":
         if status == "Failed":
-            trades.owe_unlock(conn, device_id, [transaction_id])
+            deliveries.owe_unlock(conn, device_id, [transaction_id])
         return ("late" if status in {"Pending", "Failed"} else "repeated"), transaction_id
     if failed := trades.fail(conn, [transaction_id], reason="lock_rejected", expected="Pending"):
         devices.wait_for_status(conn, failed, received_ms=received_ms)

@@ -1,5 +1,6 @@
 """Take what devices report: status, alerts, transfers, presence."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -7,15 +8,15 @@ from uuid import UUID
 import msgspec
 from psycopg import Connection
 
-from energy_market.device_reports import Refused, read_donor_status, read_object, read_transfer_status
-from energy_market.devices import Dropped, QueuedMessage, device_uuid, sender
+from energy_market.domain import topics
 from energy_market.domain.devices import ReportKind
 from energy_market.domain.trades import Shortfall, ShortReason
-from energy_market.postgres import certificates, devices, trades
+from energy_market.messages.received import Dropped, QueuedMessage, addressed, device_uuid
+from energy_market.messages.reports import Refused, read_donor_status, read_object, read_transfer_status
+from energy_market.postgres import certificates, deliveries, device_reports, devices, trades
 from energy_market.usecases.note_refusals import note_ignored
 from energy_market.usecases.recognise_device import recognise
 
-PRESENCE_TOPIC = "$aws/events/presence/"
 WHY_SHORT: Final[dict[str, ShortReason]] = {"delivered": "under_delivered", "refused": "reservation_lost"}
 
 
@@ -43,41 +44,32 @@ def record_telemetry(conn: Connection, message: QueuedMessage) -> Recorded:
 
     It counts only under a certificate that speaks for its device; the first under a new one ends those before it.
     """
-    if message.topic.startswith(PRESENCE_TOPIC):
+    if message.topic.startswith(topics.PRESENCE):
         return _presence(conn, message)
-    match message.topic.split("/"):
-        case ["energy", "donor", _, "status"]:
-            return _donor_status(conn, message)
-        case ["energy", "transfer", _, "status"]:
-            return _transfer(conn, message)
-        case ["energy", "recipient", _, "status"]:
-            return _kept(conn, message, "recipient_status", topic="energy/recipient/+/status")
-        case ["energy", "device", _, "alert"]:
-            return _kept(conn, message, "alert", topic="energy/device/+/alert")
-    raise Dropped("unknown_topic")
+    topic, device_id = addressed(message)
+    if topic not in _TAKE:
+        raise Dropped("unknown_topic")
+    is_new = recognise(conn, device_id, message.principal)
+    recorded = _TAKE[topic](conn, message, device_id)
+    if is_new and topic != topics.TRANSFER_STATUS:
+        certificates.heard(conn, message.principal, device_id)
+    return recorded
 
 
-def _sender(conn: Connection, message: QueuedMessage, *, topic: str) -> tuple[UUID, bool]:
-    """Whose message it is, and whether it is the first under its certificate."""
-    device_id = sender(message, topic=topic)
-    return device_id, recognise(conn, device_id, message.principal)
-
-
-def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
-    device_id, is_new = _sender(conn, message, topic="energy/donor/+/status")
+def _donor_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
     payload = read_object(message.payload)
     status = read_donor_status(payload)
     # What the device still holds of trades that are over is to be released; what it no longer lists has been, or was
     # lost before it could be paid. Trades are locked before devices, here as everywhere; if the status proves to be old
     # news, this is rolled back.
-    lost = trades.hold_reserved(conn, device_id, status.locks, seq=status.seq)
+    lost = deliveries.hold_reserved(conn, device_id, status.locks, seq=status.seq)
     if status.locks is not None:
-        trades.owe_unlock(conn, device_id, status.locks, seq=status.seq)
-        trades.settle_unlocks(conn, device_id, status.locks)
+        deliveries.owe_unlock(conn, device_id, status.locks, seq=status.seq)
+        deliveries.settle_unlocks(conn, device_id, status.locks)
     if status.available_wh is not None:
-        trades.count_fed(conn, device_id, seq=status.seq, received_ms=message.received_at_ms)
+        deliveries.count_fed(conn, device_id, seq=status.seq, received_ms=message.received_at_ms)
     failed = trades.fail(conn, lost, reason="reservation_lost", expected="Locked") if lost else []
-    taken = devices.record_status(
+    taken = device_reports.record_status(
         conn,
         device_id,
         available_wh=status.available_wh,
@@ -92,18 +84,15 @@ def _donor_status(conn: Connection, message: QueuedMessage) -> Recorded:
         raise Dropped("unknown_device_or_old_news")
     if failed:  # it is matched after the status that comes next, not after this one
         devices.wait_for_status(conn, failed, received_ms=message.received_at_ms)
-    devices.keep_report(conn, device_id, "donor_status", payload.text)
+    device_reports.keep_report(conn, device_id, "donor_status", payload.text)
     note_ignored(conn, message, status.ignored)
-    if is_new:
-        certificates.heard(conn, message.principal, device_id)
     return Recorded(kind="donor_status", device_id=device_id, lost=tuple(failed))
 
 
-def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
-    device_id, _ = _sender(conn, message, topic="energy/transfer/+/status")
+def _transfer(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
     payload = read_object(message.payload)
     transfer = read_transfer_status(payload)
-    report = trades.record_delivery(
+    report = deliveries.record_delivery(
         conn,
         transfer.transaction_id,
         device_id=device_id,
@@ -111,7 +100,7 @@ def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
         delivered_wh=transfer.delivered_wh,
         seq=transfer.seq,
     )
-    noted = trades.note_delivered(
+    noted = deliveries.note_delivered(
         conn,
         transfer.transaction_id,
         device_id=device_id,
@@ -123,8 +112,8 @@ def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
         if not trades.is_of_device(conn, transfer.transaction_id, device_id):
             raise Refused("foreign_trade", "This is no trade of this device.", field="transaction_id")
         raise Dropped("unpaid_trade_or_old_news")
-    devices.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=True)
-    devices.keep_report(conn, device_id, "transfer", payload.text)
+    device_reports.note_life(conn, device_id, received_ms=message.received_at_ms, reports_deliveries=True)
+    device_reports.keep_report(conn, device_id, "transfer", payload.text)
     note_ignored(conn, message, transfer.ignored)
     short = None
     if report is not None and report.delivery == "Short" and report.before != "Short":
@@ -138,14 +127,19 @@ def _transfer(conn: Connection, message: QueuedMessage) -> Recorded:
     return Recorded(kind="transfer", device_id=device_id, short=short)
 
 
-def _kept(conn: Connection, message: QueuedMessage, kind: ReportKind, *, topic: str) -> Recorded:
-    device_id, is_new = _sender(conn, message, topic=topic)
+def _recipient_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
+    return _kept(conn, message, device_id, "recipient_status")
+
+
+def _alert(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
+    return _kept(conn, message, device_id, "alert")
+
+
+def _kept(conn: Connection, message: QueuedMessage, device_id: UUID, kind: ReportKind) -> Recorded:
     text = read_object(message.payload).text
-    if not devices.record_sign_of_life(conn, device_id, received_ms=message.received_at_ms):
+    if not device_reports.record_sign_of_life(conn, device_id, received_ms=message.received_at_ms):
         raise Dropped("unknown_device")
-    devices.keep_report(conn, device_id, kind, text)
-    if is_new:
-        certificates.heard(conn, message.principal, device_id)
+    device_reports.keep_report(conn, device_id, kind, text)
     return Recorded(kind=kind, device_id=device_id)
 
 
@@ -156,7 +150,7 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     except msgspec.ValidationError as error:
         raise Dropped("invalid_payload") from error
     device_id = device_uuid(event.client_id)
-    kind, client_id = message.topic.removeprefix(PRESENCE_TOPIC).split("/", 1)
+    kind, client_id = message.topic.removeprefix(topics.PRESENCE).split("/", 1)
     if client_id != event.client_id or kind not in {"connected", "disconnected"}:
         raise Dropped("unknown_topic")
     # The broker says it, but of whoever called himself so.
@@ -164,7 +158,7 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     # Two events of a device at once: the later must see what the earlier has kept.
     if not devices.hold(conn, device_id):
         raise Dropped("unknown_device_or_old_news")
-    taken = devices.record_presence(
+    taken = device_reports.record_presence(
         conn,
         device_id,
         connected=kind == "connected",
@@ -175,5 +169,14 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     if not taken and kind == "connected":
         raise Dropped("unknown_device_or_old_news")
     # The end of a session that we have not heard of is kept too, for its beginning may come later.
-    devices.keep_report(conn, device_id, "presence", payload.text)
+    device_reports.keep_report(conn, device_id, "presence", payload.text)
     return Recorded(kind="presence", device_id=device_id)
+
+
+_TAKE: Final[dict[str, Callable[[Connection, QueuedMessage, UUID], Recorded]]] = {
+    topics.DONOR_STATUS: _donor_status,
+    topics.TRANSFER_STATUS: _transfer,
+    topics.RECIPIENT_STATUS: _recipient_status,
+    topics.ALERT: _alert,
+}
+"""How to take a report, by its topic."""

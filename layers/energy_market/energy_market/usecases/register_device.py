@@ -7,8 +7,8 @@ from uuid import UUID
 
 from psycopg import Connection
 
+from energy_market.aws.registry import Credentials, check_csr
 from energy_market.database import Database
-from energy_market.device_registry import Credentials, check_csr
 from energy_market.domain.devices import Device, DeviceSide, DeviceType
 from energy_market.domain.errors import Conflict
 from energy_market.logs import log

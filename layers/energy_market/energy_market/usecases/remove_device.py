@@ -5,7 +5,7 @@ from uuid import UUID
 from energy_market.database import Database
 from energy_market.domain.errors import Conflict
 from energy_market.logs import log
-from energy_market.postgres import certificates, devices, orders, trades
+from energy_market.postgres import certificates, deliveries, devices, orders, trades
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.revoke_certificates import unknown_device
 from energy_market.usecases.tidy_device import Tidies, tidy_device
@@ -38,7 +38,7 @@ def expel_device(database: Database, registry: Tidies, device_id: UUID) -> None:
 
 def _fail_unsigned(database: Database, device_id: UUID) -> None:
     with database.transaction() as conn:
-        unsigned = trades.hold_unsigned(conn, device_id)
+        unsigned = deliveries.hold_unsigned(conn, device_id)
         failed = trades.fail(conn, unsigned, reason="reservation_lost", expected="Locked") if unsigned else []
         devices.wait_for_status(conn, failed)
     report_failures(failed, "reservation_lost")
@@ -51,11 +51,11 @@ def _remove(database: Database, device_id: UUID, *, owner_id: UUID | None) -> No
         if not devices.hold_owner(conn, device_id, owner_id):
             raise unknown_device()
         # What fails from now on finds the device removed, and its order is cancelled instead of going back.
-        trades.hold_of_device(conn, device_id)
+        deliveries.hold_of_device(conn, device_id)
         cancelled = orders.cancel_of_device(conn, device_id)
         if not devices.owned(conn, device_id, owner_id):
             raise unknown_device()
-        if owner_id is not None and trades.owed_by_device(conn, device_id):
+        if owner_id is not None and deliveries.owed_by_device(conn, device_id):
             raise Conflict(
                 "device_owes_energy",
                 "The device owes energy of trades that are locked or paid: remove it when these have ended.",

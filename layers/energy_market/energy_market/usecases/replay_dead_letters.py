@@ -1,7 +1,7 @@
 """Have messages of devices tried again that failed for good."""
 
+from energy_market.aws.dead_letters import DeadLetters
 from energy_market.database import Database
-from energy_market.dead_letters import DeadLetters
 from energy_market.domain.operators import Operator
 from energy_market.logs import log
 from energy_market.postgres import operator_acts

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from energy_market.aws.registry import Credentials, check_csr
 from energy_market.database import Database
-from energy_market.device_registry import Credentials, check_csr
 from energy_market.domain.errors import Conflict
 from energy_market.logs import log
 from energy_market.postgres import certificates, devices

@@ -6,47 +6,51 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.domain.candidates import Bounds, looked_far_enough, merged, reached_by
 from energy_market.domain.market import ChainHalt
-from energy_market.domain.matching import Book, Match, match
+from energy_market.domain.matching import DEVICE, PARTIAL_ARRIVAL, WHOLE_ARRIVAL, Book, Match, match
 from energy_market.postgres import book, devices, orders, trades, zones
 from energy_market.usecases.report_failures import report_failures
 
 ATTEMPTS: Final = 5
 MAX_EXPIRED: Final = 5_000
-"""At most so many locks, orders, and devices' pauses are ended by one tick; the next takes the rest."""
+"""Maximum locks, orders, and devices' pauses that one tick ends, of each. The next tick takes the rest."""
 MAX_NEW: Final = 10_000
-"""Where more is new than this, reading all that crosses is quicker than finding what the new orders reach."""
+"""Maximum new orders that are matched with what they reach: with more, reading all that crosses is quicker."""
 MAX_CROSSING: Final = 200_000
-"""At most so many orders of a kind are matched by one tick: those of the best prices. The others wait for these to
-leave the book. It bounds a tick's memory (measured: 0.2 kB for each) and time."""
-MAX_TRADES: Final = 50_000
-"""At most so many trades are made by one tick. The next tick makes the others."""
-WHOLE_EVERY_S: Final = 600
-"""So often the whole book is looked at, whatever is new. It should find nothing: a match that only this found is one
-that the ticks before it have missed."""
+"""Maximum orders of a kind that one tick matches: those of the best prices. The others wait until these have left.
+
+It bounds a tick's memory (measured: 0.2 kB for each) and time.
+"""
+MAX_MATCHES: Final = 50_000
+"""Maximum matches of one tick. The next tick makes the others."""
+EVERYTHING_EVERY_S: Final = 600
+"""Seconds after which the whole book is matched even if little is new. It should find nothing: a match found only here
+was missed by an earlier tick."""
 MARGIN: Final = 2
-"""So many orders of a size or kind are read beyond those that the new ones can take; more where that was too few."""
+"""Resting orders that are read beyond what the new ones can take; four times as many if that was too few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """What a tick did. `ran` is False when another tick of the zone was at work, and nothing was done."""
+    """What a tick did. `ran` is False when another tick of the zone was at work, and nothing was done.
+
+    Matches become trades when the devices are told (`usecases/publish_commands.py`).
+    """
 
     ran: bool
-    trades: int = 0
+    matches: int = 0
     locks_expired: int = 0
     orders_expired: int = 0
     attempts: int = 0
-    overlooked: int = 0  # trades between orders that were not new, of a look at the whole book
+    overlooked: int = 0  # matches between orders that were not new, of a look at the whole book
     halted: ChainHalt | None = None  # why nothing was to be matched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Matched:
-    trades: int = 0
+    matches: int = 0
     overlooked: int = 0
 
 
@@ -54,7 +58,7 @@ class _BookMoved(Exception):
     """An order that was read was cancelled or changed before it was written."""
 
 
-def run_tick(database: Database, *, zone: str, settings: MarketSettings, verified_only: bool = False) -> Tick:
+def run_tick(database: Database, *, zone: str, device_online_s: int, verified_only: bool = False) -> Tick:
     """Close what has run out, then match a zone's book once.
 
     Two ticks of a zone never overlap; the second does nothing. One that finds nothing new does not look at the book.
@@ -64,12 +68,12 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings, verifie
     The last time it is held, so that whoever keeps changing orders cannot keep all others from trading. For that, what
     has run out is closed in a transaction before it: whoever holds the book must not hold orders.
 
-    `verified_only`: orders of others than verified users are passed over. While the market is paused, or the sweeps
-    cannot ask the chain or find that it cannot pay (`postgres.chain_state`), what has run out is closed, and nothing
-    is matched. Such a tick has seen nothing: all that is new stays new for the next.
+    `verified_only`: orders of other than verified users are left out. While the market is paused, or the sweeps cannot
+    ask the chain or find that it cannot pay (`postgres.chain_state`), what has run out is closed, and nothing is
+    matched. Such a tick has seen nothing: all that is new stays new for the next.
     """
     with database.transaction() as conn:
-        due = book.due(conn, zone, verified_only=verified_only, whole_every_s=WHOLE_EVERY_S)
+        due = book.due(conn, zone, verified_only=verified_only, everything_every_s=EVERYTHING_EVERY_S)
         unanswered: list[UUID] = []
         orders_expired = pauses_ended = 0
         if due.late:
@@ -80,82 +84,97 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings, verifie
             pauses_ended = devices.end_pauses(conn, zone, limit=MAX_EXPIRED)
     report_failures(unanswered, "lock_timeout")
     matched: _Matched | None = _Matched()
-    attempt = 0
-    while not (due.paused or due.halted) and (due.new or due.whole or unanswered or pauses_ended):
-        attempt += 1
-        try:
-            with database.transaction() as conn:
-                book.see_one_moment(conn, hold=attempt == ATTEMPTS)
-                turn = zones.take_turn(conn, zone)
-                if turn is zones.Turn.OURS:
-                    matched = _match_once(conn, zone, settings, due, verified_only=verified_only)
-                elif turn is zones.Turn.ANOTHERS:
-                    matched = None
-            break
-        except (_BookMoved, *book.MOVED):
-            if attempt == ATTEMPTS:
-                raise
+    attempts = 0
+    if not (due.paused or due.halted) and (due.new or due.everything or unanswered or pauses_ended):
+        matched, attempts = _match_in_turn(
+            database, zone, due, device_online_s=device_online_s, verified_only=verified_only
+        )
     if matched is None:
         return Tick(ran=False)
     return Tick(
         ran=True,
-        trades=matched.trades,
+        matches=matched.matches,
         locks_expired=len(unanswered),
         orders_expired=orders_expired,
-        attempts=attempt,
+        attempts=attempts,
         overlooked=matched.overlooked,
         halted=due.halted,
     )
 
 
+def _match_in_turn(
+    database: Database, zone: str, due: book.Standing, *, device_online_s: int, verified_only: bool
+) -> tuple[_Matched | None, int]:
+    """(the matches, in how many attempts); None if another tick has the zone's turn.
+
+    Raises what says that the book moved, after the last attempt.
+    """
+    attempt = 1
+    while True:
+        try:
+            with database.transaction() as conn:
+                book.see_one_moment(conn, hold=attempt == ATTEMPTS)
+                turn = zones.take_turn(conn, zone)
+                if turn is zones.Turn.OURS:
+                    matched = _match_once(conn, zone, due, device_online_s=device_online_s, verified_only=verified_only)
+                    return matched, attempt
+                return (None if turn is zones.Turn.ANOTHERS else _Matched()), attempt
+        except (_BookMoved, *book.MOVED):
+            if attempt == ATTEMPTS:
+                raise
+        attempt += 1
+
+
 def _match_once(
-    conn: Connection, zone: str, settings: MarketSettings, due: book.Due, *, verified_only: bool
+    conn: Connection, zone: str, due: book.Standing, *, device_online_s: int, verified_only: bool
 ) -> _Matched:
     new = book.read_new(conn, zone, verified_only=verified_only, limit=MAX_NEW)
-    whole = due.whole or new is None
-    if whole or new is None:
+    everything = due.everything or new is None
+    if new is None or due.everything:
         wanted = book.all_that_crosses(conn, zone, limit=MAX_CROSSING)
         seen, bounds = book.read(conn, zone, wanted, verified_only=verified_only)
-        free_wh = _free_wh(conn, seen, settings)
+        free_wh = _free_wh(conn, seen, device_online_s=device_online_s)
         matches = match(seen, free_wh)
     else:
-        seen, free_wh, matches = _match_new(conn, zone, settings, new, verified_only=verified_only)
+        seen, free_wh, matches = _match_new(
+            conn, zone, new, device_online_s=device_online_s, verified_only=verified_only
+        )
         bounds = Bounds()
-    is_all = not bounds.any() and len(matches) <= MAX_TRADES
-    del matches[MAX_TRADES:]
+    is_all = not bounds.any() and len(matches) <= MAX_MATCHES
+    del matches[MAX_MATCHES:]
     if matches and not book.take(conn, matches, seen):
         raise _BookMoved
     if is_all:
-        book.have_seen(conn, zone, verified_only=verified_only, whole=whole)
+        book.have_seen(conn, zone, verified_only=verified_only, everything=everything)
     overlooked = _between_old_orders(matches, new) if new is not None and not due.first else 0
-    return _Matched(trades=len(matches), overlooked=overlooked)
+    return _Matched(matches=len(matches), overlooked=overlooked)
 
 
 def _match_new(
-    conn: Connection, zone: str, settings: MarketSettings, new: Book, *, verified_only: bool
+    conn: Connection, zone: str, new: Book, *, device_online_s: int, verified_only: bool
 ) -> tuple[Book, dict[int, int], list[Match]]:
     """Match what is new with the resting orders that it reaches, of which so many are read as it takes."""
     margin = MARGIN
     while True:
         resting, bounds = book.read(conn, zone, reached_by(new, margin=margin), verified_only=verified_only)
         seen = merged(new, resting)
-        free_wh = _free_wh(conn, seen, settings)
+        free_wh = _free_wh(conn, seen, device_online_s=device_online_s)
         matches = match(seen, free_wh)
         if not bounds.any() or looked_far_enough(new, seen, bounds, matches, free_wh):
             return seen, free_wh, matches
         margin *= 4
 
 
-def _free_wh(conn: Connection, seen: Book, settings: MarketSettings) -> dict[int, int]:
+def _free_wh(conn: Connection, seen: Book, *, device_online_s: int) -> dict[int, int]:
     if seen.is_one_sided():
         return {}
-    numbers = {order[4] for order in (*seen.whole_asks, *seen.partial_asks)}
-    return devices.free_to_promise(conn, numbers, device_online_s=settings.device_online_s)
+    numbers = {order[DEVICE] for order in (*seen.whole_asks, *seen.partial_asks)}
+    return devices.free_to_promise(conn, numbers, device_online_s=device_online_s)
 
 
 def _between_old_orders(matches: list[Match], new: Book) -> int:
-    arrivals = {order[2] for order in (*new.whole_asks, *new.whole_bids)}
-    arrivals |= {order[1] for order in (*new.partial_asks, *new.partial_bids)}
+    arrivals = {order[WHOLE_ARRIVAL] for order in (*new.whole_asks, *new.whole_bids)}
+    arrivals |= {order[PARTIAL_ARRIVAL] for order in (*new.partial_asks, *new.partial_bids)}
     return sum(ask not in arrivals and bid not in arrivals for ask, bid, _, _ in matches)
 
 

@@ -13,8 +13,8 @@ from energy_market.domain.trades import FailReason
 from energy_market.evm.ledger import NotYet, Receipt, Skip
 from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
-from energy_market.postgres import settlement, trades
-from energy_market.postgres.settlement import Batch
+from energy_market.postgres import batches, settleable, trades
+from energy_market.postgres.batches import Batch
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.settling.sweep import Sweep
 
@@ -37,9 +37,9 @@ def confirm_trades(sweep: Sweep) -> None:
     the number of its block, and a receipt counts only if its block is the one that has that number.
     """
     with sweep.transaction() as conn:
-        under_way = settlement.under_way(conn, sweep.account, contract=sweep.ledger.contract, limit=MAX_BATCHES)
-        ended = settlement.ended_with_free_nonce(conn, sweep.account, nonce=sweep.view.nonce, limit=MAX_BATCHES)
-        last_final = settlement.newest_final(conn, sweep.account)
+        under_way = batches.under_way(conn, sweep.account, contract=sweep.ledger.contract, limit=MAX_BATCHES)
+        ended = batches.ended_with_free_nonce(conn, sweep.account, nonce=sweep.view.nonce, limit=MAX_BATCHES)
+        last_final = batches.newest_final(conn, sweep.account)
     mined = [b for b in under_way if b.status == "Mined"]
     newest = max(mined, key=lambda b: b.block_number or 0, default=None)
     doubtful = [b for b in mined if b.nonce >= sweep.view.nonce]
@@ -78,7 +78,7 @@ def confirm_paid_elsewhere(sweep: Sweep, paid: Mapping[UUID, datetime]) -> set[U
     if not paid:
         return confirmed
     with sweep.transaction() as conn:
-        forms = settlement.forms_of(conn, list(paid))
+        forms = batches.forms_of(conn, list(paid))
     receipts = [
         r for r in sweep.ledger.receipts(sorted({one for known in forms.values() for one in known})).values() if r
     ]
@@ -150,13 +150,13 @@ def _reopen(sweep: Sweep, undone: Sequence[Batch]) -> None:
     """
     for batch in undone:
         with sweep.transaction() as conn:
-            reopened = settlement.reopen(conn, batch.id)
+            reopened = batches.reopen(conn, batch.id)
         log("settlement.reorganised", level="warning", batch_id=batch.id, was=batch.status, reopened=reopened)
 
 
 def _put_back(sweep: Sweep, batch: Batch) -> None:
     with sweep.transaction() as conn:
-        unpaid = settlement.put_back(conn, batch.id)
+        unpaid = batches.put_back(conn, batch.id)
     log("settlement.reorganised", level="warning", batch_id=batch.id, was="Mined", trades=unpaid)
     metric("Reorganisations", 1)
 
@@ -176,13 +176,13 @@ def _missing(sweep: Sweep, batch: Batch) -> None:
         if any(receipt is not None for receipt in sweep.ledger.receipts(batch.hashes).values()):
             return
     with sweep.transaction() as conn:
-        waiting = settlement.waiting_trades(conn, batch.id)
+        waiting = batches.waiting_trades(conn, batch.id)
     paid = sweep.ledger.paid(waiting, at=sweep.view.head)
     confirmed = confirm_paid_elsewhere(sweep, {t: waiting[t] for t in paid})
     if confirmed != paid:
         return  # paid by a stranger's transaction that is not final: the batch is ended when it is
     with sweep.transaction() as conn:
-        freed = settlement.end_without_effect(
+        freed = batches.end_without_effect(
             conn,
             batch.id,
             "Replaced",
@@ -198,7 +198,7 @@ def _follow(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
     if batch.status == "Mined" and (batch.block_hash, batch.mined_hash) != (receipt.block_hash, receipt.hash):
         _put_back(sweep, batch)
     with sweep.transaction() as conn:
-        settlement.mark_mined(
+        batches.mark_mined(
             conn,
             batch.id,
             tx_hash=receipt.hash,
@@ -210,7 +210,7 @@ def _follow(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
         return
     if not receipt.succeeded:
         with sweep.transaction() as conn:
-            freed = settlement.end_without_effect(conn, batch.id, "Reverted", reason="undone by the contract")
+            freed = batches.end_without_effect(conn, batch.id, "Reverted", reason="undone by the contract")
         log("settlement.reverted", level="error", batch_id=batch.id, tx_hash=receipt.hash, trades=freed)
         metric("BatchesReverted", 1)
         return
@@ -223,8 +223,8 @@ def _follow(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
 
 def _confirm(sweep: Sweep, paid: Collection[UUID], tx_hash: str) -> None:
     with sweep.transaction() as conn:
-        confirmed = settlement.confirm(conn, paid, tx_hash=tx_hash, delivery_window_s=sweep.rules.delivery_window_s)
-        wrong = settlement.failed_among(conn, paid)
+        confirmed = settleable.confirm(conn, paid, tx_hash=tx_hash, delivery_window_s=sweep.rules.delivery_window_s)
+        wrong = settleable.failed_among(conn, paid)
     for trade in confirmed:
         log("trade.confirmed", transaction_id=trade, tx_hash=tx_hash)
     if confirmed:
@@ -243,7 +243,7 @@ def _try_again(sweep: Sweep, batch: Batch, receipt: Receipt) -> None:
     if not over_limit:
         return
     with sweep.transaction() as conn:
-        freed = settlement.free(conn, batch.id, over_limit)
+        freed = batches.free(conn, batch.id, over_limit)
     if freed:
         log("settlement.over_limit", level="warning", tx_hash=receipt.hash, trades=freed)
 
@@ -254,22 +254,22 @@ def _free_left_out(sweep: Sweep, batch: Batch, receipt: Receipt) -> None:
     The larger forms have the same nonce: none of them can be mined any more, as far as blocks of this depth stay.
     """
     with sweep.transaction() as conn:
-        waiting = settlement.waiting_trades(conn, batch.id)
+        waiting = batches.waiting_trades(conn, batch.id)
         if not waiting.keys() - receipt.paid - receipt.skipped.keys():
             return
-        raw = settlement.raw_of(conn, receipt.hash)
+        raw = batches.raw_of(conn, receipt.hash)
     left_out = waiting.keys() - {payment.id for payment in sweep.ledger.carried(raw)}
     if not left_out:
         return
     with sweep.transaction() as conn:
-        freed = settlement.free(conn, batch.id, left_out)
+        freed = batches.free(conn, batch.id, left_out)
     log("settlement.left_out", level="warning", tx_hash=receipt.hash, trades=freed)
 
 
 def _finish(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
     """A batch that stays for good: what it skipped fails, and nobody looks after it any more."""
     with sweep.transaction() as conn:
-        waiting = settlement.waiting_trades(conn, batch.id)
+        waiting = batches.waiting_trades(conn, batch.id)
     paid_before = [t for t in waiting if receipt.skipped.get(t) == Skip.ALREADY_SETTLED]
     confirmed = confirm_paid_elsewhere(sweep, {t: waiting[t] for t in paid_before})
     for skip, reason in OUTCOMES.items():
@@ -280,7 +280,7 @@ def _finish(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
     if confirmed != set(paid_before):
         return  # the node cannot say yet what paid them
     with sweep.transaction() as conn:
-        settlement.mark_final(conn, batch.id)
+        batches.mark_final(conn, batch.id)
     for trade in waiting.keys() - receipt.skipped.keys() - receipt.paid:
         # It stays Submitted until its time on the chain is over, and fails then as expired.
         log("settlement.no_word_on_trade", level="error", transaction_id=trade, tx_hash=receipt.hash)

@@ -4,7 +4,7 @@ from typing import Final
 
 from energy_market.database import Database
 from energy_market.logs import log
-from energy_market.postgres import trades
+from energy_market.postgres import deliveries
 from energy_market.usecases.report_shortfalls import report_shortfalls
 
 MAX_TRADES: Final = 500  # a sweep
@@ -18,8 +18,8 @@ def end_deliveries(database: Database) -> None:
     lock in its status, and is told again.
     """
     with database.transaction() as conn:
-        short = trades.end_overdue_deliveries(conn, limit=MAX_TRADES)
-        lapsed = trades.lapse_unlocks(conn, limit=MAX_TRADES)
+        short = deliveries.end_overdue_deliveries(conn, limit=MAX_TRADES)
+        lapsed = deliveries.lapse_unlocks(conn, limit=MAX_TRADES)
     report_shortfalls(short)
     for trade, device in lapsed:
         log("unlock.lapsed", level="warning", transaction_id=trade, device_id=device)

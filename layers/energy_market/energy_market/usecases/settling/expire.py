@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from energy_market.database import Database
-from energy_market.postgres import settlement, trades
+from energy_market.postgres import settleable, trades
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.settling.confirm import confirm_paid_elsewhere
 from energy_market.usecases.settling.sweep import Sweep
@@ -15,7 +15,7 @@ MAX_TRADES: Final = 500  # a sweep
 def expire_unstored(database: Database) -> None:
     """Fail locked trades that were never signed for and are out of time. The chain knows nothing of them."""
     with database.transaction() as conn:
-        overdue = settlement.overdue_unstored(conn, limit=MAX_TRADES)
+        overdue = settleable.overdue_unstored(conn, limit=MAX_TRADES)
         failed = trades.fail(conn, overdue, reason="settlement_expired", expected="Locked") if overdue else []
     report_failures(failed, "settlement_expired")
 
@@ -28,7 +28,7 @@ def expire_stored(sweep: Sweep) -> None:
     if sweep.view.final is None:
         return
     with sweep.transaction() as conn:
-        overdue = settlement.overdue_stored(
+        overdue = settleable.overdue_stored(
             conn,
             sweep.account,
             contract=sweep.ledger.contract,

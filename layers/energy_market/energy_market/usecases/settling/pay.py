@@ -12,8 +12,8 @@ from psycopg.errors import UniqueViolation
 from energy_market.evm.ledger import Fees, Payment, Reverts
 from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
-from energy_market.postgres import leases, settlement, trades
-from energy_market.postgres.settlement import Settleable
+from energy_market.postgres import batches, leases, settleable, trades
+from energy_market.postgres.settleable import Settleable
 from energy_market.usecases.report_failures import report_failures
 from energy_market.usecases.settling.confirm import confirm_paid_elsewhere
 from energy_market.usecases.settling.fees import offer_fees
@@ -39,9 +39,9 @@ def pay_locked(sweep: Sweep) -> bool:
     if sweep.ledger.gaps:
         return True
     with sweep.transaction() as conn:
-        waiting = [b for b in settlement.under_way(conn, sweep.account, limit=1000) if b.status == "Stored"]
+        waiting = [b for b in batches.under_way(conn, sweep.account, limit=1000) if b.status == "Stored"]
         room = max(0, sweep.rules.max_under_way - len(waiting))
-        locked = settlement.settleable(
+        locked = settleable.settleable(
             conn,
             sweep.account,
             contract=sweep.ledger.contract,
@@ -49,7 +49,7 @@ def pay_locked(sweep: Sweep) -> bool:
             margin_s=sweep.rules.margin_s,
             limit=room * sweep.rules.max_batch + 1,
         )
-        used = settlement.used_nonces(conn, sweep.account, at_least=sweep.view.nonce_pending)
+        used = batches.used_nonces(conn, sweep.account, at_least=sweep.view.nonce_pending)
     all_have_room = len(locked) <= room * sweep.rules.max_batch
     locked = locked[: room * sweep.rules.max_batch]
     locked = _without_paid(sweep, locked)
@@ -88,7 +88,7 @@ def end_the_quiet(sweep: Sweep) -> None:
     if sweep.ledger.gaps:
         return
     with sweep.transaction() as conn:
-        if not settlement.waits_for_blocks(
+        if not batches.waits_for_blocks(
             conn,
             sweep.account,
             contract=sweep.ledger.contract,
@@ -96,7 +96,7 @@ def end_the_quiet(sweep: Sweep) -> None:
             quiet_after_s=sweep.rules.quiet_after_s,
         ):
             return
-        used = settlement.used_nonces(conn, sweep.account, at_least=sweep.view.nonce_pending)
+        used = batches.used_nonces(conn, sweep.account, at_least=sweep.view.nonce_pending)
     fees = offer_fees(sweep)
     if fees is None:
         return
@@ -142,7 +142,7 @@ def _within_limit(sweep: Sweep, locked: list[Settleable]) -> list[Settleable]:
         return locked
     room_nano = sweep.ledger.movable_nano(at=sweep.view.head, now_s=time.time())
     with sweep.transaction() as conn:
-        room_nano -= settlement.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)
+        room_nano -= settleable.unmined_nano(conn, sweep.account, contract=sweep.ledger.contract)
     within = []
     for trade in locked:
         if trade.amount_nano <= room_nano:
@@ -235,7 +235,7 @@ def _give_up(sweep: Sweep, trade: Settleable, *, reason: str) -> None:
     """Fail a trade that the contract refuses, unless bytes are still about that could pay it: those are waited for."""
     final_nonce = 0 if sweep.view.final is None else sweep.ledger.nonce_at(sweep.view.final.number)
     with sweep.transaction() as conn:
-        if settlement.payable_by_old_bytes(conn, trade.id, sweep.account, final_nonce=final_nonce):
+        if settleable.payable_by_old_bytes(conn, trade.id, sweep.account, final_nonce=final_nonce):
             return
         failed = trades.fail(conn, [trade.id], reason="chain_refused", expected="Locked")
     report_failures(failed, "chain_refused", detail=reason)
@@ -248,7 +248,7 @@ def _store_and_send(sweep: Sweep, batch: _Batch, *, nonce: int, fees: Fees) -> N
         with sweep.transaction() as conn:
             if not leases.holds(conn, LEASE, holder=sweep.holder):
                 raise LeaseLost
-            batch_id = settlement.store(
+            batch_id = batches.store(
                 conn,
                 sweep.account,
                 contract=sweep.ledger.contract,

@@ -11,8 +11,8 @@ from typing import Final
 from energy_market.evm.ledger import Fees, Reverts, Sent, Signed
 from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
-from energy_market.postgres import settlement
-from energy_market.postgres.settlement import Batch
+from energy_market.postgres import batches
+from energy_market.postgres.batches import Batch
 from energy_market.usecases.settling.fees import offer_fees
 from energy_market.usecases.settling.sweep import Sweep, say_out_of_gas
 
@@ -30,9 +30,9 @@ def resend_batches(sweep: Sweep) -> None:
     with sweep.transaction() as conn:
         # Those that were mined and seem not to be any more, too: it does no harm, and a chain that makes a block only
         # when there is something to put into it would show no other.
-        waiting = settlement.under_way(conn, sweep.account, limit=MAX_BATCHES)
+        waiting = batches.under_way(conn, sweep.account, limit=MAX_BATCHES)
         # Final ones too, if a reorganisation below finality freed their nonce: nothing after them could be mined.
-        waiting += settlement.ended_with_free_nonce(conn, sweep.account, nonce=sweep.view.nonce, limit=MAX_BATCHES)
+        waiting += batches.ended_with_free_nonce(conn, sweep.account, nonce=sweep.view.nonce, limit=MAX_BATCHES)
     for batch in sorted(waiting, key=lambda b: b.nonce):
         if batch.nonce < sweep.view.nonce:
             continue
@@ -46,7 +46,7 @@ def send(sweep: Sweep, tx_hash: str, raw: bytes) -> Sent:
     """Hand stored bytes to the node, and note what it said. Raises `evm.rpc.Unreachable`."""
     sent, message = sweep.ledger.send(raw)
     with sweep.transaction() as conn:
-        settlement.mark_sent(conn, tx_hash, refusal=sent.value if sent.is_refusal else None)
+        batches.mark_sent(conn, tx_hash, refusal=sent.value if sent.is_refusal else None)
     if sent is Sent.ACCEPTED:
         log("settlement.sent", tx_hash=tx_hash)
     else:
@@ -111,7 +111,7 @@ def _another_form(sweep: Sweep, batch: Batch) -> _Form | None:
 def _is_added(sweep: Sweep, batch: Batch, form: _Form) -> bool:
     """Store a form before it is sent; whether the batch still waits for one."""
     with sweep.transaction() as conn:
-        return settlement.add_form(
+        return batches.add_form(
             conn,
             batch.id,
             tx_hash=form.signed.hash,

@@ -18,7 +18,7 @@ from energy_market.evm.ledger import Ledger, View
 from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Refused
 from energy_market.logs import log, metric
-from energy_market.postgres import chain_state, leases, settlement
+from energy_market.postgres import batches, chain_state, leases, settleable
 from energy_market.usecases.settling.confirm import confirm_trades
 from energy_market.usecases.settling.deliveries import end_deliveries
 from energy_market.usecases.settling.expire import expire_stored, expire_unstored
@@ -131,8 +131,8 @@ def _follow_former(sweep: Sweep) -> None:
     again as they are.
     """
     with sweep.transaction() as conn:
-        places = settlement.former(conn, sweep.account, contract=sweep.ledger.contract)
-        elsewhere = settlement.stored_elsewhere(conn, sweep.account)
+        places = batches.former(conn, sweep.account, contract=sweep.ledger.contract)
+        elsewhere = settleable.stored_elsewhere(conn, sweep.account)
     if elsewhere:
         log("settlement.stored_elsewhere", level="error", trades=elsewhere)
         metric("TradesStoredElsewhere", elsewhere)

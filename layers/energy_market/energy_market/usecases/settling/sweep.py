@@ -11,7 +11,7 @@ from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger, View
 from energy_market.logs import log, metric
-from energy_market.postgres.settlement import Account
+from energy_market.postgres.batches import Account
 
 LEASE: Final = "settlement"
 

@@ -14,8 +14,8 @@ from uuid import UUID
 
 import msgspec
 
-from energy_market.devices import Dropped
 from energy_market.domain.quantities import MAX_ENERGY_WH
+from energy_market.messages.received import Dropped
 
 MAX_PAYLOAD_BYTES: Final = 16 * 1024
 MAX_SEQ: Final = 2**63 - 1

@@ -2,20 +2,22 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, Final, get_args
 from uuid import UUID
 
 import msgspec
 
+from energy_market.domain import topics
 from energy_market.domain.dashboard import Dashboard, Totals
 from energy_market.domain.devices import Certificate, Device, Report
 from energy_market.domain.market import Candle, Level, PriceSummary
 from energy_market.domain.network_nodes import NetworkNode
-from energy_market.domain.operators import MarketState
+from energy_market.domain.operators import Act, MarketState
 from energy_market.domain.orders import Order
 from energy_market.domain.quantities import kwh, price, tokens
 from energy_market.domain.settlement import Account, StuckBatch
 from energy_market.domain.trades import REASON_SENTENCES, Trade, TradeStatus
+from energy_market.domain.users import User
 
 
 def order(found: Order, *, viewer: UUID) -> dict[str, Any]:
@@ -200,6 +202,35 @@ def report(found: Report) -> dict[str, Any]:
     }
 
 
+def user(found: User) -> dict[str, Any]:
+    """A user, as they are shown to themselves and to operators."""
+    return {
+        "id": found.id,
+        "wallet_address": found.wallet_address,
+        "role": found.role,
+        "roles": found.roles,
+        "zone": found.zone,
+        "location": found.location,
+        "kyc_status": found.kyc_status,
+        "created_at": found.created_at,
+    }
+
+
+def act(found: Act) -> dict[str, Any]:
+    """What an operator did."""
+    return {
+        "id": found.id,
+        "operator_id": found.operator_id,
+        "wallet_address": found.wallet_address,
+        "act": found.act,
+        "subject": found.subject,
+        "before": found.before,
+        "after": found.after,
+        "reason": found.reason,
+        "at": found.at,
+    }
+
+
 def certificate(found: Certificate) -> dict[str, Any]:
     """A certificate of a device, without anything that one could connect with."""
     return {"certificate_id": found.id, "issued_at": found.issued_at, "valid_until": found.valid_until}
@@ -207,19 +238,22 @@ def certificate(found: Certificate) -> dict[str, Any]:
 
 def device_topics(found: Device) -> dict[str, Any]:
     """The topics of a device, by what they are for (docs/device-protocol.md)."""
-    own = str(found.id)
-    alert = f"energy/device/{own}/alert"
     if found.side == "recipient":
-        return {"publish": {"status": f"energy/recipient/{own}/status", "alert": alert}, "subscribe": {}}
+        publish, subscribe = {"status": topics.RECIPIENT_STATUS, "alert": topics.ALERT}, dict[str, str]()
+    else:
+        publish, subscribe = _DONOR_PUBLISHES, topics.TO_DEVICES
     return {
-        "publish": {
-            "status": f"energy/donor/{own}/status",
-            "lock_response": f"energy/donor/{own}/lock/response",
-            "transfer_status": f"energy/transfer/{own}/status",
-            "alert": alert,
-        },
-        "subscribe": {name: f"energy/donor/{own}/{name}" for name in ("lock", "unlock", "transfer")},
+        "publish": {what: topics.of(topic, found.id) for what, topic in publish.items()},
+        "subscribe": {what: topics.of(topic, found.id) for what, topic in subscribe.items()},
     }
+
+
+_DONOR_PUBLISHES: Final = {
+    "status": topics.DONOR_STATUS,
+    "lock_response": topics.LOCK_RESPONSE,
+    "transfer_status": topics.TRANSFER_STATUS,
+    "alert": topics.ALERT,
+}
 
 
 def chain_account(found: Account, *, wallet: str, token_decimals: int) -> dict[str, Any]:

@@ -12,10 +12,8 @@ import time
 import traceback
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any, Final, Protocol, Self, TypeVar
 from urllib.parse import urlencode
 from uuid import UUID
@@ -23,10 +21,11 @@ from uuid import UUID
 import msgspec
 from chalice.app import Chalice, Response
 
-from energy_market.config import HttpSettings
+from energy_market.api.exchange import Exchange, network_of
 from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain import errors, tokens
 from energy_market.domain.errors import InvalidRequest, MarketError, Unauthorized
+from energy_market.domain.settings import HttpSettings
 from energy_market.postgres import rate_limits
 
 MAX_BODY_BYTES: Final = 16 * 1024
@@ -36,11 +35,6 @@ DATABASE_S: Final = 8.0
 """Seconds of a request, from its begin, in which the database is waited for."""
 RETRY_AFTER_S: Final = 2
 """What a client is told to wait when the database is away; its own pause, with jitter, comes on top."""
-
-IPV4_AS_IPV6: Final = bytes(10) + b"\xff\xff"
-"""Prefix of an IPv6 address that spells an IPv4 one (RFC 4291, 2.5.5.2)."""
-UNKNOWN_SOURCE: Final = "unknown"
-"""Where a request comes from that names no address; all such requests have one allowance together."""
 
 T = TypeVar("T")
 
@@ -59,42 +53,11 @@ STATUS_OF: Final[Mapping[type[MarketError], int]] = {
 
 
 class ParsedType(Protocol):
-    """A type of `wire.py`, which reads itself."""
+    """A type of `fields.py`, which reads itself."""
 
     @classmethod
     def parse(cls, value: object) -> Self:
         """Raises `InvalidRequest`."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Exchange:
-    """One request and what became known while serving it."""
-
-    method: str
-    path: str
-    source_ip: str
-    request_id: str
-    event: Mapping[str, Any]
-    user_id: UUID | None = None
-    caller: tokens.Caller | Unauthorized | None = None  # or why who asks is not known; None before it was looked at
-    headers: dict[str, str] = field(default_factory=dict)  # lower-case names
-
-    @classmethod
-    def of(cls, event: Mapping[str, Any]) -> Self:
-        """The source is what API Gateway saw: a header that the client sends could name anyone.
-
-        On the local stack that header (X-Forwarded-For) is what the gateway "saw". Whatever it holds, it is a source.
-        """
-        context = event["requestContext"]
-        return cls(
-            method=context["httpMethod"],
-            # Half a character (a lone surrogate) cannot be written into the log.
-            path=(event.get("path") or context["resourcePath"]).encode(errors="replace").decode(),
-            source_ip=address_of((context.get("identity") or {}).get("sourceIp")) or UNKNOWN_SOURCE,
-            request_id=context["requestId"],
-            event=event,
-            headers={name.lower(): value for name, value in (event.get("headers") or {}).items()},
-        )
 
 
 class Api(Chalice):
@@ -127,7 +90,7 @@ class Api(Chalice):
         """Serve a path. Query parameters are refused unless the view takes them, which must read them with `query`.
 
         A route that `needs_database` counts requests in it, and is refused while it is away; the others are served, and
-        have no `caller`. Of routes with a `sign_in_limit` a source has so many requests a minute together.
+        have no `caller`. `sign_in_limit` caps the requests per minute of one source over all routes that have it.
         """
         register = super().route(path, methods=list(methods), content_types=[], cors=False)
 
@@ -163,7 +126,7 @@ class Api(Chalice):
             # The decoder takes the last of two values, other readers the first: nobody knows which one was meant.
             json.loads(body, object_pairs_hook=_distinct, parse_int=str, parse_float=str)
         except msgspec.ValidationError as refusal:
-            from energy_market import refusals  # noqa: PLC0415 - only for who is refused
+            from energy_market.api import refusals  # noqa: PLC0415 - only for who is refused
 
             raise refusals.of_body(type_, refusal) from None
         except (ValueError, RecursionError):
@@ -175,7 +138,7 @@ class Api(Chalice):
         try:
             return msgspec.convert(self._parameters(), type_, dec_hook=_parse)
         except msgspec.ValidationError as refusal:
-            from energy_market import refusals  # noqa: PLC0415 - only for who is refused
+            from energy_market.api import refusals  # noqa: PLC0415 - only for who is refused
 
             raise refusals.of_query(type_, refusal) from None
         except UnicodeError:
@@ -194,10 +157,6 @@ class Api(Chalice):
         if not isinstance(caller, tokens.Caller):
             raise caller or RuntimeError("This route does not look at who is asking.")
         return caller
-
-    def caller_if_any(self) -> tokens.Caller | None:
-        """Who is asking on a public route; a token that is sent must still be valid."""
-        return self.caller() if "authorization" in self._current.headers else None
 
     def source(self) -> str:
         """The network that is asking, as API Gateway saw it."""
@@ -259,7 +218,7 @@ class Api(Chalice):
                 refusal.headers["Allow"] = ", ".join(sorted({*methods, "OPTIONS"}))
                 answer = refusal.to_dict()
             else:
-                # By its own hand rather than Chalice's, which reads the request anew for what is not used here.
+                # The view is called directly: Chalice would parse the request a second time.
                 view = methods[exchange.method].view_function
                 answer = view(**(event.get("pathParameters") or {})).to_dict()
             if exchange.method == "HEAD":
@@ -404,32 +363,6 @@ class Api(Chalice):
             headers["Access-Control-Allow-Headers"] = "Authorization, Content-Type, Idempotency-Key"
             headers["Access-Control-Max-Age"] = str(PREFLIGHT_LIFE_S)
         return headers
-
-
-def address_of(text: object) -> str | None:
-    """The IP address in what is said of a source, or None: the first of a list, without port, brackets or zone."""
-    if not isinstance(text, str):
-        return None
-    first = text.partition(",")[0].strip()
-    if first.startswith("["):
-        first = first[1:].partition("]")[0]
-    elif first.count(":") == 1:
-        first = first.partition(":")[0]
-    family = AF_INET6 if ":" in first else AF_INET
-    try:
-        return inet_ntop(family, inet_pton(family, first.partition("%")[0]))
-    except (OSError, ValueError):  # no address, or not even a text that can be encoded
-        return None
-
-
-def network_of(source_ip: str) -> str:
-    """Who a source is: an IPv4 address, or the 64 bits of an IPv6 address that one subscriber has all the others of."""
-    if ":" not in source_ip:
-        return source_ip
-    address = inet_pton(AF_INET6, source_ip)
-    if address.startswith(IPV4_AS_IPV6):
-        return inet_ntop(AF_INET, address[len(IPV4_AS_IPV6) :])
-    return f"{inet_ntop(AF_INET6, address[:8] + bytes(8))}/64"
 
 
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")

@@ -1,11 +1,4 @@
-"""What was signed for the chain, and what became of it (`settlement_batches`, `signed_transactions`, their trades).
-
-A batch: Stored (signed; sent or not) -> Mined (in a block that may yet go) -> Final, or Reverted (mined, but undone),
-or Replaced (another transaction was mined under its nonce). All may go back to Stored while a reorganisation can free
-their nonce. Its trades are Submitted; what the chain did with each is the caller's to say.
-
-Whoever changes several trades locks them in the order in which they were made: see `postgres/trades.py`.
-"""
+"""Signed transactions and what became of them."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +10,6 @@ from psycopg import Connection
 from psycopg.rows import class_row
 
 from energy_market.domain.settlement import StuckBatch
-from energy_market.domain.trades import UNREPORTED_AFTER_S
 
 BatchStatus = Literal["Stored", "Mined", "Final", "Reverted", "Replaced"]
 
@@ -54,32 +46,6 @@ class Batch:
     held_max_fee: int | None  # the highest of those that a node may hold; None if all were refused
     held_priority_fee: int | None
     since_sent_s: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settleable:
-    """A locked trade that may be put into a batch. Amount in nano-tokens, energy in Wh."""
-
-    id: UUID
-    buyer: str
-    seller: str
-    amount_nano: int
-    energy_wh: int
-    locked_at: datetime
-    valid_until: datetime
-    stored_before: bool
-    last_batch_id: UUID | None
-    smallest_reverted: int | None  # the smallest batch that carried it and was undone
-    lone_reverts: int  # how often it was undone alone
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overdue:
-    """A trade that was stored, and whose time on the chain is over for good."""
-
-    id: UUID
-    status: Literal["Locked", "Submitted"]
-    locked_at: datetime
 
 
 _BATCHES: Final = """
@@ -170,38 +136,6 @@ def used_nonces(conn: Connection, account: Account, *, at_least: int) -> set[int
         (account.chain_id, account.sender, at_least),
     ).fetchall()
     return {row[0] for row in rows}
-
-
-def settleable(
-    conn: Connection, account: Account, *, contract: str, chain_time: datetime, margin_s: int, limit: int
-) -> list[Settleable]:
-    """Locked trades, oldest first, that the chain can still pay: `margin_s` seconds are left by both clocks.
-
-    A trade that was once signed for another contract is not among them: that one may have paid it.
-    """
-    with conn.cursor(row_factory=class_row(Settleable)) as cursor:
-        return cursor.execute(
-            """
-            SELECT t.id, buyer.wallet_address AS buyer, seller.wallet_address AS seller, t.amount_nano, t.energy_wh,
-                   t.locked_at, t.valid_until, t.batch_id IS NOT NULL AS stored_before, t.batch_id AS last_batch_id,
-                   reverts.smallest_reverted, reverts.lone_reverts
-            FROM transactions t
-            JOIN users buyer ON buyer.id = t.recipient_id
-            JOIN users seller ON seller.id = t.donor_id
-            CROSS JOIN LATERAL (
-                SELECT min(size) AS smallest_reverted, count(*) FILTER (WHERE size = 1) AS lone_reverts
-                FROM (SELECT (SELECT count(*) FROM settlement_batch_trades other WHERE other.batch_id = b.id) AS size
-                      FROM settlement_batch_trades m JOIN settlement_batches b ON b.id = m.batch_id
-                      WHERE m.transaction_id = t.id AND b.status = 'Reverted') reverted
-            ) reverts
-            WHERE t.status = 'Locked'
-              AND t.valid_until > greatest(clock_timestamp(), %s) + make_interval(secs => %s)
-              AND (t.batch_id IS NULL OR EXISTS (
-                  SELECT FROM settlement_batches b WHERE b.id = t.batch_id AND b.chain_id = %s AND b.contract = %s))
-            ORDER BY t.seq LIMIT %s
-            """,
-            (chain_time, margin_s, account.chain_id, contract, limit),
-        ).fetchall()
 
 
 def store(
@@ -402,55 +336,6 @@ def free(conn: Connection, batch_id: UUID, trades: Collection[UUID]) -> int:
     ).rowcount
 
 
-def unmined_nano(conn: Connection, account: Account, *, contract: str) -> int:
-    """What the trades of this contract's batches that wait to be mined will move, in nano-tokens."""
-    ((amount_nano,),) = conn.execute(
-        """
-        SELECT coalesce(sum(t.amount_nano), 0) FROM settlement_batches b JOIN transactions t ON t.batch_id = b.id
-        WHERE b.status = 'Stored' AND b.chain_id = %s AND b.sender = %s AND b.contract = %s AND t.status = 'Submitted'
-        """,
-        (account.chain_id, account.sender, contract),
-    ).fetchall()
-    return int(amount_nano)
-
-
-def confirm(conn: Connection, trades: Collection[UUID], *, tx_hash: str, delivery_window_s: int) -> list[UUID]:
-    """These trades were paid by that transaction; those that were not yet Confirmed. Their delivery may begin.
-
-    It has `delivery_window_s` seconds from the first confirmation on, whatever a reorganisation puts back; of a device
-    that has never told of a delivery, nor sent a count, UNREPORTED_AFTER_S at most.
-    """
-    rows = conn.execute(
-        """
-        UPDATE transactions
-        SET status = 'Confirmed', blockchain_hash = %(hash)s, confirmed_at = clock_timestamp(),
-            delivery = coalesce(delivery, 'Owed'), command_sent_at = NULL,
-            deliver_by = coalesce(deliver_by, clock_timestamp() + make_interval(secs => CASE
-                WHEN lock_seq IS NOT NULL OR (SELECT d.reports_deliveries FROM iot_devices d WHERE d.id = device_id)
-                THEN %(window_s)s ELSE least(%(window_s)s, %(unreported_s)s) END))
-        WHERE status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL AND id IN (
-            SELECT id FROM transactions WHERE id = ANY (%(trades)s) AND status IN ('Locked', 'Submitted')
-            ORDER BY seq FOR NO KEY UPDATE)
-        RETURNING id
-        """,
-        {
-            "hash": tx_hash,
-            "window_s": delivery_window_s,
-            "unreported_s": UNREPORTED_AFTER_S,
-            "trades": list(trades),
-        },
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
-def failed_among(conn: Connection, trades: Collection[UUID]) -> list[UUID]:
-    """Those of the trades that were given up."""
-    rows = conn.execute(
-        "SELECT id FROM transactions WHERE id = ANY (%s) AND status = 'Failed'", (list(trades),)
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
 def waiting_trades(conn: Connection, batch_id: UUID) -> dict[UUID, datetime]:
     """The trades of a batch that wait for the chain's word, and when each was locked."""
     return dict(
@@ -473,37 +358,6 @@ def forms_of(conn: Connection, trades: Sequence[UUID]) -> dict[UUID, list[str]]:
             (list(trades),),
         ).fetchall()
     )
-
-
-def overdue_unstored(conn: Connection, *, limit: int) -> list[UUID]:
-    """Locked trades that were never signed for and whose time is over: no bytes exist that could pay them."""
-    rows = conn.execute(
-        """
-        SELECT id FROM transactions
-        WHERE status = 'Locked' AND batch_id IS NULL AND valid_until < clock_timestamp()
-        ORDER BY seq LIMIT %s FOR UPDATE SKIP LOCKED
-        """,
-        (limit,),
-    ).fetchall()
-    return [row[0] for row in rows]
-
-
-def overdue_stored(
-    conn: Connection, account: Account, *, contract: str, final_time: datetime, limit: int
-) -> list[Overdue]:
-    """Trades that were signed for and that no block after `final_time`, the time of a final block, can pay any more.
-
-    Only of this contract: of what another one paid, it knows nothing.
-    """
-    with conn.cursor(row_factory=class_row(Overdue)) as cursor:
-        return cursor.execute(
-            """
-            SELECT t.id, t.status, t.locked_at FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
-            WHERE t.status IN ('Locked', 'Submitted') AND t.valid_until < %s AND b.chain_id = %s AND b.contract = %s
-            ORDER BY t.seq LIMIT %s
-            """,
-            (final_time, account.chain_id, contract, limit),
-        ).fetchall()
 
 
 def waits_for_blocks(
@@ -533,30 +387,6 @@ def waits_for_blocks(
         },
     ).fetchone()
     return row == (True,)
-
-
-def stored_elsewhere(conn: Connection, account: Account) -> int:
-    """How many trades wait for the word of another chain."""
-    ((trades,),) = conn.execute(
-        """
-        SELECT count(*) FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
-        WHERE t.status IN ('Locked', 'Submitted') AND b.chain_id <> %s
-        """,
-        (account.chain_id,),
-    ).fetchall()
-    return int(trades)
-
-
-def payable_by_old_bytes(conn: Connection, trade: UUID, account: Account, *, final_nonce: int) -> bool:
-    """Whether something was signed that may yet pay this trade: a batch whose nonce is not used up for good."""
-    row = conn.execute(
-        """
-        SELECT FROM settlement_batch_trades m JOIN settlement_batches b ON b.id = m.batch_id
-        WHERE m.transaction_id = %s AND (b.nonce >= %s OR b.chain_id <> %s OR b.sender <> %s) LIMIT 1
-        """,
-        (trade, final_nonce, account.chain_id, account.sender),
-    ).fetchone()
-    return row is not None
 
 
 def stuck(conn: Connection, *, after_s: int, limit: int) -> list[StuckBatch]:

@@ -1,0 +1,1 @@
+"""Messages to and from devices (the specification, section 3)."""
