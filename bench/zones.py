@@ -102,7 +102,7 @@ def measure(*, quick: bool) -> list[Row | Table]:
 def line(market: Market, seconds: Sequence[float]) -> list[str | float | int | None]:
     """What the rounds of one division took. `busy`: processors that were at work on it, on average."""
     took_s = median(seconds)
-    trades = median([sum(ticked.matches for ticked in ticks) for ticks in market.rounds])
+    trades = median([sum(ticked.trades for ticked in ticks) for ticks in market.rounds])
     ours_s = median([sum(ticked.ours_s for ticked in ticks) for ticks in market.rounds])
     servers_s: float | None = None
     if all(ticked.servers_s is not None for ticks in market.rounds for ticked in ticks):
