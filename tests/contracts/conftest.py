@@ -1,17 +1,10 @@
 """One chain for the session; each test finds the contracts fresh and leaves no trace."""
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import pytest
 
-from tests.chain import LIMIT, Chain, mock
-
-
-class ChainWith(Protocol):
-    """Makes a chain whose token is one of the mocks, made with these arguments."""
-
-    def __call__(self, token: str, *arguments: object, limit: int = LIMIT) -> Chain: ...
+from tests.support.chain.chain import LIMIT, Chain, ChainWith, mock
 
 
 @pytest.fixture(scope="session")

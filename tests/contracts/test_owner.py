@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from eth_account.signers.local import LocalAccount
 
-from tests.chain import CHECKOUT, ONE, Chain, trade
+from tests.support.chain.chain import ONE, Chain, trade
+from tests.support.places import CHECKOUT
 
 SCRIPT = CHECKOUT / "infra" / "contracts" / "owner.py"
 Run = Callable[..., dict[str, str]]

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from energy_market.evm.contract import Contract
 from local_market.parts.anvil import start_anvil
 from local_market.stack.stack import remove_state
-from tests.chain import (
+from tests.support.chain.chain import (
     ALREADY_SETTLED,
     EXPIRED,
     INSUFFICIENT_ESCROW,

@@ -31,10 +31,10 @@ from energy_market_client.errors import ApiError
 from energy_market_client.wallet import read_uint
 from local_market.emulators.local_aws import STACK
 from local_market.watching.dead_letters import dead_letters, replay
-from tests.contract import contract
-from tests.e2e import leftovers
-from tests.e2e.conftest import NODE_KEY, ON_LOCALSTACK, UNIT, Neighbour, Neighbourhood, wait_until
-from tests.e2e.firmware import Firmware
+from tests.support.contract import contract
+from tests.support.devices.firmware import Firmware
+from tests.support.neighbourhood import NODE_KEY, ON_LOCALSTACK, UNIT, Neighbour, Neighbourhood, wait_until
+from tests.support.trouble import leftovers
 
 CHECKOUT = Path(__file__).parents[2]
 

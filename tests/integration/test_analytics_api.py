@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from tests.api import Client, SignedIn, signed_in
-from tests.chain import Chain
-from tests.contract import contract
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Market
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.chain.chain import Chain
+from tests.support.contract import contract
+from tests.support.fixtures import LoadApi
+from tests.support.market import Market
 
 DASHBOARD = "/api/v1/analytics/dashboard"
 TRANSACTIONS = "/api/v1/analytics/transactions"

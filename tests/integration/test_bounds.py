@@ -20,8 +20,8 @@ from energy_market.postgres.device_reports import MAX_KEPT_CHARACTERS, MAX_REPOR
 from energy_market.usecases import run_tick
 from energy_market.usecases.register_device import Registration, register_device
 from energy_market.usecases.register_node import register_node
-from tests.integration.alongside import all_at_once
-from tests.integration.market import Market
+from tests.support.market import Market
+from tests.support.trouble.alongside import all_at_once
 
 # What each table is bounded by; one that is in neither list is one that nobody has thought about.
 PRUNED = {

@@ -9,9 +9,9 @@ import pytest
 
 from local_market.community.home import DeviceRecord
 from local_market.watching.comparison import Escrow, reconcile
-from tests.chain import Chain, trade
-from tests.integration.market import Home, Market
-from tests.owner import as_owner
+from tests.support.chain.chain import Chain, trade
+from tests.support.market import Home, Market
+from tests.support.owner import as_owner
 
 TRADE_WH = 500
 PRICE_MICRO = 200_000

@@ -14,8 +14,8 @@ from energy_market.evm.ledger import Ledger
 from energy_market.evm.node_check import Expected, check
 from energy_market.evm.rpc import Rpc
 from energy_market.usecases.log_in import Session
-from tests.api import FEES, load_function
-from tests.integration.conftest import LoadApi
+from tests.support.api import FEES, load_function
+from tests.support.fixtures import LoadApi
 
 SECRET = "hunter2"
 # What people make of a password with a special character, and of a URL that was copied in a hurry.

@@ -15,9 +15,9 @@ from energy_market.database import Database
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Refused
 from energy_market.usecases.settling.settle import settle_trades
-from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
-from tests.integration.market import Market
-from tests.integration.settlement.world import CONFIRMATIONS, FINALITY_BLOCKS, RULES, Deal, World, logged
+from tests.support.chain.world import CONFIRMATIONS, FINALITY_BLOCKS, RULES, Deal, World, logged
+from tests.support.market import Market
+from tests.support.trouble.alongside import Alongside, wait_until_somebody_waits_for
 
 # ------------------------------------------------------------------------------------------------ who waits for whom
 

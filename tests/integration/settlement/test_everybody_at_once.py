@@ -27,10 +27,10 @@ from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.register_device import Registration, register_device
 from energy_market.usecases.run_tick import run_tick
 from energy_market.usecases.settling.settle import settle_trades
-from tests.integration.market import SETTINGS, Market, certificate_of
-from tests.integration.model_device import ModelDevice
-from tests.integration.settlement.world import NANO, RULES, World
-from tests.owner import as_owner
+from tests.support.chain.world import NANO, RULES, World
+from tests.support.devices.model import ModelDevice
+from tests.support.market import SETTINGS, Market, certificate_of
+from tests.support.owner import as_owner
 
 SECONDS = float(os.environ.get("EVERYBODY", "6"))
 AT_MOST_S = SECONDS + 60

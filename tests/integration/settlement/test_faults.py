@@ -16,13 +16,8 @@ from energy_market.evm.rpc import Unreachable
 from energy_market.postgres import batches, settleable, trades
 from energy_market.usecases.settling.settle import settle_trades
 from energy_market.usecases.wake_sweep import wake_sweep
-from tests.integration.crashes import Crashed, Fuse
-from tests.integration.settlement.world import (
-    FINALITY_BLOCKS,
-    RULES,
-    World,
-    logged,
-)
+from tests.support.chain.world import FINALITY_BLOCKS, RULES, World, logged
+from tests.support.trouble.crashes import Crashed, Fuse
 
 # ------------------------------------------------------------------------------------------------ crashes
 

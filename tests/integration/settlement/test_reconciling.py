@@ -12,8 +12,8 @@ from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Refused, Rpc, Unreachable
 from energy_market.postgres import reconciliation
 from energy_market.usecases.reconcile import OutOfTime, Reconciled, reconcile
-from tests.chain import trade
-from tests.integration.settlement.world import CHAIN_ID, World
+from tests.support.chain.chain import trade
+from tests.support.chain.world import CHAIN_ID, World
 
 TOO_MANY_RESULTS = -32005
 LESS_BYTES = 16_384  # enough for the contract's code, or for some twenty events

@@ -5,8 +5,8 @@ import pytest
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Unreachable
-from tests.chain import trade as chain_trade
-from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, World, logged
+from tests.support.chain.chain import trade as chain_trade
+from tests.support.chain.world import FINALITY_BLOCKS, RULES, World, logged
 
 
 def test_a_locked_trade_is_paid_and_confirmed_after_its_confirmations(world: World) -> None:

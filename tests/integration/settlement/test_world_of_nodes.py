@@ -22,9 +22,9 @@ from local_market.faulty_node.answers import Reverts
 from local_market.faulty_node.transport import PASSWORD, USER
 from local_market.parts.anvil import start_anvil
 from local_market.stack.stack import remove_state
-from tests.chain import trade as chain_trade
-from tests.chain import word
-from tests.integration.settlement.world import CHAIN_ID, FINALITY_BLOCKS, NEVER_S, RULES, Deal, World
+from tests.support.chain.chain import trade as chain_trade
+from tests.support.chain.chain import word
+from tests.support.chain.world import CHAIN_ID, FINALITY_BLOCKS, NEVER_S, RULES, Deal, World
 
 ROUNDS = 60
 SEVERAL = 3

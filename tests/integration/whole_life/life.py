@@ -28,13 +28,13 @@ from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.run_tick import Tick, run_tick
 from energy_market.usecases.settling.settle import settle_trades
-from tests.integration.market import SETTINGS
-from tests.integration.settlement.world import NEVER_S
 from tests.integration.whole_life.clock import set_clock
 from tests.integration.whole_life.device import LiveDevice
 from tests.integration.whole_life.disturbed import Disturbance
 from tests.integration.whole_life.expected import Expected, KnownDevice, Match, Order, Trade
 from tests.integration.whole_life.stage import AVAILABLE_WH, BUDGET_S, FIRST_SEQ, Person, Stage, rows
+from tests.support.chain.world import NEVER_S
+from tests.support.market import SETTINGS
 
 RULES = SettlementRules(
     max_batch=2,

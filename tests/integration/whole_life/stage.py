@@ -12,11 +12,11 @@ from energy_market.evm.books import Books
 from energy_market.evm.contract import Contract
 from energy_market.evm.ledger import Ledger
 from local_market.parts.postgres import LocalPostgres as Server
-from tests.conftest import TEMPLATE
-from tests.integration.settlement.world import CHAIN_ID, NANO, World
 from tests.integration.whole_life.clock import install, set_clock, url_with_clock
 from tests.integration.whole_life.disturbed import Disturbance, DisturbedDatabase, DisturbedLedger
-from tests.owner import as_functions, as_owner
+from tests.support.chain.world import CHAIN_ID, NANO, World
+from tests.support.owner import as_functions, as_owner
+from tests.support.places import TEMPLATE
 
 RICH_NANO, POOR_NANO = 10**9, 3 * 10**7
 AVAILABLE_WH: Final = 600
