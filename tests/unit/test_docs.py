@@ -85,4 +85,7 @@ def test_the_operations_page_begins_with_its_contents() -> None:
     contents, _, rest = page.partition("\n## ")
     headings = re.findall(r"^##+ (.+)$", f"## {rest}", re.MULTILINE)
     anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings]
-    assert set(re.findall(r"\]\(#([\w-]+)\)", contents)) >= set(anchors) - {"chain-node-and-contract", "database-and-pooler"}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", contents)) >= set(anchors) - {
+        "chain-node-and-contract",
+        "database-and-pooler",
+    }
