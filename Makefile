@@ -42,7 +42,7 @@ help: ## Say what there is
 	@echo "make bench   measure speed beside its floors and other engines (QUICK=1 for under two minutes, SECTIONS=... for some)"
 	@echo "make mutants plant bugs, one at a time, and see that each is found (JOBS=2)"
 	@echo "make security  scan, attack and fuzz the product (ATTACKS=... for some of it, FUZZ_EXAMPLES=50)"
-	@echo "make check   lint, types, template, contract artifacts"
+	@echo "make check   lint, types, templates, contract artifacts"
 	@echo "make format  let ruff put the code in order"
 	@echo "make deploy  deploy to an AWS account (SAM's guided deploy)"
 	@echo "make lock    resolve the dependencies anew (UPGRADE=1 for newer versions)"
@@ -54,22 +54,23 @@ set-up:
 	@$(PYTHON) -B localstack/set_up.py $(SET_UP)
 
 run: set-up
-	@$(VENV)/python localstack/run.py
+	@$(VENV)/python -m local_market run
 
 chaos: set-up
-	@$(VENV)/python localstack/chaos.py
+	@$(VENV)/python -m local_market chaos
 
 up: set-up
-	@$(VENV)/python localstack/up.py
+	@$(VENV)/python -m local_market up
 
+# From the folder of the package: an environment that an older version made does not know where it is.
 down:
-	@if [ -x $(VENV)/python ]; then $(VENV)/python localstack/down.py; else echo "Nothing of this checkout runs."; fi
+	@if [ -x $(VENV)/python ]; then cd localstack && $(VENV)/python -m local_market down; else echo "Nothing of this checkout runs."; fi
 
 reconcile: set-up
-	@$(VENV)/python localstack/reconcile.py
+	@$(VENV)/python -m local_market reconcile
 
 replay: set-up
-	@$(VENV)/python localstack/replay.py
+	@$(VENV)/python -m local_market replay
 
 deploy: set-up
 	@env -u MAKEFLAGS -u MAKEOVERRIDES BUILD_PYTHON=$(VENV)/python UV=$(LOCAL)/bin/uv LAMBDA_PYTHON=$(RUNTIME) SAM_CLI_TELEMETRY=0 \
@@ -82,29 +83,30 @@ test: set-up
 	@$(VENV)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 localstack: set-up
-	@$(VENV)/python localstack/compose.py
+	@$(VENV)/python -m local_market compose
 
 localstack-test: SET_UP = localstack lambda
 localstack-test: set-up
-	@$(VENV)/python localstack/localstack_test.py $(TESTS)
+	@$(VENV)/python -m local_market conformance $(TESTS)
 
 bench: SET_UP = bench
 bench: set-up
-	@PYTHONPATH=$(CURDIR)/localstack $(LOCAL)/bench/bin/python -m bench $(if $(QUICK),--quick) $(SECTIONS)
+	@$(LOCAL)/bench/bin/python -m bench $(if $(QUICK),--quick) $(SECTIONS)
 
 mutants: set-up
 	@$(VENV)/python -m tests.mutants
 
 security: SET_UP = security slither
 security: set-up
-	@PYTHONPATH=$(CURDIR)/localstack $(VENV)/python -m tests.security $(ATTACKS)
+	@$(VENV)/python -m tests.security $(ATTACKS)
 
 check: set-up
 	$(VENV)/ruff check .
 	$(VENV)/ruff format --check .
 	$(VENV)/mypy
-	$(VENV)/cfn-lint template.yaml
+	$(VENV)/cfn-lint template.yaml infra/watching.yaml
 	AWS_DEFAULT_REGION=us-east-1 $(LOCAL)/bin/sam validate --lint
+	AWS_DEFAULT_REGION=us-east-1 $(LOCAL)/bin/sam validate --lint --template infra/watching.yaml
 	PATH="$(LOCAL)/bin:$$PATH" node infra/contracts/compile.mjs --check
 	$(VENV)/python -m pytest -q tests/unit/test_dependencies.py
 
@@ -133,6 +135,6 @@ lock:
 	npm install --package-lock-only --ignore-scripts
 
 clean:
-	@if [ -x $(VENV)/python ]; then $(VENV)/python localstack/down.py --remove; fi
+	@if [ -x $(VENV)/python ]; then cd localstack && $(VENV)/python -m local_market down --remove; fi
 	@rm -rf .local .aws-sam node_modules build .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -19,10 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-from launch import stop_what_is_ours
-from services import stop_orphans
-
 from bench.measure import Row, Table
+from local_market.parts.processes import stop_orphans, stop_what_is_ours
 
 SECTIONS = ("matching", "tick", "requests", "zones", "cold_start", "stack")
 """Modules of this package, in the order in which they run: each one's `measure(quick=...)` yields rows and tables."""

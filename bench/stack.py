@@ -24,25 +24,30 @@ from uuid import UUID
 import boto3
 import psutil
 import psycopg
-from client import MarketClient
-from deploy import STACK, STAGE
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
-from figures import percentile
-from homes import community
-from launch import DEFAULT_SPEED, RATE_LIMITS, stop_what_is_ours
-from market import Market, start_market
-from postgres_server import let_functions_in
-from reconcile import TOKEN_DECIMALS, Ledger, reconcile
-from services import AWS_ENVIRONMENT, LOCAL, Database, remove_state, start_anvil
-from street import START, SimulatedClock, Street
-from wallet import Wallet, call_data
 
 from bench.measure import Row, Table, alternated, median, timed
 from bench.tick import server
 from energy_market.domain.orders import OrderTerms
 from energy_market.domain.settlement import SettlementRules
 from energy_market.usecases.place_order import place_order
+from energy_market_client.market_client import MarketClient
+from energy_market_client.wallet import Wallet, call_data
+from local_market.commands.session import DEFAULT_SPEED
+from local_market.community.clock import START, SimulatedClock
+from local_market.community.household import community
+from local_market.community.street import Street
+from local_market.emulators.local_aws import AWS_ENVIRONMENT, STACK
+from local_market.parts.anvil import start_anvil
+from local_market.parts.places import LOCAL
+from local_market.parts.postgres import LocalPostgres, let_functions_in
+from local_market.parts.processes import stop_what_is_ours
+from local_market.stack.market import RATE_LIMITS, LocalMarket, start_market
+from local_market.stack.sam import STAGE
+from local_market.stack.stack import remove_state
+from local_market.watching.comparison import TOKEN_DECIMALS, Escrow, reconcile
+from local_market.watching.figures import percentile
 from tests.chain import trade
 from tests.e2e.firmware import Firmware
 from tests.integration.settlement.world import NANO, World
@@ -80,7 +85,7 @@ def measure(*, quick: bool) -> Iterator[Row | Table]:
 
 
 @contextlib.contextmanager
-def stack() -> Iterator[Market]:
+def stack() -> Iterator[LocalMarket]:
     """The system for the block, however that ends."""
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=LOCAL))
     try:
@@ -115,7 +120,7 @@ def place(
 # --------------------------------------------------------------------------------------------------- the gateway
 
 
-def gateway(market: Market, *, rounds: int, requests: int) -> Iterator[Row | Table]:
+def gateway(market: LocalMarket, *, rounds: int, requests: int) -> Iterator[Row | Table]:
     """Eight clients ask for the same again and again, of us and of a handler that does nothing."""
     client = MarketClient(market.api_url)
     client.sign_up()
@@ -167,7 +172,7 @@ def gateway(market: Market, *, rounds: int, requests: int) -> Iterator[Row | Tab
 class Work:
     """The same request again and again, and whose processor time that takes."""
 
-    def __init__(self, market: Market, url: str, headers: Mapping[str, str], *, requests: int) -> None:
+    def __init__(self, market: LocalMarket, url: str, headers: Mapping[str, str], *, requests: int) -> None:
         """Nothing is sent yet."""
         self._market, self._url, self._headers, self._requests = market, url, headers, requests
         self._spent_s: list[list[float]] = []
@@ -236,7 +241,7 @@ def ask(url: str, headers: Mapping[str, str], *, times: int) -> int:
     return length
 
 
-def rest_orders(market: Market, user_id: UUID) -> None:
+def rest_orders(market: LocalMarket, user_id: UUID) -> None:
     """Fill the book with orders that nothing crosses: the asks are dear and have no device, the bids are cheap."""
     with psycopg.connect(market.stack.database.url) as conn:
         for number in range(A_USER):
@@ -252,7 +257,7 @@ def handle(event, context):
 """
 
 
-def deploy_empty(market: Market) -> str:
+def deploy_empty(market: LocalMarket) -> str:
     """A handler that does nothing, behind a REST API of its own in the same emulator; its address."""
     session = boto3.Session(
         aws_access_key_id=AWS_ENVIRONMENT["AWS_ACCESS_KEY_ID"],
@@ -310,7 +315,7 @@ class Donor:
     firmware: Firmware
 
 
-def burst(market: Market, *, trades: int) -> Iterator[Row | Table]:
+def burst(market: LocalMarket, *, trades: int) -> Iterator[Row | Table]:
     """One tick matches so many trades; their devices answer all at once, when the last of them has heard its lock."""
     with contextlib.ExitStack() as undo:
         donors = [undo.enter_context(donor(market)) for _ in range(-(-trades // A_DEVICE))]
@@ -341,7 +346,7 @@ def burst(market: Market, *, trades: int) -> Iterator[Row | Table]:
 
 
 @contextlib.contextmanager
-def donor(market: Market) -> Iterator[Donor]:
+def donor(market: LocalMarket) -> Iterator[Donor]:
     """Somebody who has signed up, with a device that is connected for the block."""
     client = MarketClient(market.api_url)
     client.sign_up()
@@ -351,7 +356,7 @@ def donor(market: Market) -> Iterator[Donor]:
         yield Donor(user_id=UUID(client.user_id), firmware=firmware)
 
 
-def buyer(market: Market, *, tokens: int) -> UUID:
+def buyer(market: LocalMarket, *, tokens: int) -> UUID:
     """Somebody who has signed up and has tokens in escrow."""
     client = MarketClient(market.api_url)
     client.sign_up()
@@ -399,7 +404,7 @@ def wait_until_paid(conn: psycopg.Connection[Any]) -> None:
 
 
 def what_became_of(
-    market: Market, conn: psycopg.Connection[Any], *, trades: int, since: datetime, said_s: float
+    market: LocalMarket, conn: psycopg.Connection[Any], *, trades: int, since: datetime, said_s: float
 ) -> Row:
     """How many of the burst's trades were paid, and how fast; and whether the chain says so, too."""
     ((paid, failed, in_batches, answered_s, paid_s),) = conn.execute(
@@ -414,7 +419,7 @@ def what_became_of(
     ).fetchall()
     differences = reconcile(
         conn,
-        ledger=Ledger(
+        ledger=Escrow(
             rpc_url=market.stack.chain.rpc_url,
             contract=market.settlement_contract,
             token=market.token,
@@ -458,7 +463,7 @@ def stages(conn: psycopg.Connection[Any], *, since: datetime, of: str) -> Table:
     return Table(title=f"From match to confirmed, {len(rows):,} {of}: ms", columns=["stage", "p50", "p99"], lines=lines)
 
 
-def lively_street(market: Market, *, homes: int, duration_s: float) -> Table:
+def lively_street(market: LocalMarket, *, homes: int, duration_s: float) -> Table:
     """The community of `make run` for a while: devices that answer at once."""
     clock = SimulatedClock(START, speed=DEFAULT_SPEED)
     street = Street(community(homes, seed=1), api_url=market.api_url, clock=clock)
@@ -486,7 +491,7 @@ def batches(*, rounds: int) -> Iterator[Row | Table]:
     """Sweeps in this process with batches of several sizes, on a database and a chain of their own."""
     with server() as new_database, chain() as rpc_url:
         url = new_database()
-        database = Database(url=url, functions_url=let_functions_in(url), process=None)
+        database = LocalPostgres(url=url, functions_url=let_functions_in(url), process=None)
         remember(database)
         world = World(database.functions_url, rpc_url)
         with contextlib.closing(world):

@@ -20,7 +20,7 @@ from psycopg import Connection
 
 from bench.flow import Placed, order_flow
 from bench.measure import Row, Table, alternated, median, ms
-from bench.tick import SETTINGS, place, server
+from bench.tick import DEVICE_ONLINE_S, place, server
 from energy_market.database import Database
 from energy_market.usecases.run_tick import run_tick
 
@@ -102,7 +102,7 @@ def measure(*, quick: bool) -> list[Row | Table]:
 def line(market: Market, seconds: Sequence[float]) -> list[str | float | int | None]:
     """What the rounds of one division took. `busy`: processors that were at work on it, on average."""
     took_s = median(seconds)
-    trades = median([sum(ticked.matches for ticked in ticks) for ticks in market.rounds])
+    trades = median([sum(ticked.trades for ticked in ticks) for ticks in market.rounds])
     ours_s = median([sum(ticked.ours_s for ticked in ticks) for ticks in market.rounds])
     servers_s: float | None = None
     if all(ticked.servers_s is not None for ticks in market.rounds for ticked in ticks):
@@ -143,7 +143,7 @@ def tick(url: str, zone: str) -> Ticked:
     with database(url).transaction() as conn:
         before_s = backend_s(conn)
     began = time.process_time()
-    done = run_tick(database(url), zone=zone, settings=SETTINGS)
+    done = run_tick(database(url), zone=zone, device_online_s=DEVICE_ONLINE_S)
     ours_s = time.process_time() - began
     assert done.ran
     with database(url).transaction() as conn:

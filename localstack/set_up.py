@@ -65,7 +65,12 @@ LAYOUT = "2"  # to be raised when what is made of the same locks changes
 # Not the environment that happens to be active: its own would be made from itself.
 INTERPRETER = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
-OUR_PACKAGES = [CHECKOUT / "layers" / "energy_market", CHECKOUT / "devices"]
+OUR_PACKAGES = [
+    CHECKOUT / "layers" / "energy_market",
+    CHECKOUT / "clients" / "python",
+    CHECKOUT / "devices",
+    CHECKOUT / "localstack",
+]
 
 
 class SetUpError(Exception):
@@ -214,6 +219,7 @@ def set_up_environment(uv: Path, name: str) -> None:
         interpreter = found
     stamp = stamp_of(lock, interpreter=interpreter)
     if is_done(folder, stamp):
+        show_our_packages(folder, name)
         return
     say(f"Making .local/{name} from {lock.relative_to(CHECKOUT)} ...")
     if name == "bench" or not is_same_base(folder, stamp):
@@ -228,14 +234,19 @@ def set_up_environment(uv: Path, name: str) -> None:
         if name in COMPILED:
             sync.append("--compile-bytecode")
         run([*sync, str(lock)], doing=f"Installing {lock.relative_to(CHECKOUT)}")
+    show_our_packages(folder, name)
+    (folder / STAMP).write_text(stamp)
+
+
+def show_our_packages(folder: Path, name: str) -> None:
+    """Let commands, tests and the bench import our own packages as they are in the checkout."""
+    if name not in {"venv", "bench"}:
+        return
     for packages in folder.glob("lib/python3*/site-packages"):
-        # Scripts, tests and the bench import our own packages as they are in the checkout.
         seen = [str(package) for package in OUR_PACKAGES]
         if name == "bench":  # it holds what the bench compares with; all else is found in the environment beside it
             seen.append(str(LOCAL / "venv" / packages.relative_to(folder)))
-        if name in {"venv", "bench"}:
-            (packages / "energy_market.pth").write_text("\n".join(seen) + "\n")
-    (folder / STAMP).write_text(stamp)
+        (packages / "energy_market.pth").write_text("\n".join(seen) + "\n")
 
 
 def python_of_localstack(uv: Path) -> str | None:

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from processes import began_at, locked
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from services import LOCAL, Database, remove_state, start_anvil, start_postgres, stop_orphans
 
 from energy_market.postgres.migrations import migrate
+from local_market.parts.anvil import start_anvil
+from local_market.parts.places import LOCAL
+from local_market.parts.postgres import LocalPostgres, start_postgres
+from local_market.parts.processes import began_at, locked, stop_orphans
+from local_market.stack.stack import remove_state
 from tests.owner import as_functions, as_owner, remember
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -122,7 +125,7 @@ def chain_was_asked(connection: psycopg.Connection) -> None:
 
 
 @pytest.fixture(scope="session")
-def server(state_folder: Path) -> Iterator[Database]:
+def server(state_folder: Path) -> Iterator[LocalPostgres]:
     """Start PostgreSQL with a template that has the schema."""
     folder = state_folder / "database"
     server = start_postgres(folder)
@@ -143,13 +146,13 @@ def server(state_folder: Path) -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def postgres(server: Database) -> str:
+def postgres(server: LocalPostgres) -> str:
     """The owner's URL of the server's own database."""
     return server.url
 
 
 @pytest.fixture
-def database_url(server: Database) -> Iterator[str]:
+def database_url(server: LocalPostgres) -> Iterator[str]:
     """Make a database with the schema and nothing in it, for this test alone; the functions' URL of it."""
     name = f"test_{next(_databases)}"
     with psycopg.connect(server.url, autocommit=True) as connection:

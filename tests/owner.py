@@ -7,17 +7,17 @@ behind its back, or looks up about the server, it does as the owner.
 from typing import Final
 from urllib.parse import urlsplit
 
-from services import Database
+from local_market.parts.postgres import LocalPostgres
 
 _OWNERS: Final[dict[str, str]] = {}
 
 
-def remember(server: Database) -> None:
+def remember(server: LocalPostgres) -> None:
     """Learn who owns the databases of a server."""
     _OWNERS[_user(server.functions_url)] = _user(server.url)
 
 
-def as_functions(server: Database, database: str) -> str:
+def as_functions(server: LocalPostgres, database: str) -> str:
     """The functions' URL of one of a server's databases."""
     return f"{server.functions_url.rpartition('/')[0]}/{database}"
 

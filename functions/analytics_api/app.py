@@ -38,6 +38,7 @@ WELL_FOR_S: Final = 15.0  # for so long a chain that lacked nothing is not check
 T = TypeVar("T")
 
 settings = config.chain_settings()
+confirmations = config.confirmations()
 database = Database(config.database_url())
 app = Api("analytics_api", settings=config.http_settings(), database=database)
 
@@ -87,7 +88,7 @@ def chain() -> Response:
             "settlement_contract": settings.settlement_contract,
             "token_contract": parse_address(facts.token),
             "token_decimals": facts.decimals,
-            "confirmations": settings.confirmations,
+            "confirmations": confirmations,
         }
     )
 

@@ -31,7 +31,7 @@ INTERVALS: Final = {
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """The moment from which intervals are counted."""
 
-settings = config.market_settings()
+online_s = config.device_online_s()
 verified_only = config.verified_only()
 database = Database(config.database_url())
 app = Api("market_api", settings=config.http_settings(), database=database)
@@ -104,7 +104,7 @@ def create_order() -> Response:
                 terms,
                 user_id=caller.user_id,
                 now=datetime.now(UTC),
-                device_online_s=settings.device_online_s,
+                device_online_s=online_s,
                 verified_only=verified_only,
             )
             return Answer(status=201, body=encode(answers.order(order, viewer=caller.user_id)))
@@ -126,7 +126,7 @@ def cancel() -> Response:
     caller = app.caller()
     request = app.read(CancelRequest)
     with database.transaction() as conn:
-        order = cancel_order(conn, request.order_id, user_id=caller.user_id, device_online_s=settings.device_online_s)
+        order = cancel_order(conn, request.order_id, user_id=caller.user_id, device_online_s=online_s)
     return app.present(answers.order(order, viewer=caller.user_id))
 
 
@@ -140,7 +140,7 @@ def order(id: str) -> Response:  # noqa: A002 -- the path's name for it
             conn,
             caller.user_id,
             order_id,
-            device_online_s=settings.device_online_s,
+            device_online_s=online_s,
             verified_only=verified_only,
         )
     if found is None:
@@ -158,7 +158,7 @@ def open_orders() -> Response:
         lambda conn: orders.open_page(
             conn,
             caller.user_id,
-            device_online_s=settings.device_online_s,
+            device_online_s=online_s,
             verified_only=verified_only,
             order_type=query.type,
             min_price_micro=query.min_price,
@@ -183,7 +183,7 @@ def my_orders() -> Response:
         page = orders.of_user(
             conn,
             caller.user_id,
-            device_online_s=settings.device_online_s,
+            device_online_s=online_s,
             verified_only=verified_only,
             status=query.status,
             before_arrival=before,

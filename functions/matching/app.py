@@ -66,11 +66,11 @@ def _spelt(at: datetime) -> str:
 def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
     """Match one zone's book once. Raises what the database raises: the zone's next tick is the retry."""
     mark, zone = event["mark"], event["zone"]
-    settings, verified_only = config.market_settings(), config.verified_only()
+    device_online_s, verified_only = config.device_online_s(), config.verified_only()
     began = time.perf_counter()
     _database().start_deadline(DATABASE_S)
     try:
-        done = run_tick(_database(), zone=zone, settings=settings, verified_only=verified_only)
+        done = run_tick(_database(), zone=zone, device_online_s=device_online_s, verified_only=verified_only)
     except psycopg.Error as error:
         log("tick.failed", level="error", mark=mark, zone=zone, error=type(error).__name__)
         raise
@@ -104,8 +104,11 @@ def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:
     if event["missed"]:
         log("tick.missed", level="warning", mark=event["mark"])
         metric("TicksMissed", 1)
+    lock_timeout_s, device_online_s = config.lock_timeout_s(), config.device_online_s()
     _database().start_deadline(DATABASE_S)
-    published = publish_commands(_database(), _publish(), settings=config.market_settings())
+    published = publish_commands(
+        _database(), _publish(), lock_timeout_s=lock_timeout_s, device_online_s=device_online_s
+    )
     for command, error in published.failed:
         log(
             "command.unsent",
@@ -121,9 +124,7 @@ def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:
     if told:
         log("commands", locks=published.locks, unlocks=published.unlocks, transfers=published.transfers)
     with _database().transaction() as conn:
-        market.show_what_can_trade(
-            conn, device_online_s=config.market_settings().device_online_s, verified_only=config.verified_only()
-        )
+        market.show_what_can_trade(conn, device_online_s=device_online_s, verified_only=config.verified_only())
     with _database().transaction() as conn:
         market.fold_changes(conn)
     return {"commands": told}

@@ -50,14 +50,14 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
 
     This function reads what strangers' devices say, so it does not hold the operator's key: it wakes the sweep.
     """
-    settings = config.market_settings()
+    window_s = config.settlement_window_s()
     database = _database()
     database.start_deadline(ANSWERS_DATABASE_S)
     outcomes = set()
 
     def take(message: QueuedMessage) -> None:
         with taking(database, message) as conn:
-            outcome, trade = record_lock_response(conn, message, settlement_window_s=settings.settlement_window_s)
+            outcome, trade = record_lock_response(conn, message, settlement_window_s=window_s)
         outcomes.add(outcome)
         log("lock.answered", outcome=outcome, transaction_id=trade)
         if outcome == "rejected":
@@ -101,11 +101,11 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
     from energy_market.evm.rpc import ChainError  # noqa: PLC0415
     from energy_market.usecases.settling.settle import settle_trades  # noqa: PLC0415
 
-    settlement, chain = config.settlement_settings(), config.chain_settings()
+    settlement = config.settlement_settings()
     rules = SettlementRules(
         max_batch=settlement.max_batch,
-        confirmations=chain.confirmations,
-        finality_blocks=chain.finality_blocks,
+        confirmations=settlement.confirmations,
+        finality_blocks=settlement.finality_blocks,
         delivery_window_s=settlement.delivery_window_s,
         min_priority_fee_wei=settlement.min_priority_fee_wei,
         max_fee_wei=settlement.max_fee_wei,
@@ -165,5 +165,5 @@ def _ledger() -> "Ledger":
         contract=chain.settlement_contract,
         token=chain.token_contract,
         token_decimals=chain.token_decimals,
-        operator_key=config.settlement_settings().operator_private_key,
+        operator_key=config.operator_settings().private_key,
     )

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from services import remove_state, start_anvil
 
 from energy_market.evm.contract import Contract
+from local_market.parts.anvil import start_anvil
+from local_market.stack.stack import remove_state
 from tests.chain import (
     ALREADY_SETTLED,
     EXPIRED,

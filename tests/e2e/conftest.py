@@ -16,19 +16,21 @@ from typing import Any
 import boto3
 import psycopg
 import pytest
-from client import Chain, MarketClient
-from deploy import STACK
 from energy_device.agent import DeviceAgent, Network
 from energy_device.config import DeviceConfig
 from energy_device.energy_source import SimulatedBattery
 from eth_account import Account
 from eth_account.signers.local import LocalAccount
-from launch import RATE_LIMITS
-from localstack_core import start_localstack
-from market import Addresses, Market, start_market
-from reconcile import Ledger, reconcile
-from services import Stack, remove_state, start_ministack
-from wallet import Wallet, call_data
+
+from energy_market_client.answers import SettlementChain
+from energy_market_client.market_client import MarketClient
+from energy_market_client.wallet import Wallet, call_data
+from local_market.emulators.local_aws import STACK
+from local_market.emulators.localstack_core import start_localstack
+from local_market.emulators.ministack import start_ministack
+from local_market.stack.market import RATE_LIMITS, Addresses, LocalMarket, start_market
+from local_market.stack.stack import Stack, remove_state
+from local_market.watching.comparison import Escrow, reconcile
 
 ENOUGH_GAS_WEI = 10**18
 UNIT = 10**18  # of the test token
@@ -52,7 +54,7 @@ class Neighbour:
 class Neighbourhood:
     """People and devices of one test session, on the running system."""
 
-    def __init__(self, market: Market, folder: Path) -> None:
+    def __init__(self, market: LocalMarket, folder: Path) -> None:
         self.market = market
         self.network = Network()
         self.agents: list[tuple[Neighbour, DeviceAgent]] = []
@@ -68,7 +70,7 @@ class Neighbourhood:
     def buyer(self, *, tokens: int) -> Neighbour:
         """Somebody with tokens in escrow."""
         neighbour = self.stranger()
-        chain: Chain = neighbour.client.chain()
+        chain: SettlementChain = neighbour.client.chain()
         amount = tokens * UNIT
         self._deployer.wait(self._deployer.send(neighbour.client.account.address, value_wei=ENOUGH_GAS_WEI))
         if tokens:
@@ -125,7 +127,7 @@ class Neighbourhood:
 
     def differences(self) -> list[str]:
         """What database and chain disagree on, and what a device still holds."""
-        ledger = Ledger(
+        ledger = Escrow(
             rpc_url=self.market.stack.chain.rpc_url,
             contract=self.market.settlement_contract,
             token=self.market.token,
@@ -214,7 +216,7 @@ def _with_a_key(stack: Stack) -> Addresses:
 
 
 @pytest.fixture(scope="session")
-def running_market(stack_folder: Path) -> Iterator[Market]:
+def running_market(stack_folder: Path) -> Iterator[LocalMarket]:
     """The system, as `make run` starts it."""
     market = start_market(
         stack_folder,
@@ -230,7 +232,7 @@ def running_market(stack_folder: Path) -> Iterator[Market]:
 
 
 @pytest.fixture(scope="session")
-def neighbourhood(running_market: Market, stack_folder: Path) -> Iterator[Neighbourhood]:
+def neighbourhood(running_market: LocalMarket, stack_folder: Path) -> Iterator[Neighbourhood]:
     neighbourhood = Neighbourhood(running_market, stack_folder)
     yield neighbourhood
     neighbourhood.close()

@@ -9,8 +9,9 @@ from typing import Any, Self
 import msgspec
 from awscrt import mqtt5
 from awsiot import mqtt5_client_builder
-from client import RegisteredDevice
-from local_aws import LocalAws
+
+from energy_market_client.answers import RegisteredDevice
+from local_market.emulators.local_aws import LocalAws
 
 TIMEOUT_S = 20.0
 

@@ -9,9 +9,10 @@ from typing import Any
 import boto3
 import psutil
 import psycopg
-from deploy import STACK
-from market import Market
 from psycopg import sql
+
+from local_market.emulators.local_aws import STACK
+from local_market.stack.market import LocalMarket
 
 Place = tuple[str, bytes]  # where it is, and all that stands there
 
@@ -66,7 +67,7 @@ def variables(endpoint_url: str) -> Mapping[str, Mapping[str, str]]:
     return {one["FunctionName"]: one.get("Environment", {}).get("Variables", {}) for one in listed}
 
 
-def secrets_of(market: Market) -> Mapping[str, str]:
+def secrets_of(market: LocalMarket) -> Mapping[str, str]:
     """What the stack was given to keep, by the names of the secrets."""
     client = boto3.client("secretsmanager", endpoint_url=market.stack.aws.endpoint_url)
     names = [one["Name"] for page in client.get_paginator("list_secrets").paginate() for one in page["SecretList"]]

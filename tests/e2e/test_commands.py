@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 import pytest
-from faults import FIRST
+
+from local_market.chaos.kinds import FIRST
 
 CHECKOUT = Path(__file__).parents[2]
 # Whatever is spelt like a private key, an access token, a refresh token, or an address with its password.

@@ -25,12 +25,12 @@ import pytest
 from awscrt import mqtt5
 from awscrt.exceptions import AwsCrtError
 from awsiot import mqtt5_client_builder
-from client import ApiError
-from deploy import STACK
-from replay import dead_letters, replay
-from wallet import read_uint
 
 from energy_market.evm.rpc import Rpc
+from energy_market_client.errors import ApiError
+from energy_market_client.wallet import read_uint
+from local_market.emulators.local_aws import STACK
+from local_market.watching.dead_letters import dead_letters, replay
 from tests.contract import contract
 from tests.e2e import leftovers
 from tests.e2e.conftest import NODE_KEY, ON_LOCALSTACK, UNIT, Neighbour, Neighbourhood, wait_until

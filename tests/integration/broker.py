@@ -12,7 +12,8 @@ from typing import Any
 import boto3
 import yaml
 from energy_device.config import DeviceConfig
-from local_aws import AWS_ENVIRONMENT, LocalAws
+
+from local_market.emulators.local_aws import AWS_ENVIRONMENT, LocalAws
 
 ORDER = "0a000000-0000-4000-8000-000000000001"
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
-import client
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from moto import mock_aws
 
+from energy_market_client import transport
 from tests.api import ENVIRONMENT, FUNCTIONS, Client, load_function
 from tests.integration.loop import Loop
 from tests.integration.market import Market
@@ -84,8 +84,8 @@ def market(database_url: str) -> Iterator[Market]:
 @pytest.fixture
 def api(database_url: str, load_api: LoadApi, iot: "IoTClient", monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
     """The functions behind the API, whose clients ask again at once; AWS IoT is moto's."""
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.0)
-    monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.0)
+    monkeypatch.setattr(transport, "FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(transport, "LONGEST_WAIT_S", 0.0)
     names = ("auth", "market", "iot", "network", "admin")
     api = Api(database_url, {name: load_api(f"{name}_api") for name in names}, load_function("device_tidying"), iot)
     yield api

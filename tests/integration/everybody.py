@@ -1,9 +1,9 @@
 """Somebody who orders, and trades in the midst of their life: what they meet when the database is ill, and after."""
 
 import pytest
-from client import UnreachableError
 
 from energy_market.database import UNAVAILABLE
+from energy_market_client.errors import UnreachableError
 from tests.integration.loop import Living, Loop
 from tests.integration.market import Market
 from tests.integration.neighbours import Api, Ordering

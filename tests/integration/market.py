@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.domain.commands import Command
 from energy_market.domain.devices import Device
@@ -24,7 +23,17 @@ from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.run_tick import run_tick
 from tests.owner import as_owner
 
-SETTINGS = MarketSettings(lock_timeout_s=30, device_online_s=120, settlement_window_s=600)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Times that the market's rules use."""
+
+    lock_timeout_s: int
+    device_online_s: int
+    settlement_window_s: int
+
+
+SETTINGS = Settings(lock_timeout_s=30, device_online_s=120, settlement_window_s=600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +161,7 @@ class Market:
 
     def tick(self) -> Ticked:
         """A tick, and the trades of its matches."""
-        done = run_tick(self.database, zone="default", settings=SETTINGS)
+        done = run_tick(self.database, zone="default", device_online_s=SETTINGS.device_online_s)
         with self.database.transaction() as conn:
             known = conn.execute("SELECT coalesce(max(seq), 0) FROM transactions").fetchone()
             trades.make(conn, limit=100_000)
@@ -177,7 +186,9 @@ class Market:
             self.published += claimed
             return []
 
-        return publish_commands(self.database, keep, settings=SETTINGS)
+        return publish_commands(
+            self.database, keep, lock_timeout_s=SETTINGS.lock_timeout_s, device_online_s=SETTINGS.device_online_s
+        )
 
     def claim_locks(self, *, limit: int = 100) -> list[Command]:
         with self.database.transaction() as conn:

@@ -13,15 +13,16 @@ from typing import Any
 from uuid import UUID
 
 import boto3
-import client
-from client import MarketClient, RegisteredDevice
 from eth_account import Account
 
 from energy_market.aws.dead_letters import DeadLetters
 from energy_market.aws.registry import DeviceRegistry
-from energy_market.config import DeadLetterQueue
 from energy_market.database import Database
+from energy_market.domain.settings import DeadLetterQueue
 from energy_market.usecases.tidy_device import tidy_devices
+from energy_market_client.answers import RegisteredDevice
+from energy_market_client.keys import new_key
+from energy_market_client.market_client import MarketClient
 from tests.api import Answer, Client
 from tests.integration.crashes import Crashed, Fuse, FusedClient, FusedDatabase, occupy
 from tests.integration.market import Market
@@ -343,7 +344,7 @@ class RegisteringAgain(Registering):
 
     def __init__(self, api: Api, market: Market) -> None:
         super().__init__(api, market)
-        _, csr = client._new_key()  # noqa: SLF001 -- as the client makes it
+        _, csr = new_key()
         self.body = {"device_type": "esp32", "location": "the roof", "csr": csr}
         headers = {
             "Authorization": f"Bearer {self.neighbour.renew()}",

@@ -12,10 +12,10 @@ from typing import Final, Literal
 from urllib.parse import urlsplit
 
 import psycopg
-from ports import free_port
-from postgres_server import postgres_user
-from processes import Started, plain_environment, start, stop, wait_until
 
+from local_market.parts.ports import free_port
+from local_market.parts.postgres import postgres_user
+from local_market.parts.processes import Started, plain_environment, start, stop, wait_until
 from tests import tools
 from tests.owner import as_owner
 

@@ -248,7 +248,7 @@ def test_pausing_waits_for_the_tick_that_is_matching(
         CREATE TRIGGER dawdle BEFORE INSERT ON matches FOR EACH ROW EXECUTE FUNCTION dawdle()
         """
     )
-    ticking = Alongside(lambda: run_tick(market.database, zone="default", settings=SETTINGS))
+    ticking = Alongside(lambda: run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s))
     while not connection.execute("SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'").rowcount:
         pass
     assert connection.execute("SELECT count(*) FROM matches").fetchone() == (0,)
@@ -273,7 +273,7 @@ def test_a_tick_that_saw_no_pause_before_it_took_its_turn_sees_it_then(
             yield conn
 
     monkeypatch.setattr(market.database, "transaction", paused_in_between)
-    done = run_tick(market.database, zone="default", settings=SETTINGS)
+    done = run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
     assert (done.ran, done.matches, done.attempts) == (True, 0, 1)
 
 
@@ -301,7 +301,9 @@ def test_where_only_verified_users_trade_nobody_else_places_an_order(
 
 
 def matched_only_verified(market: Market) -> int:
-    return run_tick(market.database, zone="default", settings=SETTINGS, verified_only=True).matches
+    return run_tick(
+        market.database, zone="default", device_online_s=SETTINGS.device_online_s, verified_only=True
+    ).matches
 
 
 def test_resting_orders_of_who_is_no_longer_verified_are_not_matched(
@@ -350,7 +352,7 @@ def test_of_either_kind_only_orders_of_verified_users_are_matched(market: Market
 def test_a_market_that_asks_no_more_matches_what_rests_though_nothing_is_new(market: Market) -> None:
     crossing(market)
     assert matched_only_verified(market) == 0
-    done = run_tick(market.database, zone="default", settings=SETTINGS)
+    done = run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
     assert (done.matches, done.overlooked) == (1, 0)
 
 

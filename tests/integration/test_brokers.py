@@ -20,8 +20,8 @@ from awsiot import mqtt5_client_builder
 from energy_device.agent import DeviceAgent, Network
 from energy_device.config import DeviceConfig
 from energy_device.energy_source import SimulatedBattery
-from ports import free_port
 
+from local_market.parts.ports import free_port
 from tests import tools
 from tests.integration.certificate_authority import CertificateAuthority
 from tests.integration.scripted_broker import ScriptedBroker, Ways

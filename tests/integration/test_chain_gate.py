@@ -35,10 +35,10 @@ def crossing(market: Market) -> None:
 
 def test_before_the_first_sweep_nothing_is_matched_and_after_it_all_is(market: Market) -> None:
     crossing(market)
-    tick = run_tick(market.database, zone="default", settings=SETTINGS)
+    tick = run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
     assert (tick.ran, tick.matches, tick.halted) == (True, 0, "chain_unreachable")
     asked(market)
-    tick = run_tick(market.database, zone="default", settings=SETTINGS)
+    tick = run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
     assert (tick.matches, tick.halted) == (1, None)
 
 
@@ -79,7 +79,7 @@ def test_what_has_run_out_is_closed_while_nothing_is_matched(market: Market) -> 
 def test_a_chain_on_which_nothing_can_be_paid_stops_matching_at_once(market: Market) -> None:
     crossing(market)
     asked(market, unfit="the contract is paused by its owner")
-    tick = run_tick(market.database, zone="default", settings=SETTINGS)
+    tick = run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
     assert (tick.matches, tick.halted) == (0, "chain_unfit")
     asked(market)
     assert len(market.tick().trade_ids) == 1

@@ -14,7 +14,8 @@ import psutil
 import pytest
 from core_plugins import sandbox as sandbox_module
 from core_plugins.sandbox import Answer, Event, InitError, Sandbox
-from processes import CHECKOUT, LOCAL
+
+from local_market.parts.places import CHECKOUT, LOCAL
 
 PYTHON = LOCAL / "lambda" / "bin" / "python"
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:test"

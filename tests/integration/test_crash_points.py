@@ -2,7 +2,7 @@
 
 Every use case and every handler is in one of the scenarios here, in those of the settlement
 (tests/integration/settlement/test_crash_points.py), or has no effect to die after; the last tests hold that against the
-code. What clients do after a lost answer is done by the reference client (localstack/client.py) itself.
+code. What clients do after a lost answer is done by the reference client (clients/python/energy_market_client) itself.
 """
 
 import re

@@ -7,12 +7,11 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from postgres_server import FUNCTIONS_ROLE
 from psycopg import sql
 from psycopg.errors import InsufficientPrivilege
-from services import Database
 
 from energy_market.postgres.migrations import migrate, schema_version
+from local_market.parts.postgres import FUNCTIONS_ROLE, LocalPostgres
 from tests.conftest import CHECKOUT, TEMPLATE
 from tests.integration.market import Market
 from tests.owner import as_functions
@@ -143,7 +142,7 @@ def test_what_the_functions_may_do_with_each_table_is_what_is_written_here(funct
 
 
 @pytest.fixture
-def plain_owner(server: Database) -> Iterator[str]:
+def plain_owner(server: LocalPostgres) -> Iterator[str]:
     """A database with nothing in it, of an owner who may make no roles; his URL."""
     name = f"plain_{uuid4().hex[:8]}"
     quoted = sql.Identifier(name)
@@ -156,7 +155,7 @@ def plain_owner(server: Database) -> Iterator[str]:
 
 
 def test_an_owner_who_is_no_superuser_migrates_and_a_later_table_is_the_functions_to_use(
-    server: Database, plain_owner: str, tmp_path: Path
+    server: LocalPostgres, plain_owner: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, folder)
@@ -175,7 +174,7 @@ def test_an_owner_who_is_no_superuser_migrates_and_a_later_table_is_the_function
             conn.execute("ALTER TABLE later ADD COLUMN b int")
 
 
-def test_nobody_else_of_the_server_may_read_the_market(server: Database) -> None:
+def test_nobody_else_of_the_server_may_read_the_market(server: LocalPostgres) -> None:
     name = f"somebody_{uuid4().hex[:8]}"
     with psycopg.connect(server.url, autocommit=True) as conn:
         conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(sql.Identifier(name)))

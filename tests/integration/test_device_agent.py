@@ -20,9 +20,9 @@ from energy_device import agent as agent_module
 from energy_device.agent import DeviceAgent, Network
 from energy_device.config import ConfigError, DeviceConfig
 from energy_device.energy_source import SimulatedBattery
-from local_aws import start_ministack
-from ports import free_port
 
+from local_market.emulators.ministack import start_ministack
+from local_market.parts.ports import free_port
 from tests.integration.broker import Broker
 
 

@@ -16,7 +16,6 @@ from uuid import UUID
 import pytest
 from awscrt import mqtt5
 from awsiot import mqtt5_client_builder
-from local_aws import start_ministack
 
 from energy_market.aws.registry import Credentials, DeviceRegistry
 from energy_market.messages.received import Dropped, read_queued
@@ -27,6 +26,7 @@ from energy_market.usecases.remove_device import remove_device
 from energy_market.usecases.revoke_certificates import revoke_certificates
 from energy_market.usecases.rotate_certificate import Rotation, rotate_certificate
 from energy_market.usecases.tidy_device import tidy_devices
+from local_market.emulators.ministack import start_ministack
 from tests.integration.broker import Broker
 from tests.integration.market import SETTINGS, Market
 

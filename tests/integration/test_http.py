@@ -26,9 +26,9 @@ from chalice.app import Response
 
 from energy_market.api.edge import MAX_BODY_BYTES, STATUS_OF, Api
 from energy_market.api.fields import Cursor, EnergyWh, PageLimit, PriceMicro, PriceParameter
-from energy_market.config import HttpSettings
 from energy_market.database import Database
 from energy_market.domain import errors
+from energy_market.domain.settings import HttpSettings
 from tests.api import ENVIRONMENT, FUNCTIONS, Client, proxy_event, token_of
 from tests.integration.alongside import all_at_once
 

@@ -9,18 +9,19 @@ import sys
 import time
 from pathlib import Path
 
-import chain_node
-import ports
-import postgres_server
-import processes
 import psycopg
 import pytest
-import services
-from launch import RunError
-from run import refuse_a_used_database
-from services import ServiceError, read_stack, remove_state, start_anvil, start_postgres, update_stack
 
-LOCALSTACK = Path(services.__file__).parent
+from local_market.commands.run import refuse_a_used_database
+from local_market.commands.session import RunError
+from local_market.parts import anvil, ports, postgres, processes
+from local_market.parts.anvil import start_anvil
+from local_market.parts.places import CHECKOUT
+from local_market.parts.postgres import start_postgres
+from local_market.parts.processes import ServiceError
+from local_market.stack.stack import read_stack, remove_state, update_stack
+
+LOCALSTACK = CHECKOUT / "localstack"
 
 
 def wait_for(condition: object, seconds: float = 10) -> None:
@@ -44,7 +45,7 @@ def test_a_database_keeps_its_data_through_a_crash_and_a_lock_file_of_another_pr
     assert server.process is not None
     os.kill(server.process.pid, signal.SIGKILL)
     server.stop()
-    pid_file = postgres_server.home_of_postgres(folder) / "data" / "postmaster.pid"
+    pid_file = postgres.home_of_postgres(folder) / "data" / "postmaster.pid"
     lines = pid_file.read_text().split("\n")
     pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]))
 
@@ -73,12 +74,12 @@ def test_a_chain_keeps_its_blocks(state_folder: Path) -> None:
     folder = state_folder / "kept-chain"
     address = "0x00000000000000000000000000000000000000ff"
     chain = start_anvil(folder, block_time_s=None)
-    chain_node.call_chain(chain.rpc_url, "anvil_setBalance", [address, "0x1234"])
-    chain_node.call_chain(chain.rpc_url, "evm_mine", [])
+    anvil.call_chain(chain.rpc_url, "anvil_setBalance", [address, "0x1234"])
+    anvil.call_chain(chain.rpc_url, "evm_mine", [])
     chain.stop()
     chain = start_anvil(folder, block_time_s=None)
     try:
-        assert chain_node.call_chain(chain.rpc_url, "eth_getBalance", [address, "latest"]) == "0x1234"
+        assert anvil.call_chain(chain.rpc_url, "eth_getBalance", [address, "latest"]) == "0x1234"
     finally:
         chain.stop()
         remove_state(folder)
@@ -103,7 +104,7 @@ def test_a_port_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: 
 
 def test_a_chain_that_does_not_answer_is_named() -> None:
     with pytest.raises(ServiceError, match="RPC_URL"):
-        services.existing_chain(f"http://127.0.0.1:{ports.free_port()}")
+        anvil.existing_chain(f"http://127.0.0.1:{ports.free_port()}")
 
 
 def test_a_part_that_cannot_start_says_its_last_words(tmp_path: Path) -> None:
@@ -120,7 +121,7 @@ ORPHANS = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, {localstack!r})
-import processes
+from local_market.parts import processes
 folder = Path({folder!r})
 folder.mkdir()
 shell = "sh -c 'trap : TERM; sleep 600 & wait; sleep 600' & trap '' TERM; echo $! > child; wait; sleep 600"

@@ -119,7 +119,7 @@ def test_ticks_of_two_zones_that_both_want_the_book_take_turns(
     def tick(zone: str) -> None:
         own = Market(database_url)
         try:
-            ticks.append(run_tick(own.database, zone=zone, settings=SETTINGS))
+            ticks.append(run_tick(own.database, zone=zone, device_online_s=SETTINGS.device_online_s))
         finally:
             own.close()
 

@@ -14,7 +14,7 @@ from tests.integration.market import SETTINGS, Home, Market
 
 
 def only_tick(market: Market) -> Tick:
-    return run_tick(market.database, zone="default", settings=SETTINGS)
+    return run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
 
 
 def free_wh(market: Market, home: Home) -> int | None:
@@ -66,7 +66,9 @@ def test_a_locks_time_begins_when_its_turn_comes(market: Market, monkeypatch: py
             still_unclaimed.append(len(market.sql("SELECT id FROM transactions WHERE expires_at IS NULL")))
         return []
 
-    published = publish_commands.publish_commands(market.database, say, settings=SETTINGS)
+    published = publish_commands.publish_commands(
+        market.database, say, lock_timeout_s=SETTINGS.lock_timeout_s, device_online_s=SETTINGS.device_online_s
+    )
     assert (published.locks, still_unclaimed) == (3, [2, 1, 0])
 
 
@@ -95,7 +97,12 @@ def test_while_one_tells_the_devices_another_says_nothing(market: Market, databa
         said_meanwhile.append(other.publish().locks)
         return []
 
-    assert publish_commands.publish_commands(market.database, say, settings=SETTINGS).locks >= 1
+    assert (
+        publish_commands.publish_commands(
+            market.database, say, lock_timeout_s=SETTINGS.lock_timeout_s, device_online_s=SETTINGS.device_online_s
+        ).locks
+        >= 1
+    )
     assert set(said_meanwhile) == {0}
     market.sql("UPDATE transactions SET command_sent_at = command_sent_at - interval '5 s'")
     assert other.publish().locks == 1

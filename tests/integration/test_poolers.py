@@ -13,7 +13,6 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from client import UnreachableError
 from psycopg import sql
 
 from energy_market.database import UNAVAILABLE, Database, connect, read_only
@@ -21,6 +20,7 @@ from energy_market.postgres import reconciliation
 from energy_market.postgres.dashboard import dashboard
 from energy_market.postgres.migrations import migrate
 from energy_market.usecases.run_tick import run_tick
+from energy_market_client.errors import UnreachableError
 from tests.api import Client, SignedIn, signed_in
 from tests.conftest import CHECKOUT
 from tests.integration.alongside import all_at_once
@@ -47,7 +47,7 @@ def mode(request: pytest.FixtureRequest) -> Mode:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients do not ask again by themselves."""
-    monkeypatch.setattr("client.ATTEMPTS", 1)
+    monkeypatch.setattr("energy_market_client.transport.ATTEMPTS", 1)
 
 
 # ---------------------------------------------------------------------------------------- requests, ticks, messages
@@ -122,7 +122,7 @@ def test_sandboxes_that_share_sessions_get_their_own_answers(
     def ticks() -> None:
         with closing(Database(pooler.url)) as database:
             for _ in range(2 * ROUNDS):
-                run_tick(database, zone="default", settings=SETTINGS)
+                run_tick(database, zone="default", device_online_s=SETTINGS.device_online_s)
 
     all_at_once([*(one.ask for one in sandboxes), ticks])
     assert [one.wrong for one in sandboxes] == [[]] * SANDBOXES

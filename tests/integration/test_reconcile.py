@@ -6,8 +6,9 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from reconcile import DeviceRecord, Ledger, reconcile
 
+from local_market.community.home import DeviceRecord
+from local_market.watching.comparison import Escrow, reconcile
 from tests.chain import Chain, trade
 from tests.integration.market import Home, Market
 from tests.owner import as_owner
@@ -24,7 +25,7 @@ class Settled:
     url: str  # of the database
     market: Market
     chain: Chain
-    ledger: Ledger
+    ledger: Escrow
     home: Home
     ask: UUID
     bid: UUID
@@ -77,7 +78,7 @@ def settled(market: Market, contracts: Chain, anvil: str, database_url: str) -> 
         url=database_url,
         market=market,
         chain=chain,
-        ledger=Ledger(rpc_url=anvil, contract=chain.settlement.address, token=chain.token.address, token_decimals=18),
+        ledger=Escrow(rpc_url=anvil, contract=chain.settlement.address, token=chain.token.address, token_decimals=18),
         home=home,
         ask=ask,
         bid=bid,
@@ -174,7 +175,7 @@ def test_a_payment_of_an_unknown_trade_is_found(settled: Settled) -> None:
 
 def test_a_confirmed_trade_that_was_never_paid_is_found(settled: Settled) -> None:
     other = Chain(settled.ledger.rpc_url)
-    ledger = Ledger(
+    ledger = Escrow(
         rpc_url=settled.ledger.rpc_url,
         contract=other.settlement.address,
         token=other.token.address,

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import boto3
 import pytest
-from replay import dead_letters, replay
-from services import remove_state, start_ministack
 
 from energy_market.aws.dead_letters import move_back
+from local_market.emulators.ministack import start_ministack
+from local_market.stack.stack import remove_state
+from local_market.watching.dead_letters import dead_letters, replay
 
 
 @pytest.fixture(scope="module")

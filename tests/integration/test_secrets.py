@@ -106,8 +106,7 @@ def test_no_error_names_the_key_of_the_chains_node(url: str) -> None:
 
 @pytest.mark.parametrize("key", OPERATOR_KEYS)
 def test_no_error_names_the_operators_key(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"OPERATOR_PRIVATE_KEY": key, "MAX_BATCH": "50", "DELIVERY_WINDOW_S": "60", **FEES}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OPERATOR_PRIVATE_KEY", key)
 
     def begin() -> None:
         Ledger(
@@ -116,7 +115,7 @@ def test_no_error_names_the_operators_key(key: str, monkeypatch: pytest.MonkeyPa
             contract="0x5FbDB2315678afecb367f032d93F642f64180aa3",
             token="0xe7f1725E7734CE288F8367e1Bb143E90bb3F0512",
             token_decimals=18,
-            operator_key=config.settlement_settings().operator_private_key,
+            operator_key=config.operator_settings().private_key,
         )
 
     said = words_of(begin)
@@ -159,6 +158,7 @@ def test_what_holds_a_secret_does_not_show_it(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     holders: list[object] = [
         config.http_settings(),
+        config.operator_settings(),
         config.settlement_settings(),
         config.chain_settings(),
         Database(f"postgresql://market:{SECRET}@127.0.0.1/market"),

@@ -15,12 +15,12 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from client import UnreachableError
-from postgres_server import FUNCTIONS_ROLE
 from psycopg import sql
-from services import Database as Server
 
 from energy_market.database import Database
+from energy_market_client.errors import UnreachableError
+from local_market.parts.postgres import FUNCTIONS_ROLE
+from local_market.parts.postgres import LocalPostgres as Server
 from tests.conftest import TEMPLATE
 from tests.integration.everybody import Everybody
 from tests.integration.loop import Loop
@@ -34,7 +34,7 @@ DISK_MB = 32
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients do not ask again by themselves."""
-    monkeypatch.setattr("client.ATTEMPTS", 1)
+    monkeypatch.setattr("energy_market_client.transport.ATTEMPTS", 1)
 
 
 @pytest.fixture

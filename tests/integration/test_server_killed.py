@@ -11,8 +11,6 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
-from services import Database as Server
-from services import remove_state, start_postgres
 
 from energy_market.database import UNAVAILABLE, Database, Unreachable
 from energy_market.domain.settlement import SettlementRules
@@ -20,6 +18,9 @@ from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
 from energy_market.postgres.migrations import migrate
 from energy_market.usecases.settling.settle import settle_trades
+from local_market.parts.postgres import LocalPostgres as Server
+from local_market.parts.postgres import start_postgres
+from local_market.stack.stack import remove_state
 from tests.conftest import CHECKOUT, chain_was_asked
 from tests.integration.crashes import Scenario
 from tests.integration.everybody import Everybody
@@ -80,7 +81,7 @@ def database_url(own_server: OwnServer) -> str:
 def test_while_the_server_is_gone_everybody_is_refused_and_keeps_what_he_holds(
     api: Api, loop: Loop, market: Market, own_server: OwnServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.ATTEMPTS", 1)
+    monkeypatch.setattr("energy_market_client.transport.ATTEMPTS", 1)
     everybody = Everybody(api, loop, market)
     nowhere = Rpc("http://127.0.0.1:9")
     ledger = Ledger(

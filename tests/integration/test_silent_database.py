@@ -11,11 +11,11 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from client import UnreachableError
-from proxy import Link, Links
 
 import energy_market.database
 from energy_market.database import UNAVAILABLE, Database, Silent, Unreachable, read_only
+from energy_market_client.errors import UnreachableError
+from local_market.chaos.links import Link, Links
 from tests.integration.disturbances import disturb, each_silence
 from tests.integration.everybody import Everybody
 from tests.integration.loop import Loop, TwoSteps
@@ -38,7 +38,7 @@ def links() -> Iterator[Links]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients do not ask again by themselves."""
-    monkeypatch.setattr("client.ATTEMPTS", 1)
+    monkeypatch.setattr("energy_market_client.transport.ATTEMPTS", 1)
 
 
 def through(link: Link, url: str) -> str:

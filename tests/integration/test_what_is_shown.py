@@ -126,7 +126,7 @@ def test_what_a_device_has_promised_its_other_orders_no_longer_show(market: Mark
     market.order(home.user, "sell", 400, 300_000)
     market.order(home.user, "sell", 800, 350_000, partial=True)
     market.order(buyer, "buy", 700, 250_000)
-    assert run_tick(market.database, zone="default", settings=SETTINGS).matches == 1
+    assert run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s).matches == 1
     market.show()  # it is a match yet
     assert asks(market) == [(350_000, 300)]
     market.publish()
@@ -134,7 +134,7 @@ def test_what_a_device_has_promised_its_other_orders_no_longer_show(market: Mark
     assert asks(market) == [(350_000, 300)]
     ((trade, ask),) = market.sql("SELECT id, sell_order_id FROM transactions")
     market.sql("UPDATE transactions SET expires_at = now()")
-    run_tick(market.database, zone="default", settings=SETTINGS)
+    run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
     market.show()
     assert asks(market) == []  # silent
     market.status(home.device, available_wh=1_000)
@@ -371,7 +371,12 @@ class History:
         self.market.sql("UPDATE iot_devices SET last_ping = now() - interval '10 minutes' WHERE id = %s", device)
 
     def tick(self) -> None:
-        run_tick(self.market.database, zone="default", settings=SETTINGS, verified_only=self.verified_only)
+        run_tick(
+            self.market.database,
+            zone="default",
+            device_online_s=SETTINGS.device_online_s,
+            verified_only=self.verified_only,
+        )
 
     def lock_runs_out(self) -> None:
         self.market.publish()

@@ -31,7 +31,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from psycopg.errors import LockNotAvailable
-from services import Database as Server
 
 from energy_market.database import Database
 from energy_market.domain import topics
@@ -39,6 +38,7 @@ from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Refused
 from energy_market.messages.received import QueuedMessage
 from energy_market.usecases.reconcile import reconcile
+from local_market.parts.postgres import LocalPostgres as Server
 from tests.integration.crashes import Crashed
 from tests.integration.settlement.world import NANO
 from tests.integration.whole_life.device import LiveDevice

@@ -14,19 +14,18 @@ from typing import Any, Final
 
 import boto3
 import psycopg
-from client import MarketClient
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from deploy import STACK
 from eth_account import Account
 from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
-from launch import RATE_LIMITS
-from market import Market, market
-from reconcile import TOKEN_DECIMALS, Ledger, reconcile
-from services import AWS_ENVIRONMENT, remove_state
 
+from energy_market_client.market_client import MarketClient
+from local_market.emulators.local_aws import AWS_ENVIRONMENT, STACK
+from local_market.stack.market import RATE_LIMITS, LocalMarket, market
+from local_market.stack.stack import remove_state
+from local_market.watching.comparison import TOKEN_DECIMALS, Escrow, reconcile
 from tests.security.findings import Finding
 from tests.security.scanners import CHECKOUT, TOOLS, ToolError
 
@@ -66,7 +65,7 @@ def fuzz(*, examples: int, seed: int, workers: int) -> Fuzzed:
     return Fuzzed(cases=sum(report["test_cases"]["generated"] for report in reports.values()), findings=findings)
 
 
-def _actors(running: Market, operator: LocalAccount) -> Iterator[tuple[str, str | None]]:
+def _actors(running: LocalMarket, operator: LocalAccount) -> Iterator[tuple[str, str | None]]:
     """Who sends, each with a fresh access token just before. The operator comes last: he may pause the market."""
     yield "stranger", None
     user = MarketClient(running.api_url)
@@ -97,7 +96,7 @@ def _samples() -> dict[str, list[str]]:
 
 
 def _sent(
-    running: Market, who: str, token: str | None, *, samples: Path, examples: int, seed: int, workers: int
+    running: LocalMarket, who: str, token: str | None, *, samples: Path, examples: int, seed: int, workers: int
 ) -> dict[str, Any]:
     """One run of schemathesis; its report."""
     report = FOLDER / f"{who}.json"
@@ -146,7 +145,7 @@ def wrong(who: str, report: dict[str, Any]) -> Iterator[Finding]:
             )
 
 
-def _left(running: Market) -> Iterator[Finding]:
+def _left(running: LocalMarket) -> Iterator[Finding]:
     """What the requests left behind that should not be there."""
     logs = boto3.client(
         "logs",
@@ -162,7 +161,7 @@ def _left(running: Market) -> Iterator[Finding]:
             if '"level":"ERROR"' in line or '"level":"error"' in line or "Traceback" in line:
                 yield Finding(tool="fuzz", rule="unexpected", where=group, text=line[:2000])
     logs.close()
-    ledger = Ledger(
+    ledger = Escrow(
         rpc_url=running.stack.chain.rpc_url,
         contract=running.settlement_contract,
         token=running.token,

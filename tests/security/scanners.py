@@ -1,6 +1,6 @@
 """The tools that read the project.
 
-bandit its Python, cfn-lint and checkov its template, checkov the API's contract and all files for what looks like a
+bandit its Python, cfn-lint and checkov its templates, checkov the API's contract and all files for what looks like a
 secret, slither the contracts on the chain.
 """
 
@@ -14,7 +14,8 @@ from tests.security.findings import Finding
 
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
 TOOLS: Final = CHECKOUT / ".local" / "security" / "bin"
-PYTHON_FOLDERS: Final = ("layers", "functions", "devices", "infra", "localstack", "bench")
+PYTHON_FOLDERS: Final = ("layers", "functions", "devices", "clients", "infra", "localstack", "bench")
+TEMPLATES: Final = ("template.yaml", "infra/watching.yaml")
 TIMEOUT_S: Final = 600
 
 
@@ -39,13 +40,13 @@ def bandit() -> list[Finding]:
 
 
 def cfn_lint() -> list[Finding]:
-    """Look through the template, warnings and all."""
-    said = _json([CHECKOUT / ".local" / "venv" / "bin" / "cfn-lint", "template.yaml", "--format", "json"])
+    """Look through the templates, warnings and all."""
+    said = _json([CHECKOUT / ".local" / "venv" / "bin" / "cfn-lint", *TEMPLATES, "--format", "json"])
     return [
         Finding(
             tool="cfn-lint",
             rule=one["Rule"]["Id"],
-            where="template.yaml",
+            where=one["Filename"],
             text=f"line {one['Location']['Start']['LineNumber']}: {one['Message']}",
         )
         for one in said
@@ -53,10 +54,10 @@ def cfn_lint() -> list[Finding]:
 
 
 def checkov() -> list[Finding]:
-    """Look through template and contract, and everything for what looks like a secret."""
+    """Look through templates and contract, and everything for what looks like a secret."""
     found = []
     for framework, what in (
-        ("cloudformation", ["--file", "template.yaml"]),
+        *(("cloudformation", ["--file", template]) for template in TEMPLATES),
         ("openapi", ["--file", "infra/openapi.yaml"]),
         ("secrets", ["--directory", ".", *(f"--skip-path={name}" for name in (".local", "node_modules", ".aws-sam"))]),
     ):

@@ -7,7 +7,7 @@ import pytest
 
 from energy_market.domain.trades import FailReason
 from energy_market.logs import NAMESPACE
-from tests.unit.test_template import FUNCTIONS, RESOURCES, ROOT, of_type
+from tests.unit.test_template import FUNCTIONS, ROOT, WATCHING, given_to_watching, of_type
 
 ALARMS = of_type("AWS::CloudWatch::Alarm")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -78,7 +78,8 @@ def test_no_queue_fills_unseen() -> None:
     watched: dict[str, set[str]] = {name: set() for name in queues}
     for alarm in properties("AWS/SQS").values():
         (dimension,) = alarm["Dimensions"]
-        watched[dimension["Value"]["Fn::GetAtt"].removesuffix(".QueueName")].add(alarm["MetricName"])
+        queue = given_to_watching(dimension["Value"]["Ref"])["Fn::GetAtt"].removesuffix(".QueueName")
+        watched[queue].add(alarm["MetricName"])
     for queue, resource in queues.items():
         if queue in read:
             letters = resource["Properties"]["RedrivePolicy"]["deadLetterTargetArn"]["Fn::GetAtt"].removesuffix(".Arn")
@@ -90,8 +91,9 @@ def test_no_queue_fills_unseen() -> None:
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_no_function_fails_unseen(function: str) -> None:
+    ids = {one["Properties"]["FunctionName"]["Fn::Sub"]: name for name, one in FUNCTIONS.items()}
     watched = {
-        dimension["Value"]["Ref"]
+        ids[dimension["Value"]["Fn::Sub"].replace("${StackName}", "${AWS::StackName}")]
         for alarm in properties("AWS/Lambda").values()
         if alarm["MetricName"] == "Errors"
         for dimension in alarm["Dimensions"]
@@ -136,4 +138,4 @@ def test_every_alarm_that_is_explained_is_there() -> None:
         for name in line.split("|")[1].split(",")
     }
     assert explained == {name.removesuffix("Alarm") for name in ALARMS}
-    assert RESOURCES["AlarmTopic"]["Type"] == "AWS::SNS::Topic"
+    assert WATCHING["Resources"]["AlarmTopic"]["Type"] == "AWS::SNS::Topic"

@@ -1,4 +1,4 @@
-"""Imports point one way: functions -> api, use cases -> postgres, evm, messages, aws -> domain."""
+"""Imports point one way: functions -> api, use cases -> postgres, evm, messages, aws -> domain; the launcher too."""
 
 import ast
 import sys
@@ -8,6 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "layers" / "energy_market" / "energy_market"
+LAUNCHER = ROOT / "localstack" / "local_market"
+CLIENT = ROOT / "clients" / "python" / "energy_market_client"
 
 # What each part of the package may import of the others.
 MAY_IMPORT = {
@@ -15,14 +17,17 @@ MAY_IMPORT = {
     "postgres": {"postgres", "domain"},
     "evm": {"evm", "domain"},
     "messages": {"messages", "domain", "database", "logs"},
-    "aws": {"aws", "domain", "config"},
+    "aws": {"aws", "domain"},
     "config": {"domain"},
     "database": set[str](),
     "logs": set[str](),
-    "usecases": {"usecases", "postgres", "evm", "messages", "aws", "domain", "database", "config", "logs"},
-    "api": {"api", "postgres", "domain", "database", "config"},
+    "usecases": {"usecases", "postgres", "evm", "messages", "aws", "domain", "database", "logs"},
+    "api": {"api", "postgres", "domain", "database"},
     "__init__": set[str](),
 }
+# The launcher's rooms, from the ground up: each imports only what lies below it, and itself.
+FLOORS = ("parts", "faulty_node", "emulators", "stack", "community", "watching", "chaos", "commands")
+OURS = {"energy_market", "energy_market_client", "energy_device", "local_market", "tests", "bench"}
 # Third-party packages that are slow to import, or that the request path has no business with (see docs/decisions).
 OFF_THE_REQUEST_PATH = {"boto3", "botocore", "eth_account", "eth_abi", "eth_utils", "web3", "pydantic", "cryptography"}
 
@@ -67,3 +72,28 @@ def test_nothing_slow_is_imported_by_the_shared_package_but_by_the_chain() -> No
             for name in ([alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""])
         }
         assert not top_level & OFF_THE_REQUEST_PATH, source
+
+
+@pytest.mark.parametrize("source", sorted(LAUNCHER.rglob("*.py")), ids=lambda path: str(path.relative_to(LAUNCHER)))
+def test_the_launchers_rooms_import_only_from_the_floors_below(source: Path) -> None:
+    room = source.relative_to(LAUNCHER).parts[0]
+    if room in {"__init__.py", "__main__.py"}:
+        return
+    used = {name.split(".")[1] for name in _imports(source) if name.startswith("local_market.")}
+    assert used <= set(FLOORS[: FLOORS.index(room) + 1])
+
+
+def test_every_room_of_the_launcher_has_its_floor() -> None:
+    assert {path.parent.name for path in LAUNCHER.glob("*/__init__.py")} == set(FLOORS)
+
+
+def test_the_launcher_is_one_package_beside_the_set_up() -> None:
+    assert {path.name for path in (ROOT / "localstack").glob("*.py")} == {"set_up.py"}
+    assert (LAUNCHER / "__init__.py").exists()
+
+
+def test_the_client_knows_the_market_by_its_interfaces_only() -> None:
+    """But for `evm.rpc`: the wallet asks nodes as the backend does."""
+    for source in CLIENT.rglob("*.py"):
+        used = {name.rpartition(".")[0] for name in _imports(source) if name.split(".")[0] in OURS}
+        assert used <= {"energy_market.evm.rpc"} | {f"{CLIENT.name}.{path.stem}" for path in CLIENT.glob("*.py")}

@@ -10,11 +10,14 @@ from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import client
 import pytest
-from client import ApiError, MarketClient, UnreachableError
 from eth_account import Account
 from eth_account.messages import encode_defunct
+
+from energy_market_client import transport
+from energy_market_client.answers import energy_wh, nano_tokens
+from energy_market_client.errors import ApiError, UnreachableError
+from energy_market_client.market_client import MarketClient
 
 
 @dataclass(slots=True)
@@ -42,8 +45,8 @@ class Script:
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
-    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(client, "LONGEST_PAUSE_S", 0.002)
+    monkeypatch.setattr(transport, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(transport, "LONGEST_PAUSE_S", 0.002)
     script = Script()
 
     class Handler(BaseHTTPRequestHandler):
@@ -96,8 +99,8 @@ def test_numbers_keep_all_their_digits(script: Script, market: MarketClient) -> 
     script.then(200, b'{"kwh": 0.123, "tokens": 0.000000001}')
     answer = market.get("/x")
     assert answer == {"kwh": Decimal("0.123"), "tokens": Decimal("0.000000001")}
-    assert client.energy_wh(answer["kwh"]) == 123
-    assert client.nano_tokens(answer["tokens"]) == 1
+    assert energy_wh(answer["kwh"]) == 123
+    assert nano_tokens(answer["tokens"]) == 1
 
 
 def test_the_path_goes_behind_the_stage_of_the_api(script: Script) -> None:
@@ -128,7 +131,7 @@ def test_a_gateways_own_words_are_a_refusal_too(script: Script, market: MarketCl
 
 
 def test_it_gives_up_in_the_end(script: Script, market: MarketClient) -> None:
-    for _ in range(client.ATTEMPTS):
+    for _ in range(transport.ATTEMPTS):
         script.then(503, refusal("database_unavailable"))
     with pytest.raises(UnreachableError, match="database_unavailable"):
         market.get("/x")
@@ -195,7 +198,7 @@ def test_a_challenge_that_a_lost_answer_used_up_is_replaced(script: Script, mark
 def test_a_server_that_says_how_long_is_given_that_long(
     script: Script, market: MarketClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(transport, "LONGEST_WAIT_S", 0.1)
     script.then(503, refusal("database_unavailable"), Retry_After="2").then(200, [])
     began = time.monotonic()
     assert market.get("/x") == []

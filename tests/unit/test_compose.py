@@ -7,9 +7,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import compose
 import pytest
 import yaml
+
+from local_market.commands import compose
+from local_market.parts.places import PACKAGES
 
 CHECKOUT = Path(__file__).parents[2]
 HOOKS = sorted((CHECKOUT / "localstack" / "init" / "ready.d").iterdir())
@@ -115,8 +117,8 @@ def test_what_is_missing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_it_is_said_in_one_sentence() -> None:
     done = subprocess.run(
-        [CHECKOUT / ".local" / "venv" / "bin" / "python", CHECKOUT / "localstack" / "compose.py"],
-        env={"PATH": os.devnull},
+        [CHECKOUT / ".local" / "venv" / "bin" / "python", "-m", "local_market", "compose"],
+        env={"PATH": os.devnull, "PYTHONPATH": os.pathsep.join(map(str, PACKAGES))},
         capture_output=True,
         text=True,
         check=False,

@@ -7,12 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import boto3
-import deploy
 import pytest
 from botocore.stub import Stubber
-from deploy import build, put_secrets
 from moto import mock_aws
-from services import ServiceError
+
+from local_market.parts.processes import ServiceError
+from local_market.stack import sam
+from local_market.stack.put_secrets import put_secrets
+from local_market.stack.sam import build
 
 MIGRATIONS = "postgresql://m"
 AWS = "https://secretsmanager.us-east-1.amazonaws.com"
@@ -99,10 +101,10 @@ def test_the_loop_is_started_where_nobody_may_ask_whether_it_runs(monkeypatch: p
     """AWS refuses to list an express state machine's executions, as LocalStack does; MiniStack lists them."""
     arn = "arn:aws:states:us-east-1:000000000000:stateMachine:loop"
     client = boto3.client("stepfunctions", region_name="us-east-1")
-    monkeypatch.setattr(deploy, "_session", lambda: SimpleNamespace(client=lambda *_, **__: client))
+    monkeypatch.setattr(sam, "aws_session", lambda: SimpleNamespace(client=lambda *_, **__: client))
     with Stubber(client) as aws:
         aws.add_client_error("list_executions", "StateMachineTypeNotSupported")
         started = {"executionArn": f"{arn}:1", "startDate": datetime.now(UTC)}
         aws.add_response("start_execution", started, {"stateMachineArn": arn, "input": "{}"})
-        deploy.start_loop("http://localhost", arn)
+        sam.start_loop("http://localhost", arn)
         aws.assert_no_pending_responses()

@@ -85,3 +85,15 @@ def test_the_apis_page_shows_no_markup() -> None:
     assert "**" not in shown
     assert "`" not in shown
     assert "<strong>Numbers.</strong>" in shown
+
+
+def test_the_operations_page_begins_with_its_contents() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    contents, _, rest = page.partition("\n## ")
+    entries = re.findall(r"^( *)- \[(.+)\]\(#([\w-]+)\)$", contents, re.MULTILINE)
+    headings = re.findall(r"^#(#+) (.+)$", f"## {rest}", re.MULTILINE)
+    assert [(len(indent) // 2 + 1, title) for indent, title, _ in entries] == [
+        (len(level), title) for level, title in headings
+    ]
+    for _, title, anchor in entries:
+        assert anchor == re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")

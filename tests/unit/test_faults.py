@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from typing import cast
 
 import pytest
-from faults import FIRST, KINDS, Kind, NotNow, World
-from proxy import NEVER_JSON, Link, Links
-from schedule import Fault, Faults, schedule
+
+from local_market.chaos.hindrances import NotNow
+from local_market.chaos.kinds import FIRST, KINDS, Kind
+from local_market.chaos.links import NEVER_JSON, Link, Links
+from local_market.chaos.schedule import Fault, Faults, schedule
+from local_market.chaos.world import ChaosWorld
 
 
 def test_the_same_seed_and_duration_give_the_same_schedule() -> None:
@@ -41,16 +44,16 @@ def test_some_kinds_happen_once_at_most() -> None:
 
 
 @contextlib.contextmanager
-def _good(_world: World, _chance: random.Random) -> Iterator[None]:
+def _good(_world: ChaosWorld, _chance: random.Random) -> Iterator[None]:
     yield
 
 
-def _not_now(_world: World, _chance: random.Random) -> contextlib.AbstractContextManager[None]:
+def _not_now(_world: ChaosWorld, _chance: random.Random) -> contextlib.AbstractContextManager[None]:
     raise NotNow("it is away")
 
 
 @contextlib.contextmanager
-def _for_good(_world: World, _chance: random.Random) -> Iterator[None]:
+def _for_good(_world: ChaosWorld, _chance: random.Random) -> Iterator[None]:
     yield
     raise OSError("it stays away")
 
@@ -62,7 +65,7 @@ def test_faults_happen_are_counted_and_what_cannot_be_put_right_is_told(monkeypa
     said: list[str] = []
     faults = Faults(
         tuple(Fault(at_s=0.05, kind=name, lasts_s=0, chance=1) for name in names),
-        cast("World", None),  # none of them looks at it
+        cast("ChaosWorld", None),  # none of them looks at it
         say=said.append,
     )
     faults.start()
@@ -79,7 +82,7 @@ def test_when_the_run_ends_faults_end_with_it_and_later_ones_do_not_begin(monkey
     monkeypatch.setitem(KINDS, "good", Kind(inject=_good, lasts_s=(60, 60)))
     faults = Faults(
         (Fault(at_s=0, kind="good", lasts_s=60, chance=1), Fault(at_s=60, kind="good", lasts_s=60, chance=1)),
-        cast("World", None),
+        cast("ChaosWorld", None),
         say=lambda _: None,
     )
     faults.start()

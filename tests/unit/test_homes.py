@@ -3,22 +3,13 @@
 import datetime as dt
 
 import pytest
-from homes import (
-    CONCESSIONS,
-    FEED_IN_MICRO,
-    LARGE_ASK_WH,
-    LOT_WH,
-    OPEN_ORDERS,
-    TARIFF_MICRO,
-    EnergyBooks,
-    Household,
-    OwnOrder,
-    Trader,
-    community,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from profiles import Profiles
+
+from local_market.community.energy_books import EnergyBooks
+from local_market.community.household import FEED_IN_MICRO, TARIFF_MICRO, Household, community
+from local_market.community.profiles import Profiles
+from local_market.community.trader import CONCESSIONS, LARGE_ASK_WH, LOT_WH, OPEN_ORDERS, OwnOrder, Trader
 
 PROFILES = Profiles.load()
 NOON = dt.datetime(2025, 5, 21, 12)

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import yaml
-from iot_bridge import iot_resources
-from localstack_core import adapted
+
+from local_market.emulators.iot_bridge import iot_resources
+from local_market.emulators.localstack_core import adapted
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 

@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from faulty_node import MODULES, WAYS
+
+from local_market.faulty_node import MODULES, WAYS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "nodes.md").read_text()
 

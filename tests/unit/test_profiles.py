@@ -4,7 +4,9 @@ import datetime as dt
 import json
 
 import pytest
-from profiles import FOLDER, QUARTER_HOURS, Profiles
+
+from local_market.community.profiles import FOLDER, QUARTER_HOURS, Profiles
+from local_market.parts.places import CHECKOUT
 
 DATA_FILES = ("household_h0.json", "clear_sky_freiburg.json")
 PROFILES = Profiles.load()
@@ -17,7 +19,7 @@ def test_each_data_file_says_where_it_comes_from(name: str) -> None:
         assert document[key], key
     dt.date.fromisoformat(document["date"])
     assert (FOLDER / name).stat().st_size < 100_000
-    assert (FOLDER.parent.parent.parent / document["made_by"]).is_file()
+    assert (CHECKOUT / document["made_by"]).is_file()
 
 
 def test_the_household_profile_adds_up_to_the_year_it_is_made_for() -> None:

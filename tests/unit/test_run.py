@@ -4,10 +4,11 @@ import io
 from dataclasses import replace
 
 import pytest
-from display import Display, Moment, line, picture
-from figures import BOOK_ROWS, Figures, Level, percentile
-from launch import DEFAULT_SPEED, RunError, Settings
 from rich.console import Console
+
+from local_market.commands.session import DEFAULT_SPEED, RunError, Settings
+from local_market.watching.display import Display, Moment, line, picture
+from local_market.watching.figures import BOOK_ROWS, BookRow, Figures, percentile
 
 
 def test_without_an_environment_ten_homes_trade_until_they_are_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,8 +58,8 @@ MOMENT = Moment(
     figures=Figures(
         orders=21,
         open_orders=3,
-        asks=[Level(side="sell", price_micro=190_000, energy_wh=250, orders=1)],
-        bids=[Level(side="buy", price_micro=170_000, energy_wh=600, orders=2)],
+        asks=[BookRow(side="sell", price_micro=190_000, energy_wh=250, orders=1)],
+        bids=[BookRow(side="buy", price_micro=170_000, energy_wh=600, orders=2)],
         trades={"Pending": 1, "Locked": 2, "Submitted": 3, "Confirmed": 4, "Failed": 5},
         reasons={"lock_rejected": 5},
         traded_wh=1250,
@@ -88,7 +89,7 @@ def test_the_picture_shows_book_stages_amounts_ticks_errors_and_the_api() -> Non
 
 def test_a_small_terminal_has_room_for_the_whole_picture() -> None:
     base = "http://127.0.0.1:24732/_aws/execute-api/582cf00e/live"
-    sell, buy = Level(side="sell", price_micro=190_000, energy_wh=12_250, orders=11), MOMENT.figures.bids[0]
+    sell, buy = BookRow(side="sell", price_micro=190_000, energy_wh=12_250, orders=11), MOMENT.figures.bids[0]
     moment = replace(
         MOMENT,
         phase="settling what is under way",

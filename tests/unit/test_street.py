@@ -4,9 +4,12 @@
 import datetime as dt
 
 import pytest
-from homes import EnergyBooks, community
-from profiles import Profiles
-from street import HomeHardware, SimulatedClock, Wire
+
+from local_market.community.clock import SimulatedClock
+from local_market.community.energy_books import EnergyBooks
+from local_market.community.hardware import HomeHardware, Wire
+from local_market.community.household import community
+from local_market.community.profiles import Profiles
 
 NOON = dt.datetime(2025, 5, 21, 12)
 TRADE = "trade"

@@ -4,12 +4,14 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
 
+from energy_market import config
 from tests.api import ENVIRONMENT, load_function
 
 ROOT = Path(__file__).parents[2]
@@ -39,13 +41,31 @@ def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
 
 _Loader.add_multi_constructor("!", _tagged)
 
-TEMPLATE: dict[str, Any] = yaml.load((ROOT / "template.yaml").read_text(), _Loader)  # noqa: S506 - a SafeLoader
+
+def _read(path: str) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.load((ROOT / path).read_text(), _Loader)  # noqa: S506 - a SafeLoader
+    return read
+
+
+TEMPLATE = _read("template.yaml")
 RESOURCES: dict[str, Resource] = TEMPLATE["Resources"]
+"""Resources of the template itself, without those of the template that it nests."""
+WATCHING = _read("infra/watching.yaml")
+"""The nested template, which has the alarms, the dashboard and the WAF."""
 MAKEFILE = (ROOT / "functions" / "Makefile").read_text()
+ONLY_ON_AWS = ("AWS::WAFv2::", "AWS::CloudWatch::", "AWS::SNS::", "AWS::RDS::", "AWS::KMS::")
 
 
 def of_type(type_: str) -> dict[str, Resource]:
-    return {name: resource for name, resource in RESOURCES.items() if resource["Type"] == type_}
+    """The resources of a type, in either template."""
+    both = [*RESOURCES.items(), *WATCHING["Resources"].items()]
+    return {name: resource for name, resource in both if resource["Type"] == type_}
+
+
+def given_to_watching(parameter: str) -> dict[str, Any]:
+    """The value that the template gives to a parameter of the nested one."""
+    value: dict[str, Any] = RESOURCES["Watching"]["Properties"]["Parameters"][parameter]
+    return value
 
 
 FUNCTIONS = of_type("AWS::Serverless::Function")
@@ -166,24 +186,79 @@ def _reachable(module: ast.Module, handler: str) -> Iterator[ast.stmt]:
             called |= {node.id for node in ast.walk(functions[name]) if isinstance(node, ast.Name)} & functions.keys()
 
 
-def _variables_read_by(function: str) -> Iterator[str]:
-    settings = _variables_by_setting()
+def _statements_of(function: str) -> list[ast.stmt]:
+    """The statements that run when a function is loaded and called, without those of the layer."""
     name, _, handler = FUNCTIONS[function]["Properties"]["Handler"].partition(".")
     module = ast.parse((ROOT / "functions" / folder_of(function) / f"{name}.py").read_text())
-    for statement in _reachable(module, handler):
+    return list(_reachable(module, handler))
+
+
+def _settings_read_by(function: str) -> set[str]:
+    """The functions of config.py that a function calls."""
+    return {
+        node.attr
+        for statement in _statements_of(function)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config"
+    }
+
+
+def _variables_read_by(function: str) -> Iterator[str]:
+    settings = _variables_by_setting()
+    for setting in _settings_read_by(function):
+        yield from settings.get(setting, set())
+    for statement in _statements_of(function):
         for node in ast.walk(statement):
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "config":
-                yield from settings.get(node.attr, set())
             if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "os.environ":
                 yield ast.literal_eval(node.slice)
 
 
+READ_BY_LIBRARIES = {"RES_OPTIONS": "glibc's resolver of names"}
+NOTHING = {"Ref": "AWS::NoValue"}
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_function_is_given_the_variables_that_it_reads_and_no_others(function: str) -> None:
-    shared = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"].keys()
-    own = FUNCTIONS[function]["Properties"].get("Environment", {}).get("Variables", {}).keys()
+    shared = TEMPLATE["Globals"]["Function"]["Environment"]["Variables"]
+    own = FUNCTIONS[function]["Properties"].get("Environment", {}).get("Variables", {})
+    given = {name for name, value in {**shared, **own}.items() if value != NOTHING}
     read = {name for name in _variables_read_by(function) if not name.startswith("AWS_")}
-    assert read - shared == own - shared
+    assert read == given - READ_BY_LIBRARIES.keys()
+
+
+PASSED_ON = {"http_settings": "to Api", "sign_in_settings": "to the use cases of the sign-in"}
+"""Settings that functions hand on as a whole, and to whom."""
+
+
+def _fields_of(setting: str) -> set[str]:
+    """The names of what a function of config.py returns; none for a single value."""
+    returned = get_type_hints(getattr(config, setting))["return"]
+    return {field.name for field in fields(returned)} if is_dataclass(returned) else set()
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_no_function_reads_settings_of_which_it_uses_a_part(function: str) -> None:
+    attributes = {
+        node.attr
+        for statement in _statements_of(function)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Attribute)
+    }
+    for setting in _settings_read_by(function) - PASSED_ON.keys():
+        assert _fields_of(setting) <= attributes, setting
+
+
+def test_whoever_is_handed_settings_as_a_whole_uses_all_of_them() -> None:
+    layer = ROOT / "layers" / "energy_market" / "energy_market"
+    attributes = {
+        node.attr
+        for path in [*layer.rglob("*.py"), *(ROOT / "functions" / "auth_api").glob("*.py")]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute)
+    }
+    for setting in PASSED_ON:
+        assert _fields_of(setting) <= attributes
+        assert _fields_of(setting)
 
 
 @pytest.mark.parametrize(
@@ -312,10 +387,43 @@ def test_a_device_may_speak_and_hear_on_its_own_topics_only() -> None:
 
 
 def test_what_only_aws_has_is_left_out_elsewhere() -> None:
-    only_aws = ("AWS::WAFv2::", "AWS::CloudWatch::", "AWS::SNS::", "AWS::RDS::", "AWS::KMS::")
     for name, resource in RESOURCES.items():
-        if resource["Type"].startswith(only_aws):
-            assert resource.get("Condition") in {"IsAws", "MailsAlarms"}, name
+        if resource["Type"].startswith((*ONLY_ON_AWS, "AWS::Serverless::Application")):
+            assert resource.get("Condition") == "IsAws", name
+    # What is nested under the condition is nothing that an emulator could have.
+    for name, resource in WATCHING["Resources"].items():
+        assert resource["Type"].startswith(ONLY_ON_AWS), name
+    assert not RESOURCES.keys() & WATCHING["Resources"].keys()
+
+
+def test_the_template_says_what_runs_and_nests_what_watches() -> None:
+    assert len((ROOT / "template.yaml").read_text().splitlines()) <= 1_400
+    nested = RESOURCES["Watching"]
+    assert nested["Type"] == "AWS::Serverless::Application"
+    assert nested["Properties"]["Location"] == "infra/watching.yaml"
+    assert nested["Properties"]["Parameters"].keys() == WATCHING["Parameters"].keys()
+    assert [name for name, one in WATCHING["Parameters"].items() if "Default" in one] == []
+
+
+def test_what_watches_is_given_the_names_of_what_runs() -> None:
+    for queue in of_type("AWS::SQS::Queue"):
+        assert given_to_watching(queue) == {"Fn::GetAtt": f"{queue}.QueueName"}
+    for name in ("MatchingLoop", "RateLimitPerMinute", "SignInLimitPerMinute", "AlarmEmail"):
+        assert given_to_watching(name) == {"Ref": name}
+    assert given_to_watching("TopicKey") == {"Ref": "SecretsKey"}
+    assert given_to_watching("StackName") == {"Ref": "AWS::StackName"}
+    named = set(re.findall(r"\$\{StackName\}(-[\w-]+)", (ROOT / "infra" / "watching.yaml").read_text()))
+    names = {one["Properties"]["FunctionName"]["Fn::Sub"] for one in FUNCTIONS.values()}
+    assert named
+    assert {f"${{AWS::StackName}}{end}" for end in named} <= names
+
+
+def test_the_waf_stands_before_the_stage_that_the_api_has() -> None:
+    stage = RESOURCES["Api"]["Properties"]["StageName"]
+    assert given_to_watching("ApiStage")["Fn::Sub"].endswith(f"::/restapis/${{Api}}/stages/{stage}")
+    assert RESOURCES["Watching"]["DependsOn"] == f"Api{stage}Stage"  # SAM's name for it
+    (association,) = of_type("AWS::WAFv2::WebACLAssociation").values()
+    assert association["Properties"] == {"ResourceArn": {"Ref": "ApiStage"}, "WebACLArn": {"Fn::GetAtt": "WebAcl.Arn"}}
 
 
 READABLE = {"Access-Control-Allow-Origin": "*", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -380,7 +488,8 @@ def test_the_waf_limits_what_the_functions_limit_and_has_the_common_rules() -> N
         "rate": {"Ref": "RateLimitPerMinute"},
         "sign-in-rate": {"Ref": "SignInLimitPerMinute"},
     }
-    assert {TEMPLATE["Parameters"][rate["Limit"]["Ref"]]["MinValue"] for rate in rates.values()} == {10}
+    limits = [given_to_watching(rate["Limit"]["Ref"])["Ref"] for rate in rates.values()]
+    assert {TEMPLATE["Parameters"][limit]["MinValue"] for limit in limits} == {10}
     # A browser's preflights count in neither.
     preflights, signing_in = rates["sign-in-rate"]["ScopeDownStatement"]["AndStatement"]["Statements"]
     assert preflights == rates["rate"]["ScopeDownStatement"]

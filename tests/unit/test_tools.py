@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import CHECKOUT
 
+from local_market.parts.places import CHECKOUT
 from tests import tools
 
 NEEDY = """

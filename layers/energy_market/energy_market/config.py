@@ -5,13 +5,21 @@ No error says what a variable holds, and what holds a secret does not show it: b
 
 import json
 import os
-from dataclasses import dataclass, field
 from typing import Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from energy_market.domain.errors import InvalidRequest
+from energy_market.domain.settings import (
+    ChainSettings,
+    DeadLetterQueue,
+    DeviceSettings,
+    HttpSettings,
+    OperatorSettings,
+    SettlementSettings,
+    SignInSettings,
+)
 
 MIN_KEY_CHARACTERS: Final = 32
 """Of a key of access tokens: as many bits as the hash has (RFC 7518, 3.2), if they are random."""
@@ -25,7 +33,7 @@ class ConfigurationError(Exception):
 
 
 def database_url() -> str:
-    """The libpq connection string. One that libpq would misread is refused here: its words would quote a password."""
+    """The libpq connection string. A malformed one is refused here, because libpq's error would quote the password."""
     url = _text("DATABASE_URL")
     if not _is_connection_string(url):
         raise ConfigurationError(
@@ -37,76 +45,6 @@ def database_url() -> str:
 def settle_function() -> str:
     """The name of the function that settles, for whoever wakes it."""
     return _text("SETTLE_FUNCTION")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpSettings:
-    """What every API function needs."""
-
-    rate_limit_per_minute: int  # of one source
-    user_limit_per_minute: int  # of one user, from wherever
-    allowed_origins: tuple[str, ...]
-    jwt_keys: dict[str, str] = field(repr=False)  # kid -> secret; the first signs, all verify
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignInSettings:
-    """Who a wallet's owner signs in to (EIP-4361 domain, URI and chain id)."""
-
-    domain: str
-    uri: str
-    chain_id: int
-    limit_per_minute: int  # of one source, of all routes that sign in together
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChainSettings:
-    """The chain and the contracts that trades are settled on."""
-
-    chain_id: int
-    rpc_url: str = field(repr=False)  # it may hold an access key
-    settlement_contract: str
-    token_contract: str
-    token_decimals: int  # expected: amounts go by what the token itself says
-    confirmations: int
-    finality_blocks: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettlementSettings:
-    """What the operator needs to settle."""
-
-    operator_private_key: str = field(repr=False)
-    max_batch: int
-    delivery_window_s: int
-    min_priority_fee_wei: int  # for each gas
-    max_fee_wei: int  # for each gas
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MarketSettings:
-    """Times that the market's rules use."""
-
-    lock_timeout_s: int
-    device_online_s: int
-    settlement_window_s: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetterQueue:
-    """A queue of what failed for good, and the one that it came from."""
-
-    url: str
-    source_url: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSettings:
-    """What a device is given at its registration."""
-
-    policy: str
-    broker: str  # host:port
-    ca_url: str
 
 
 def http_settings() -> HttpSettings:
@@ -137,9 +75,12 @@ def chain_settings() -> ChainSettings:
         settlement_contract=_text("SETTLEMENT_CONTRACT"),
         token_contract=_text("TOKEN_CONTRACT"),
         token_decimals=_number("TOKEN_DECIMALS"),
-        confirmations=_number("CONFIRMATIONS"),
-        finality_blocks=_number("FINALITY_BLOCKS"),
     )
+
+
+def confirmations() -> int:
+    """Blocks, a settlement's own included, before its trades are confirmed."""
+    return _number("CONFIRMATIONS")
 
 
 def settlement_block() -> int:
@@ -147,24 +88,31 @@ def settlement_block() -> int:
     return _number("SETTLEMENT_BLOCK")
 
 
-def settlement_settings() -> SettlementSettings:
+def operator_settings() -> OperatorSettings:
     """Settings of the operator."""
+    return OperatorSettings(private_key=_text("OPERATOR_PRIVATE_KEY"))
+
+
+def settlement_settings() -> SettlementSettings:
+    """Settings of the settlement."""
     return SettlementSettings(
-        operator_private_key=_text("OPERATOR_PRIVATE_KEY"),
         max_batch=_number("MAX_BATCH"),
+        confirmations=confirmations(),
+        finality_blocks=_number("FINALITY_BLOCKS"),
         delivery_window_s=_number("DELIVERY_WINDOW_S"),
         min_priority_fee_wei=_gwei("MIN_PRIORITY_FEE_GWEI"),
         max_fee_wei=_gwei("MAX_FEE_GWEI"),
     )
 
 
-def market_settings() -> MarketSettings:
-    """Settings of the market's rules."""
-    return MarketSettings(
-        lock_timeout_s=_number("LOCK_TIMEOUT_S"),
-        device_online_s=_number("DEVICE_ONLINE_S"),
-        settlement_window_s=_number("SETTLEMENT_WINDOW_S"),
-    )
+def lock_timeout_s() -> int:
+    """Seconds that a device has to answer a lock."""
+    return _number("LOCK_TIMEOUT_S")
+
+
+def settlement_window_s() -> int:
+    """Seconds from a trade's lock until the contract refuses to settle it."""
+    return _number("SETTLEMENT_WINDOW_S")
 
 
 def device_online_s() -> int:

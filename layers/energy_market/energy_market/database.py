@@ -187,8 +187,8 @@ class Database:
     def statement(self, work: Callable[[Connection], T]) -> T:
         """What `work` finds out by one statement, which is a transaction of its own: nothing else is sent.
 
-        For what may be said twice without harm, as all that only reads may: when the kept connection turns out to be
-        gone, it is said again on another. Raises as `transaction` does.
+        Only for statements that are safe to repeat: if the kept connection is gone, the statement runs again on a new
+        one. Raises as `transaction` does.
         """
         with self._left_clean():
             if self._connection is not None and not self._connection.closed:

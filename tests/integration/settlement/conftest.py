@@ -5,8 +5,9 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from services import remove_state, start_anvil
 
+from local_market.parts.anvil import start_anvil
+from local_market.stack.stack import remove_state
 from tests.chain import mock
 from tests.integration.settlement.world import World
 

@@ -9,13 +9,13 @@ from uuid import UUID
 import psycopg
 import pytest
 from eth_account.signers.local import LocalAccount
-from reconcile import Ledger as Books
-from reconcile import reconcile
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger
 from energy_market.usecases.settling.settle import settle_trades
+from local_market.watching.comparison import Escrow as Books
+from local_market.watching.comparison import reconcile
 from tests.api import ENVIRONMENT, FEES, load_function
 from tests.chain import word
 from tests.integration.crashes import Fuse, FusedDatabase, occupy

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from services import remove_state, start_anvil
 
-from tests.api import ENVIRONMENT, FEES, load_function
+from local_market.parts.anvil import start_anvil
+from local_market.stack.stack import remove_state
+from tests.api import ENVIRONMENT, load_function
 from tests.chain import Chain
 from tests.integration.settlement.world import World
 
@@ -24,9 +25,6 @@ def deploy(world: World, monkeypatch: pytest.MonkeyPatch) -> Deploy:
             "SETTLEMENT_CONTRACT": world.chain.settlement.address,
             "TOKEN_CONTRACT": world.chain.token.address,
             "OPERATOR_PRIVATE_KEY": world.chain.operator.key.hex(),
-            "MAX_BATCH": "50",
-            "DELIVERY_WINDOW_S": "86400",
-            **FEES,
             **parameters,
         }
         for name, value in values.items():

@@ -117,14 +117,19 @@ class Town:
 
     def loop(self, market: Market, chance: random.Random) -> None:
         try:
-            tick = run_tick(market.database, zone="default", settings=SETTINGS)
+            tick = run_tick(market.database, zone="default", device_online_s=SETTINGS.device_online_s)
         except LockNotAvailable:
             # In slow motion, on a slow machine, the book may not be had within a second: the next step's has its turn.
             self.done["tick gave way"] += 1
             return
         self.done["trades"] += tick.matches
         self.done["disturbed"] += tick.attempts > 1
-        publish_commands(market.database, self._publish, settings=SETTINGS)
+        publish_commands(
+            market.database,
+            self._publish,
+            lock_timeout_s=SETTINGS.lock_timeout_s,
+            device_online_s=SETTINGS.device_online_s,
+        )
         time.sleep(chance.random() * 0.005)
 
     def _publish(self, commands: object) -> list[tuple[Command, Exception]]:

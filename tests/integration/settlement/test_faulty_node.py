@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from faulty_node import FaultyNode, Way
-from faulty_node.way import Call, Json, Reply, Request
 
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import ChainError, Rpc
+from local_market.faulty_node import FaultyNode, Way
+from local_market.faulty_node.way import Call, Json, Reply, Request
 from tests.chain import trade as chain_trade
 from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, World
 

@@ -10,10 +10,6 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from faulty_node import WAYS, FaultyNode, Way
-from faulty_node.answers import Reverts
-from faulty_node.transport import PASSWORD, USER
-from services import remove_state, start_anvil
 
 from energy_market.evm.books import Books
 from energy_market.evm.ledger import Ledger
@@ -21,6 +17,11 @@ from energy_market.evm.node_check import check
 from energy_market.evm.rpc import ChainError, Rpc
 from energy_market.usecases.reconcile import reconcile
 from energy_market.usecases.settling.settle import settle_trades
+from local_market.faulty_node import WAYS, FaultyNode, Way
+from local_market.faulty_node.answers import Reverts
+from local_market.faulty_node.transport import PASSWORD, USER
+from local_market.parts.anvil import start_anvil
+from local_market.stack.stack import remove_state
 from tests.chain import trade as chain_trade
 from tests.chain import word
 from tests.integration.settlement.world import CHAIN_ID, FINALITY_BLOCKS, NEVER_S, RULES, Deal, World

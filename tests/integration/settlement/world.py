@@ -9,8 +9,6 @@ import psycopg
 import pytest
 from eth_account.signers.local import LocalAccount
 from eth_utils.crypto import keccak
-from reconcile import Ledger as ReconciledLedger
-from reconcile import reconcile
 
 from energy_market.database import Database
 from energy_market.domain.settlement import SettlementRules
@@ -18,6 +16,8 @@ from energy_market.evm.contract import Artifact, Contract, deploy
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
 from energy_market.usecases.settling.settle import settle_trades
+from local_market.watching.comparison import Escrow as ReconciledLedger
+from local_market.watching.comparison import reconcile
 from tests.chain import SETTLEMENT, Chain, mock, mock_code
 from tests.integration.crashes import Fuse, FusedRpc
 from tests.integration.market import Market

@@ -139,7 +139,7 @@ class Life:
         return True
 
     def run_tick(self, database: Database) -> Tick:
-        return run_tick(database, zone="default", settings=SETTINGS)
+        return run_tick(database, zone="default", device_online_s=SETTINGS.device_online_s)
 
     def publish(self, database: Database, disturbance: Disturbance) -> list[Command]:
         """Tell the devices; what was said."""
@@ -154,7 +154,9 @@ class Life:
             return []
 
         say: Publish = publish_each
-        publish_commands(database, say, settings=SETTINGS)
+        publish_commands(
+            database, say, lock_timeout_s=SETTINGS.lock_timeout_s, device_online_s=SETTINGS.device_online_s
+        )
         return said
 
     def hand_over(

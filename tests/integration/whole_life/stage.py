@@ -7,11 +7,11 @@ from uuid import UUID
 import psycopg
 from eth_account.signers.local import LocalAccount
 from psycopg import Connection, sql
-from services import Database as Server
 
 from energy_market.evm.books import Books
 from energy_market.evm.contract import Contract
 from energy_market.evm.ledger import Ledger
+from local_market.parts.postgres import LocalPostgres as Server
 from tests.conftest import TEMPLATE
 from tests.integration.settlement.world import CHAIN_ID, NANO, World
 from tests.integration.whole_life.clock import install, set_clock, url_with_clock

@@ -22,10 +22,10 @@ import msgspec
 from chalice.app import Chalice, Response
 
 from energy_market.api.exchange import Exchange, network_of
-from energy_market.config import HttpSettings
 from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain import errors, tokens
 from energy_market.domain.errors import InvalidRequest, MarketError, Unauthorized
+from energy_market.domain.settings import HttpSettings
 from energy_market.postgres import rate_limits
 
 MAX_BODY_BYTES: Final = 16 * 1024
@@ -90,7 +90,7 @@ class Api(Chalice):
         """Serve a path. Query parameters are refused unless the view takes them, which must read them with `query`.
 
         A route that `needs_database` counts requests in it, and is refused while it is away; the others are served, and
-        have no `caller`. Of routes with a `sign_in_limit` a source has so many requests a minute together.
+        have no `caller`. `sign_in_limit` caps the requests per minute of one source over all routes that have it.
         """
         register = super().route(path, methods=list(methods), content_types=[], cors=False)
 
@@ -218,7 +218,7 @@ class Api(Chalice):
                 refusal.headers["Allow"] = ", ".join(sorted({*methods, "OPTIONS"}))
                 answer = refusal.to_dict()
             else:
-                # By its own hand rather than Chalice's, which reads the request anew for what is not used here.
+                # The view is called directly: Chalice would parse the request a second time.
                 view = methods[exchange.method].view_function
                 answer = view(**(event.get("pathParameters") or {})).to_dict()
             if exchange.method == "HEAD":

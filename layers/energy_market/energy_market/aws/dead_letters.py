@@ -6,7 +6,7 @@ The AWS SDK is imported when a queue is asked, not before: it costs more than th
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from energy_market.config import DeadLetterQueue
+from energy_market.domain.settings import DeadLetterQueue
 
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient

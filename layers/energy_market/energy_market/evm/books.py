@@ -196,7 +196,7 @@ class Books:
         asked = {"address": self.contract, "fromBlock": hex(oldest), "toBlock": hex(newest), "topics": topics}
         entries = self._rpc.call("eth_getLogs", asked)
         if not isinstance(entries, list):
-            raise Unreachable("the node's answer is no list of events")
+            raise Unreachable("the node sent no list of events")
         return entries
 
     def _take(self, entry: Mapping[str, Any]) -> Paid | None:
@@ -211,7 +211,7 @@ class Books:
         try:
             account, (amount,) = _address(entry["topics"][1]), words(entry["data"])
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise Unreachable("the node's event is not one") from error
+            raise Unreachable("the node sent a malformed event") from error
         self._moved[account] += amount if topic == _DEPOSITED else -amount
         return None
 
@@ -257,7 +257,7 @@ def _paid(entry: Mapping[str, Any]) -> Paid:
             block_number=quantity(entry["blockNumber"]),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise Unreachable("the node's event is not one") from error
+        raise Unreachable("the node sent a malformed event") from error
 
 
 def _address(topic: str) -> str:

@@ -422,6 +422,8 @@ class Ledger:
                     raise logs
                 self._log_blocks, self._log_blocks_until = (newest - oldest + 1) // 2, time.monotonic() + LEARNT_S
                 continue
+            if not isinstance(logs, list):
+                raise Unreachable("the node sent no list of events")
             if logs:
                 return _place(logs)
             if isinstance(block, Refused):
@@ -614,7 +616,7 @@ class Ledger:
                 skipped=skipped,
             )
         except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise Unreachable("the node's receipt is not one") from error
+            raise Unreachable("the node sent a malformed receipt") from error
 
 
 def _verdict(message: str) -> Sent:
@@ -673,7 +675,7 @@ def _place(logs: Any) -> tuple[str, int]:  # noqa: ANN401 -- JSON
     try:
         return digest(logs[0]["transactionHash"]), quantity(logs[0]["blockNumber"], bits=COUNT_BITS)
     except (KeyError, IndexError, TypeError) as error:
-        raise Unreachable("the node's log is none") from error
+        raise Unreachable("the node sent a malformed log") from error
 
 
 def _given(answer: Any) -> Any:  # noqa: ANN401 -- JSON
@@ -693,4 +695,4 @@ def _block(answer: Any) -> Block:  # noqa: ANN401 -- JSON
             gas_limit=quantity(answer["gasLimit"], bits=COUNT_BITS),
         )
     except (AttributeError, KeyError, TypeError) as error:
-        raise Unreachable("the node's answer is no block") from error
+        raise Unreachable("the node sent a malformed block") from error

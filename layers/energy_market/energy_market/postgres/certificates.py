@@ -20,7 +20,7 @@ from energy_market.postgres.devices import UNFINISHED_AFTER_S
 OVERLAP_S: Final = 86_400
 """So long an earlier certificate is valid after another was issued, and no longer, whether that is used or not."""
 HEARD_OVERLAP_S: Final = 60
-"""So long it is valid once the other was heard: for what was said under it and has lain in a queue since."""
+"""Seconds that the old certificate stays valid after the new one was first used: for messages still in the queue."""
 MAX_CERTIFICATES_IN_A_DAY: Final = 20  # of a device
 
 # The certificates that the device got before `this` one have so long left at most.
@@ -33,7 +33,7 @@ _THOSE_BEFORE_END: Final[LiteralString] = """
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """A device that is to be tidied: what AWS IoT may keep of it, what it has too many, and since when we say so."""
+    """A device to tidy: the certificates to keep in AWS IoT, those to delete, and when this was claimed."""
 
     device_id: UUID
     is_removed: bool
@@ -189,7 +189,7 @@ def claim(conn: Connection, device_id: UUID) -> Due | None:
 
 
 def tidied(conn: Connection, done: Due) -> None:
-    """AWS IoT has nothing of that device any more that it should not; unless something was changed meanwhile."""
+    """Note that AWS IoT is tidy for this device, unless its certificates changed since it was claimed."""
     conn.execute(
         "UPDATE device_certificates SET deleted_at = clock_timestamp() WHERE id = ANY (%s)", (list(done.ended),)
     )

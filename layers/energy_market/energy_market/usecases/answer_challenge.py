@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from psycopg import Connection
 
-from energy_market.config import SignInSettings
 from energy_market.domain.errors import Unauthorized
+from energy_market.domain.settings import SignInSettings
 from energy_market.domain.wallets import signer_of
 from energy_market.postgres import challenges
 from energy_market.usecases.open_challenge import challenge_of

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.config import SignInSettings
 from energy_market.domain import sessions, tokens
+from energy_market.domain.settings import SignInSettings
 from energy_market.postgres import challenges, refresh_tokens, users
 from energy_market.usecases.answer_challenge import Proof, answer_challenge, not_signed_in
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from psycopg import Connection
 
-from energy_market.config import SignInSettings
+from energy_market.domain.settings import SignInSettings
 from energy_market.domain.sign_in import Challenge
 from energy_market.postgres import challenges
 

@@ -7,7 +7,7 @@ from energy_market.postgres import market_state, operator_acts
 
 
 def pause_market(database: Database, operator: Operator, *, paused: bool, reason: str) -> MarketState:
-    """From its return on nothing is matched and no order is taken, or both are again.
+    """Once this returns, matching and new orders have stopped, or started again.
 
     Cancelling, trades under way, payments and deliveries go on, and so do locks that run out. An order that is being
     placed at the same moment may still come to rest in the book. Said twice, it is written down twice, and changes

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import uuid4
 
-from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.domain.commands import Command
 from energy_market.messages.published import Publish
@@ -13,13 +12,13 @@ from energy_market.postgres import commands, leases, trades
 
 MAX_AT_ONCE: Final = 2_000
 LOCKS_AT_ONCE: Final = 200
-"""Of a lock that is claimed the time runs: what is not said for a while yet is not claimed yet."""
+"""Locks that are claimed and published at a time: a lock's deadline starts when it is claimed."""
 LOCKS_FOR_S: Final = 3.0
-"""Less than a step: where the broker is slow, the next call says the others, and not both at the same time."""
+"""Seconds in which one call publishes locks, less than a step: if the broker is slow, the next call goes on."""
 
 LEASE: Final = "commands"
 LEASE_S: Final = 10.0
-"""Of a publisher that died the next but one goes on: its locks still have most of their time."""
+"""Seconds after which a later call takes over from a publisher that died; its locks still have most of their time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,34 +31,33 @@ class Published:
     failed: tuple[tuple[Command, Exception], ...]
 
 
-def publish_commands(database: Database, publish: Publish, *, settings: MarketSettings) -> Published:
-    """Make trades of all matches, so many at once; claim what is to be said, commit, then say it, locks in portions.
+def publish_commands(database: Database, publish: Publish, *, lock_timeout_s: int, device_online_s: int) -> Published:
+    """Turn all matches into trades, `MAX_AT_ONCE` per transaction; then claim and publish the commands that are due.
 
-    A lock's deadline is durable before its device can answer.
+    Claims are committed before anything is published, so a lock's deadline is durable before its device can answer.
+    A command that was claimed and not published, because a process died or the broker was away, is claimed again later.
+    Unlocks go first: the same tick may sell the energy of a failed trade again, and a device that receives the new lock
+    while it still holds the old one refuses it. Transfers go last: they have no deadline.
 
-    What is claimed and then not said, because a process died or the broker was away, is claimed again a little later.
-    Unlocks go first: the energy of a failed trade may be sold again by the same tick, and a device that hears the new
-    lock while it still holds the old one refuses it. Transfers go last: they have no deadline.
-
-    One at a time: while another is at it this does nothing, or a slow broker would have ever more of them.
+    Two calls never run at once: the second does nothing, or a slow broker would have ever more of them.
     """
     holder = uuid4()
     with database.transaction() as conn:
         if not leases.acquire(conn, LEASE, holder=holder, lease_s=LEASE_S):
             return Published(locks=0, unlocks=0, transfers=0, failed=())
     try:
-        return _publish_commands(database, publish, settings=settings)
+        return _publish_commands(database, publish, lock_timeout_s=lock_timeout_s, device_online_s=device_online_s)
     finally:
         with database.transaction() as conn:
             leases.release(conn, LEASE, holder=holder)
 
 
-def _publish_commands(database: Database, publish: Publish, *, settings: MarketSettings) -> Published:
+def _publish_commands(database: Database, publish: Publish, *, lock_timeout_s: int, device_online_s: int) -> Published:
     owed: list[Command] | None = None
     while owed is None:
         with database.transaction() as conn:
             if trades.make(conn, limit=MAX_AT_ONCE) < MAX_AT_ONCE:
-                owed = commands.claim_owed(conn, device_online_s=settings.device_online_s, limit=MAX_AT_ONCE)
+                owed = commands.claim_owed(conn, device_online_s=device_online_s, limit=MAX_AT_ONCE)
     unlocks = [command for command in owed if command.kind == "unlock"]
     transfers = [command for command in owed if command.kind != "unlock"]
     failed = publish(unlocks)
@@ -67,7 +65,7 @@ def _publish_commands(database: Database, publish: Publish, *, settings: MarketS
     while locks < MAX_AT_ONCE:
         limit = min(LOCKS_AT_ONCE, MAX_AT_ONCE - locks)
         with database.transaction() as conn:
-            claimed = commands.claim_locks(conn, lock_timeout_s=settings.lock_timeout_s, limit=limit)
+            claimed = commands.claim_locks(conn, lock_timeout_s=lock_timeout_s, limit=limit)
         if not claimed:
             break
         locks += len(claimed)

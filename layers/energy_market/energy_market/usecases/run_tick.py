@@ -6,7 +6,6 @@ from uuid import UUID
 
 from psycopg import Connection
 
-from energy_market.config import MarketSettings
 from energy_market.database import Database
 from energy_market.domain.candidates import Bounds, looked_far_enough, merged, reached_by
 from energy_market.domain.market import ChainHalt
@@ -20,7 +19,7 @@ MAX_EXPIRED: Final = 5_000
 MAX_NEW: Final = 10_000
 """Maximum new orders that are matched with what they reach: with more, reading all that crosses is quicker."""
 MAX_CROSSING: Final = 200_000
-"""Maximum orders of a kind that one tick matches: those of the best prices. The others wait for these to leave the book.
+"""Maximum orders of a kind that one tick matches: those of the best prices. The others wait until these have left.
 
 It bounds a tick's memory (measured: 0.2 kB for each) and time.
 """
@@ -59,7 +58,7 @@ class _BookMoved(Exception):
     """An order that was read was cancelled or changed before it was written."""
 
 
-def run_tick(database: Database, *, zone: str, settings: MarketSettings, verified_only: bool = False) -> Tick:
+def run_tick(database: Database, *, zone: str, device_online_s: int, verified_only: bool = False) -> Tick:
     """Close what has run out, then match a zone's book once.
 
     Two ticks of a zone never overlap; the second does nothing. One that finds nothing new does not look at the book.
@@ -87,7 +86,9 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings, verifie
     matched: _Matched | None = _Matched()
     attempts = 0
     if not (due.paused or due.halted) and (due.new or due.everything or unanswered or pauses_ended):
-        matched, attempts = _match_in_turn(database, zone, settings, due, verified_only=verified_only)
+        matched, attempts = _match_in_turn(
+            database, zone, due, device_online_s=device_online_s, verified_only=verified_only
+        )
     if matched is None:
         return Tick(ran=False)
     return Tick(
@@ -102,7 +103,7 @@ def run_tick(database: Database, *, zone: str, settings: MarketSettings, verifie
 
 
 def _match_in_turn(
-    database: Database, zone: str, settings: MarketSettings, due: book.Standing, *, verified_only: bool
+    database: Database, zone: str, due: book.Standing, *, device_online_s: int, verified_only: bool
 ) -> tuple[_Matched | None, int]:
     """(the matches, in how many attempts); None if another tick has the zone's turn.
 
@@ -115,7 +116,8 @@ def _match_in_turn(
                 book.see_one_moment(conn, hold=attempt == ATTEMPTS)
                 turn = zones.take_turn(conn, zone)
                 if turn is zones.Turn.OURS:
-                    return _match_once(conn, zone, settings, due, verified_only=verified_only), attempt
+                    matched = _match_once(conn, zone, due, device_online_s=device_online_s, verified_only=verified_only)
+                    return matched, attempt
                 return (None if turn is zones.Turn.ANOTHERS else _Matched()), attempt
         except (_BookMoved, *book.MOVED):
             if attempt == ATTEMPTS:
@@ -124,17 +126,19 @@ def _match_in_turn(
 
 
 def _match_once(
-    conn: Connection, zone: str, settings: MarketSettings, due: book.Standing, *, verified_only: bool
+    conn: Connection, zone: str, due: book.Standing, *, device_online_s: int, verified_only: bool
 ) -> _Matched:
     new = book.read_new(conn, zone, verified_only=verified_only, limit=MAX_NEW)
     everything = due.everything or new is None
     if new is None or due.everything:
         wanted = book.all_that_crosses(conn, zone, limit=MAX_CROSSING)
         seen, bounds = book.read(conn, zone, wanted, verified_only=verified_only)
-        free_wh = _free_wh(conn, seen, settings)
+        free_wh = _free_wh(conn, seen, device_online_s=device_online_s)
         matches = match(seen, free_wh)
     else:
-        seen, free_wh, matches = _match_new(conn, zone, settings, new, verified_only=verified_only)
+        seen, free_wh, matches = _match_new(
+            conn, zone, new, device_online_s=device_online_s, verified_only=verified_only
+        )
         bounds = Bounds()
     is_all = not bounds.any() and len(matches) <= MAX_MATCHES
     del matches[MAX_MATCHES:]
@@ -147,25 +151,25 @@ def _match_once(
 
 
 def _match_new(
-    conn: Connection, zone: str, settings: MarketSettings, new: Book, *, verified_only: bool
+    conn: Connection, zone: str, new: Book, *, device_online_s: int, verified_only: bool
 ) -> tuple[Book, dict[int, int], list[Match]]:
     """Match what is new with the resting orders that it reaches, of which so many are read as it takes."""
     margin = MARGIN
     while True:
         resting, bounds = book.read(conn, zone, reached_by(new, margin=margin), verified_only=verified_only)
         seen = merged(new, resting)
-        free_wh = _free_wh(conn, seen, settings)
+        free_wh = _free_wh(conn, seen, device_online_s=device_online_s)
         matches = match(seen, free_wh)
         if not bounds.any() or looked_far_enough(new, seen, bounds, matches, free_wh):
             return seen, free_wh, matches
         margin *= 4
 
 
-def _free_wh(conn: Connection, seen: Book, settings: MarketSettings) -> dict[int, int]:
+def _free_wh(conn: Connection, seen: Book, *, device_online_s: int) -> dict[int, int]:
     if seen.is_one_sided():
         return {}
     numbers = {order[DEVICE] for order in (*seen.whole_asks, *seen.partial_asks)}
-    return devices.free_to_promise(conn, numbers, device_online_s=settings.device_online_s)
+    return devices.free_to_promise(conn, numbers, device_online_s=device_online_s)
 
 
 def _between_old_orders(matches: list[Match], new: Book) -> int:

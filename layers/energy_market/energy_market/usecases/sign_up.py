@@ -2,8 +2,8 @@
 
 from psycopg import Connection
 
-from energy_market.config import SignInSettings
 from energy_market.domain.errors import Conflict
+from energy_market.domain.settings import SignInSettings
 from energy_market.domain.users import User
 from energy_market.postgres import users
 from energy_market.usecases.answer_challenge import Proof, answer_challenge

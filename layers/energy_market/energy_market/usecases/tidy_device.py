@@ -1,4 +1,4 @@
-"""Make what AWS IoT has of a device what it should have: the certificates that count here, and nothing else."""
+"""Bring AWS IoT in line with the database: keep a device's valid certificates, delete all others."""
 
 from collections.abc import Collection
 from typing import Final, Protocol

@@ -1,4 +1,4 @@
-"""Have what was just locked be settled at once, by one sweep for however many answers come together."""
+"""Start a sweep as soon as something is locked: one sweep for a whole burst of answers."""
 
 from collections.abc import Callable
 from typing import Final

@@ -1,0 +1,1 @@
+"""What a person can start, each with a `main`: `python -m local_market COMMAND`."""

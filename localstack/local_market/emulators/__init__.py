@@ -1,0 +1,1 @@
+"""The local AWS: MiniStack, or LocalStack's open-source core."""

@@ -1,0 +1,1 @@
+"""PostgreSQL and Anvil, and how any part is started and stopped."""

@@ -1,0 +1,1 @@
+"""The parts put together, the contracts and the template deployed on them: a running market."""
