@@ -21,6 +21,13 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     assert missing == []
 
 
+def test_every_module_that_the_architecture_names_exists() -> None:
+    named = set(re.findall(r"`(energy_market(?:\.\w+)+)`", (ROOT / "docs" / "architecture.md").read_text()))
+    assert len(named) >= 10
+    layer = ROOT / "layers" / "energy_market"
+    assert [name for name in sorted(named) if not (layer / f"{name.replace('.', '/')}.py").exists()] == []
+
+
 def test_every_row_from_the_specification_names_a_file() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text().split("## From the specification to here")[1]
     rows = [line for line in text.split("\n## ")[0].splitlines() if line.startswith("| ")][2:]
