@@ -531,7 +531,7 @@ class Parties:
     def __init__(self, world: World) -> None:
         """All of them get a wallet, and escrow from somebody rich."""
         self._world = world
-        world.chain.rpc.start_budget(3600)
+        world.chain.rpc.start_deadline(3600)
         self._homes = [world.market.home(available_wh=10**9) for _ in range(PEOPLE)]
         self._buyers = [world.market.user() for _ in range(PEOPLE)]
         escrow = 1_000 * ENERGY_WH * PRICE_MICRO * NANO
@@ -573,6 +573,6 @@ class Parties:
             list(made),
         )
         assert paid == trades
-        world.ledger.start_budget(60)
+        world.ledger.start_deadline(60)
         gas = sum(receipt.gas_used for receipt in world.ledger.receipts(hashes).values() if receipt is not None)
         return Swept(gas_a_trade=gas / trades, trades_a_second=trades / took_s)

@@ -17,10 +17,10 @@ def _deployed(anvil: str) -> Iterator[Chain]:
 @pytest.fixture
 def chain(_deployed: Chain) -> Iterator[Chain]:
     """The token and the settlement contract, nothing deposited."""
-    _deployed.rpc.start_budget(30)
+    _deployed.rpc.start_deadline(30)
     before = _deployed.rpc.call("evm_snapshot")
     yield _deployed
-    _deployed.rpc.start_budget(30)
+    _deployed.rpc.start_deadline(30)
     assert _deployed.rpc.call("evm_revert", before)
 
 

@@ -46,7 +46,7 @@ def _order(of: Neighbour, order: Mapping[str, Any]) -> dict[str, Any]:
 
 def _escrow(neighbourhood: Neighbourhood, of: Neighbour) -> Decimal:
     market = neighbourhood.market
-    rpc = Rpc(market.stack.chain.rpc_url, budget_s=10)
+    rpc = Rpc(market.stack.chain.rpc_url, deadline_s=10)
     amount = read_uint(rpc, market.settlement_contract, "escrow(address)", of.client.account.address)
     rpc.close()
     return Decimal(amount) / UNIT

@@ -93,11 +93,11 @@ def migrations_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("url", RPC_URLS)
 def test_no_error_names_the_key_of_the_chains_node(url: str) -> None:
     def ask() -> None:
-        Rpc(url, timeout_s=0.2, budget_s=0.2).call("eth_chainId")
+        Rpc(url, timeout_s=0.2, deadline_s=0.2).call("eth_chainId")
 
     def look() -> None:
         expected = Expected(chain_id=1, contract="0x0", token="0x0", token_decimals=18)
-        raise LookupError(check(Rpc(url, timeout_s=0.2, budget_s=0.2), expected))
+        raise LookupError(check(Rpc(url, timeout_s=0.2, deadline_s=0.2), expected))
 
     said = words_of(ask) + words_of(look)
     assert said

@@ -56,7 +56,7 @@ def test_while_the_server_is_gone_everybody_is_refused_and_keeps_what_he_holds(
         own_server.kill()
         everybody.is_refused()
         with pytest.raises(Unreachable):
-            settle_trades(sandbox, ledger, rules=rules, budget_s=1.0)
+            settle_trades(sandbox, ledger, rules=rules, deadline_s=1.0)
         own_server.start_again()
         everybody.goes_on()
     with sandbox.transaction() as conn:

@@ -43,7 +43,7 @@ from tests.integration.whole_life.device import LiveDevice
 from tests.integration.whole_life.disturbed import Disturbance
 from tests.integration.whole_life.expected import Order
 from tests.integration.whole_life.life import RULES, Life
-from tests.integration.whole_life.stage import BUDGET_S, GAS_MONEY, Stage, rows
+from tests.integration.whole_life.stage import DEADLINE_S, GAS_MONEY, Stage, rows
 from tests.support.chain.world import NANO
 from tests.support.trouble.crashes import Crashed
 
@@ -128,7 +128,7 @@ class WholeLife(Life, RuleBasedStateMachine):
         """The faults end, and nothing is left over."""
         if not hasattr(self, "expected") or sys.exc_info()[0] is not None:
             return
-        self.stage.rpc.start_budget(BUDGET_S)
+        self.stage.rpc.start_deadline(DEADLINE_S)
         self.operator_has_gas_money(GAS_MONEY)
         self.blocks_cost(1)
         self.come_to_rest()

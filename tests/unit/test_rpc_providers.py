@@ -84,7 +84,7 @@ def error(id_: Json, code: int, message: str, data: Json = None) -> Json:
 def without_waiting(url: str) -> Rpc:
     """Only its pauses take of its time: with little of that left the last answer would come too late."""
     slept: list[float] = []
-    return Rpc(url, budget_s=3.0, monotonic=lambda: sum(slept), sleep=slept.append)
+    return Rpc(url, deadline_s=3.0, monotonic=lambda: sum(slept), sleep=slept.append)
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_lists_are_made_as_short_as_the_provider_wants_them_and_stay_so(
 
 def test_longer_lists_are_tried_again_after_a_while(provider: Provider) -> None:
     now = [0.0]
-    rpc = Rpc(f"http://{provider.address}", monotonic=lambda: now[0], sleep=lambda _: None, budget_s=10_000)
+    rpc = Rpc(f"http://{provider.address}", monotonic=lambda: now[0], sleep=lambda _: None, deadline_s=10_000)
     provider.ways = not_more_than(3, LIST_REFUSALS["HTTP 413"])
     rpc.call_many(calls(7))
     provider.ways = lambda _: None
@@ -240,7 +240,7 @@ def test_a_limit_that_stays_ends_with_the_budget_and_in_the_providers_own_words(
     now = [0.0]
     rpc = Rpc(
         f"http://{provider.address}",
-        budget_s=5.0,
+        deadline_s=5.0,
         monotonic=lambda: now[0],
         sleep=lambda s: now.__setitem__(0, now[0] + s),
         chance=lambda: 1.0,
@@ -391,7 +391,7 @@ def test_an_answer_that_is_packed_though_nobody_asked_is_read(provider: Provider
     provider.ways = lambda request: (200, {"Content-Encoding": "gzip"}, gzip.compress(answer(request)[2]))
     assert rpc.call("echo", 7) == 7
     provider.ways = lambda request: (200, {"Content-Encoding": "br"}, answer(request)[2])
-    rpc.start_budget(0.2)
+    rpc.start_deadline(0.2)
     with pytest.raises(Unreachable, match="packed as br"):
         rpc.call("echo", 7)
 

@@ -496,7 +496,7 @@ def test_sweeps_whose_lease_is_stolen_again_and_again_pay_each_trade_once(world:
         database, ledger = Database(world.database_url), world.new_ledger()
         while not over.is_set():
             try:
-                settle_trades(database, ledger, rules=small, budget_s=5.0)
+                settle_trades(database, ledger, rules=small, deadline_s=5.0)
             except BaseException as error:  # noqa: BLE001 -- looked at in the end
                 refused.append(error)
         database.close()

@@ -198,8 +198,8 @@ class Town:
         time.sleep(0.05)
 
     def sweep(self, market: Market, chance: random.Random) -> None:
-        settle_trades(market.database, self.ledger, rules=self.rules, budget_s=20.0)
-        self.world.chain.rpc.start_budget(20.0)
+        settle_trades(market.database, self.ledger, rules=self.rules, deadline_s=20.0)
+        self.world.chain.rpc.start_deadline(20.0)
         self.world.mine(chance.choice([1, 2]))
 
     # ------------------------------------------------------------------------------------------------ all of them

@@ -28,10 +28,10 @@ def ledger(world: World, node: Node) -> Iterator[Ledger]:
     rpc.close()
 
 
-def disturbed_sweep(world: World, ledger: Ledger, *, budget_s: float = 1.5) -> None:
+def disturbed_sweep(world: World, ledger: Ledger, *, deadline_s: float = 1.5) -> None:
     """A sweep that need not succeed, but may fail only as a chain that is away does."""
     try:
-        world.sweep(ledger=ledger, budget_s=budget_s)
+        world.sweep(ledger=ledger, deadline_s=deadline_s)
     except ChainError:
         assert world.sql("SELECT name FROM leases") == [], "a sweep that fails gives its lease back"
 
@@ -49,7 +49,7 @@ def test_a_node_that_is_away_at_any_step_costs_no_trade(world: World, node: Node
         prepare()
         before = world.trade(deal)
         node.is_away = True
-        disturbed_sweep(world, ledger, budget_s=0.3)
+        disturbed_sweep(world, ledger, deadline_s=0.3)
         assert world.trade(deal) == before
     settle_in_the_end(world, node, ledger)
     assert world.trade(deal) == ("Confirmed", None)
@@ -60,7 +60,7 @@ def test_a_slow_node_costs_the_budget_and_no_more(world: World, node: Node, ledg
     deal = world.lock()
     node.delay_s = 0.5
     began = time.monotonic()
-    disturbed_sweep(world, ledger, budget_s=0.8)
+    disturbed_sweep(world, ledger, deadline_s=0.8)
     assert time.monotonic() - began < 4
     assert world.trade(deal) == ("Locked", None)
     settle_in_the_end(world, node, ledger)
@@ -73,7 +73,7 @@ def test_an_answer_that_is_lost_after_every_sending_pays_once(world: World, node
     world.hold()
     node.loses = {"eth_sendRawTransaction"}
     for _ in range(2):
-        disturbed_sweep(world, ledger, budget_s=1.0)
+        disturbed_sweep(world, ledger, deadline_s=1.0)
     assert node.asked.count("eth_sendRawTransaction") > 2
     assert [form[3] for form in world.forms()] == [0], "it was never known to be sent"
     world.mine()

@@ -109,7 +109,7 @@ def test_a_trade_that_was_never_signed_expires_by_our_clock_though_the_chain_is_
     deal = world.lock()
     world.let_expire(deal)
     with pytest.raises(Unreachable):
-        world.sweep(ledger=world.new_ledger(url="http://127.0.0.1:9"), budget_s=0.2)
+        world.sweep(ledger=world.new_ledger(url="http://127.0.0.1:9"), deadline_s=0.2)
     assert world.trade(deal) == ("Failed", "settlement_expired")
     assert [world.market.status_of(order) for order in (deal.ask, deal.bid)] == ["Created", "Created"]
     assert world.sql("SELECT name FROM leases") == []

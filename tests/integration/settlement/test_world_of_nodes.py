@@ -30,7 +30,7 @@ ROUNDS = 60
 SEVERAL = 3
 SWEEPS_OF_A_PAUSE = 4
 ROUND_S = 5
-BUDGET_S = 10.0
+DEADLINE_S = 10.0
 _chains = count(1)
 
 
@@ -129,7 +129,7 @@ class Life:
                 self.world.database,
                 self.ledger,
                 rules=self.rules,
-                budget_s=BUDGET_S,
+                deadline_s=DEADLINE_S,
                 monotonic=self.clock.monotonic,
                 sleep=self.clock.sleep,
             )

@@ -21,7 +21,7 @@ from tests.support.places import TEMPLATE
 RICH_NANO, POOR_NANO = 10**9, 3 * 10**7
 AVAILABLE_WH: Final = 600
 FIRST_SEQ: Final = 100
-BUDGET_S: Final = 60.0
+DEADLINE_S: Final = 60.0
 FRESH_BLOCKS: Final = 8  # more than a sweep looks back
 GAS_MONEY: Final = hex(100 * 10**18)
 _LOCK_TIMEOUT = "200ms"
@@ -92,7 +92,7 @@ class Stage:
 
     def begin_again(self) -> int:
         """Nothing has happened yet; the time, in Unix seconds."""
-        self.rpc.start_budget(BUDGET_S)
+        self.rpc.start_deadline(DEADLINE_S)
         self.rpc.call("anvil_dropAllTransactions")
         assert self.rpc.call("evm_revert", self._snapshot)
         self._snapshot = self.rpc.call("evm_snapshot")

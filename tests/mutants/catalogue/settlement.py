@@ -46,8 +46,8 @@ MUTANTS: Final = (
         LIFE,
         (
             PAY,
-            "    try:\n        with sweep.transaction() as conn:\n            if not leases.holds(",
-            "    sweep.ledger.send(signed.raw)\n    try:\n        with sweep.transaction() as conn:\n            if not leases.holds(",
+            "    try:\n        with sweep.transaction() as conn:\n            if not leases.still_held(",
+            "    sweep.ledger.send(signed.raw)\n    try:\n        with sweep.transaction() as conn:\n            if not leases.still_held(",
         ),
     ),
     mutant(

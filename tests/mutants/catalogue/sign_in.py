@@ -74,7 +74,7 @@ MUTANTS: Final = (
         "an access token ends with its session",
         (f"{_SIGN_IN}::test_an_access_token_ends_with_its_session_in_every_function",),
         (
-            f"{PACKAGE}/postgres/rate_limits.py",
+            f"{PACKAGE}/postgres/admission.py",
             "(SELECT revoked_at IS NULL AND expires_at > now() FROM",
             "(SELECT expires_at > now() FROM",
         ),

@@ -100,7 +100,7 @@ class Shop:
         """What the state machine does at a mark: a sweep that fails is an alarm, not the end of the minute."""
         try:
             if self.function is None:
-                settle_trades(self.database, self.ledger, rules=rules, budget_s=20.0)
+                settle_trades(self.database, self.ledger, rules=rules, deadline_s=20.0)
             else:
                 occupy(self.function, self.database)
                 self.function._ledger = lambda: self.ledger  # type: ignore[attr-defined] # noqa: SLF001 -- our own
@@ -141,7 +141,7 @@ class Shop:
 
     def clear_the_table(self) -> None:
         """Deliver what was sold, release what was not, and take what is left from the book."""
-        self.chain.rpc.start_budget(60)
+        self.chain.rpc.start_deadline(60)
         self.market.publish()
         for made, (status, _) in zip(self.trades, self.outcomes(), strict=True):
             if status == "Confirmed":

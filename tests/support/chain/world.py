@@ -257,8 +257,8 @@ class World:
 
     # ------------------------------------------------------------------------------------------------ settling
 
-    def sweep(self, rules: SettlementRules = RULES, *, ledger: Ledger | None = None, budget_s: float = 20.0) -> bool:
-        return settle_trades(self.database, ledger or self.ledger, rules=rules, budget_s=budget_s)
+    def sweep(self, rules: SettlementRules = RULES, *, ledger: Ledger | None = None, deadline_s: float = 20.0) -> bool:
+        return settle_trades(self.database, ledger or self.ledger, rules=rules, deadline_s=deadline_s)
 
     def differences(self, *, token_decimals: int = 18) -> list[str]:
         """What database and chain disagree on."""

@@ -22,7 +22,7 @@ _COUNT: Final[Mapping[int, LiteralString]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
+class Admission:
     """Requests of each of those counted in this minute, this one included, and how long the minute still lasts."""
 
     requests: list[int]
@@ -30,13 +30,13 @@ class Rate:
     session_goes_on: bool
 
 
-def count(conn: Connection, who: Sequence[str], *, session_id: UUID | None = None) -> Rate:
+def admit(conn: Connection, who: Sequence[str], *, session_id: UUID | None = None) -> Admission:
     """Count one more request of each of `who`, three at most.
 
     The first of a minute forgets up to 50 counts of minutes gone by.
 
-    Whoever counts for the same names gives them in the same order, or two of them could wait for each other. On the
-    same way to the database it is found out whether a session goes on: it was neither ended nor has it run out.
+    Whoever counts for the same names gives them in the same order, or two of them could wait for each other. The
+    same round trip also checks that the session has neither been ended nor expired.
     """
     rows = conn.execute(_COUNT[len(who)], (*who, session_id)).fetchall()
     requests = [row[0] for row in rows]
@@ -52,4 +52,4 @@ def count(conn: Connection, who: Sequence[str], *, session_id: UUID | None = Non
             (PRUNED_AT_ONCE,),
         )
     _, rest, goes_on = rows[0]
-    return Rate(requests=requests, rest_of_minute_s=max(1, rest), session_goes_on=bool(goes_on))
+    return Admission(requests=requests, rest_of_minute_s=max(1, rest), session_goes_on=bool(goes_on))
