@@ -37,7 +37,9 @@ def pack_layer(destination: Path) -> None:
     """Put the layer's packages and our own under `destination`/python. Refuses a layer over the limit."""
     python = destination / "python"
     install(LAYER / "requirements.txt", python)
-    shutil.copytree(LAYER / "energy_market", python / "energy_market", ignore=shutil.ignore_patterns("__pycache__"))
+    # Whoever deploys contracts does it from a checkout: no function needs `evm/contract.py`.
+    unused = shutil.ignore_patterns("__pycache__", "contract.py")
+    shutil.copytree(LAYER / "energy_market", python / "energy_market", ignore=unused)
     compile_modules(python / "energy_market", "/opt/python/energy_market")
     size = sum(file.stat().st_size for file in python.rglob("*") if file.is_file())
     if size > LAYER_LIMIT_BYTES:

@@ -99,9 +99,9 @@ class Books:
         self._moved: dict[str, int] = defaultdict(int)
         self._heads: dict[int, str] = {}
 
-    def start_budget(self, budget_s: float) -> None:
-        """Limit all later requests together to `budget_s` seconds."""
-        self._rpc.start_budget(budget_s)
+    def start_deadline(self, deadline_s: float) -> None:
+        """Limit all later requests together to `deadline_s` seconds."""
+        self._rpc.start_deadline(deadline_s)
 
     def check(self) -> list[str]:
         """Contradictions between the contract and the configuration. Raises WrongChain if there is no contract.

@@ -238,12 +238,12 @@ class Ledger:
         """Whether it has the operator's key."""
         return self._key is not None
 
-    def start_budget(self, budget_s: float) -> None:
-        """Limit all later requests together to `budget_s` seconds."""
-        self._rpc.start_budget(budget_s)
+    def start_deadline(self, deadline_s: float) -> None:
+        """Limit all later requests together to `deadline_s` seconds."""
+        self._rpc.start_deadline(deadline_s)
 
     def remaining_s(self) -> float:
-        """Seconds that are left of the budget."""
+        """Seconds until the deadline."""
         return self._rpc.remaining_s()
 
     def close(self) -> None:

@@ -195,7 +195,7 @@ def contradictions(facts: Facts, expected: Expected) -> list[Gap]:
 
 
 def check(rpc: Rpc, expected: Expected, *, now_s: float | None = None) -> list[Gap]:
-    """Every unmet need; an empty list if trades can be settled. Takes at most the budget of `rpc`."""
+    """Every unmet need; an empty list if trades can be settled. Takes at most until the deadline of `rpc`."""
     try:
         facts = ask(rpc, chain_id=expected.chain_id, contract=expected.contract)
     except WrongChain as error:

@@ -74,28 +74,28 @@ class Rpc:
         url: str,
         *,
         timeout_s: float = 5.0,
-        budget_s: float = 20.0,
+        deadline_s: float = 20.0,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`timeout_s` limits one attempt; `budget_s` all attempts together, counted from now or from `start_budget`."""
+        """`timeout_s`: limit of one attempt; `deadline_s`: limit of all, counted from now or from `start_deadline`."""
         self._endpoint = Endpoint(url)
         self._timeout_s = timeout_s
         self._monotonic = monotonic
         self._sleep = sleep
         self._chance = chance
-        self._deadline = monotonic() + budget_s
+        self._deadline = monotonic() + deadline_s
         self._last_id = 0
         self._calls_at_once = MAX_CALLS_PER_REQUEST
         self._short_lists_until = 0.0
 
-    def start_budget(self, budget_s: float) -> None:
-        """Limit all later calls together to `budget_s` seconds; a call beyond it raises Unreachable."""
-        self._deadline = self._monotonic() + budget_s
+    def start_deadline(self, deadline_s: float) -> None:
+        """Limit all later calls together to `deadline_s` seconds; a call beyond it raises Unreachable."""
+        self._deadline = self._monotonic() + deadline_s
 
     def remaining_s(self) -> float:
-        """Seconds that are left of the budget; negative once it is spent."""
+        """Seconds until the deadline; negative after it."""
         return self._deadline - self._monotonic()
 
     def call(self, method: str, *params: object) -> Any:  # noqa: ANN401 -- JSON

@@ -128,7 +128,7 @@ def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID
     ).rowcount
 
 
-def settle_unlocks(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID]) -> int:
+def acknowledge_unlocks(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID]) -> int:
     """Record unlocks as done: the device's status no longer lists these reservations after the unlock was sent."""
     return conn.execute(
         """

@@ -43,7 +43,7 @@ def place_order(
     if terms.type == "sell":
         # The lock on the user's row keeps out a device that is being registered at this moment. Otherwise neither would
         # see the other, and the order would wait for ever.
-        users.zone_of(conn, user_id, share_lock=True)
+        users.hold_shared(conn, user_id)
     order = orders.insert(
         conn,
         terms,

@@ -75,22 +75,22 @@ def reconcile(
     *,
     books: Books | None,
     at_rest: bool = False,
-    budget_s: float = 300.0,
+    deadline_s: float = 300.0,
     recheck_s: float = 0.0,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Reconciled:
-    """Compare everything in at most `budget_s` seconds. Without `books`, the chain is left out.
+    """Compare everything in at most `deadline_s` seconds. Without `books`, the chain is left out.
 
     `conn` must not be in a transaction. `at_rest`: nothing is under way, so anything unfinished is a difference too.
     `recheck_s`: pause before the second reading. Raises psycopg's errors if the database cannot be read,
     `evm.rpc.ChainError` if the chain cannot, and OutOfTime.
     """
-    deadline = monotonic() + budget_s
+    deadline = monotonic() + deadline_s
 
     def remaining_s() -> float:
         if monotonic() >= deadline:
-            raise OutOfTime(f"database and chain were not compared in {budget_s:.0f} s")
+            raise OutOfTime(f"database and chain were not compared in {deadline_s:.0f} s")
         return deadline - monotonic()
 
     done = Reconciled()
@@ -98,7 +98,7 @@ def reconcile(
         done.differences = reconciliation.database_differences(conn, at_rest=at_rest, allowed_s=remaining_s)
     if books is None:
         return done
-    books.start_budget(remaining_s())
+    books.start_deadline(remaining_s())
     for sentence in books.check():
         done.differences.add(sentence)
     for _ in range(ATTEMPTS):
