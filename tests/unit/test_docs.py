@@ -166,3 +166,28 @@ def test_the_operations_page_begins_with_its_contents() -> None:
     ]
     for _, title, anchor in entries:
         assert anchor == re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def test_the_picture_of_a_run_has_the_last_screen_of_trading_and_the_result() -> None:
+    sys.path.insert(0, str(ROOT / "infra"))
+    try:
+        from record_run import Screen, drawing, plain, scenes  # noqa: PLC0415 -- a script, not a package
+    finally:
+        sys.path.pop(0)
+    screen = Screen()
+    screen.feed("Building ...\r\n")
+    for phase in ("trading, 1 s", "\x1b[31mtrading, 88 s\x1b[0m", "done, 95 s"):
+        screen.feed(f"<&> {phase}\r\nticks: 3")
+        screen.feed("\r\x1b[2K\x1b[1A\x1b[2K" if phase != "done, 95 s" else "\r\n")
+    screen.feed('Stopping ...\r\n{"consistent": true}\r\n')
+    assert [plain(row) for row in scenes(screen)][1:] == [
+        "Building ...",
+        "<&> trading, 88 s",
+        "ticks: 3",
+        "",
+        "...",
+        '{"consistent": true}',
+    ]
+    picture = drawing(scenes(screen))
+    assert 'fill="#ff7b72">trading, 88 s</text>' in picture
+    assert "&lt;&amp;&gt;" in picture
