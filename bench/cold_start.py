@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from bench.measure import Row, Table, alternated, median, ms
-from tests.api import ENVIRONMENT
-from tests.sandbox import NAMES, link_runtime, pack, size_bytes
+from tests.support.api import ENVIRONMENT
+from tests.support.lambda_ import NAMES, link_runtime, pack, size_bytes
 
 BARE: Final = ("chalice.app", "psycopg", "jwt", "msgspec")
 """The third-party packages that every API function needs."""

@@ -28,7 +28,7 @@ from bench.tick import place, round_trips, seconds, server
 from energy_market.domain import wallets
 from energy_market.postgres.market import fold_changes
 from energy_market.usecases import answer_challenge
-from tests.api import ENVIRONMENT, load_function, new_wallet, proxy_event, sign, token_of
+from tests.support.api import ENVIRONMENT, load_function, new_wallet, proxy_event, sign, token_of
 
 LONG_BOOK: Final = 1_000_000
 SHORT_BOOK: Final = 10_000

@@ -21,7 +21,6 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import boto3
 import psutil
 import psycopg
 from eth_account import Account
@@ -38,7 +37,7 @@ from local_market.commands.session import DEFAULT_SPEED
 from local_market.community.clock import START, SimulatedClock
 from local_market.community.household import community
 from local_market.community.street import Street
-from local_market.emulators.local_aws import AWS_ENVIRONMENT, STACK
+from local_market.emulators.local_aws import STACK, aws_session
 from local_market.parts.anvil import start_anvil
 from local_market.parts.places import LOCAL
 from local_market.parts.postgres import LocalPostgres, let_functions_in
@@ -48,10 +47,10 @@ from local_market.stack.sam import STAGE
 from local_market.stack.stack import remove_state
 from local_market.watching.comparison import TOKEN_DECIMALS, Escrow, reconcile
 from local_market.watching.figures import percentile
-from tests.chain import trade
-from tests.e2e.firmware import Firmware
-from tests.integration.settlement.world import NANO, World
-from tests.owner import remember
+from tests.support.chain.chain import trade
+from tests.support.chain.world import NANO, World
+from tests.support.devices.firmware import Firmware
+from tests.support.owner import remember
 
 CLIENTS: Final = 8
 AT_LEAST_THE_EMPTY: Final = 0.8
@@ -259,11 +258,7 @@ def handle(event, context):
 
 def deploy_empty(market: LocalMarket) -> str:
     """A handler that does nothing, behind a REST API of its own in the same emulator; its address."""
-    session = boto3.Session(
-        aws_access_key_id=AWS_ENVIRONMENT["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=AWS_ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
-        region_name=AWS_ENVIRONMENT["AWS_DEFAULT_REGION"],
-    )
+    session = aws_session()
     endpoint_url = market.stack.aws.endpoint_url
     functions = session.client("lambda", endpoint_url=endpoint_url)
     apis = session.client("apigateway", endpoint_url=endpoint_url)
@@ -536,7 +531,7 @@ class Parties:
     def __init__(self, world: World) -> None:
         """All of them get a wallet, and escrow from somebody rich."""
         self._world = world
-        world.chain.rpc.start_budget(3600)
+        world.chain.rpc.start_deadline(3600)
         self._homes = [world.market.home(available_wh=10**9) for _ in range(PEOPLE)]
         self._buyers = [world.market.user() for _ in range(PEOPLE)]
         escrow = 1_000 * ENERGY_WH * PRICE_MICRO * NANO
@@ -578,6 +573,6 @@ class Parties:
             list(made),
         )
         assert paid == trades
-        world.ledger.start_budget(60)
+        world.ledger.start_deadline(60)
         gas = sum(receipt.gas_used for receipt in world.ledger.receipts(hashes).values() if receipt is not None)
         return Swept(gas_a_trade=gas / trades, trades_a_second=trades / took_s)

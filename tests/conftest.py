@@ -20,10 +20,10 @@ from local_market.parts.places import LOCAL
 from local_market.parts.postgres import LocalPostgres, start_postgres
 from local_market.parts.processes import began_at, locked, stop_orphans
 from local_market.stack.stack import remove_state
-from tests.owner import as_functions, as_owner, remember
+from tests.support.market import chain_was_asked
+from tests.support.owner import as_functions, as_owner, remember
+from tests.support.places import CHECKOUT, TEMPLATE
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-TEMPLATE = "energy_market_template"
 MEMORY = Path("/dev/shm")  # noqa: S108 -- a folder of our own in it
 MEMORY_NEEDED = 4 * 2**30
 """Bytes that must be free in it: PostgreSQL's own use it as well, and a few hundred MB are filled."""
@@ -117,11 +117,6 @@ def _place_of_states() -> Path:
         checkout = hashlib.sha256(f"{os.getuid()} {CHECKOUT}".encode()).hexdigest()[:12]
         return MEMORY / f"energy-market-tests-{checkout}"
     return LOCAL / "tests"
-
-
-def chain_was_asked(connection: psycopg.Connection) -> None:
-    """As if a sweep had just asked the chain, whenever that is: most tests' ticks have no chain beside them."""
-    connection.execute("UPDATE chain_state SET asked_at = 'infinity'")
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ from energy_market.usecases.read_profile import read_profile
 SERVED = Path(__file__).parent
 
 CHAIN_TIMEOUT_S: Final = 2.0  # for one answer of the node
-CHAIN_BUDGET_S: Final = 3.0  # for all that one request asks of it
+CHAIN_DEADLINE_S: Final = 3.0  # for all that one request asks of it
 CHAIN_RETRY_S: Final = 5
 """Seconds after which who asked in vain may ask again."""
 WELL_FOR_S: Final = 15.0  # for so long a chain that lacked nothing is not checked again
@@ -132,7 +132,7 @@ def _facts() -> Facts:
 
 
 def _node() -> Rpc:
-    return Rpc(settings.rpc_url, timeout_s=CHAIN_TIMEOUT_S, budget_s=CHAIN_BUDGET_S)
+    return Rpc(settings.rpc_url, timeout_s=CHAIN_TIMEOUT_S, deadline_s=CHAIN_DEADLINE_S)
 
 
 @app.route("/api/v1/health", methods=["GET", "HEAD"], needs_database=False)

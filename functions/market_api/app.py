@@ -235,7 +235,7 @@ def history() -> Response:
     with database.transaction() as conn:
         found = market.candles(
             conn,
-            users.zone_of(conn, caller.user_id, share_lock=False),
+            users.zone_of(conn, caller.user_id),
             interval=interval,
             since=begin,
             until=end,
@@ -251,7 +251,7 @@ def recent_trades() -> Response:
     with database.transaction() as conn:
         page = trade_reads.confirmed(
             conn,
-            users.zone_of(conn, caller.user_id, share_lock=False),
+            users.zone_of(conn, caller.user_id),
             before=query.cursor.moment() if query.cursor is not None else None,
             limit=query.limit,
         )

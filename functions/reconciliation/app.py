@@ -37,10 +37,10 @@ def reconcile(_event: object, context: LambdaContext) -> dict[str, int]:
     """
     began = time.monotonic()
     chain = config.chain_settings()
-    budget_s = context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S
+    deadline_s = context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S
     try:
         with (
-            read_only(config.database_url(), deadline_s=budget_s) as conn,
+            read_only(config.database_url(), deadline_s=deadline_s) as conn,
             closing(Rpc(chain.rpc_url, timeout_s=CHAIN_TIMEOUT_S)) as rpc,
         ):
             books = Books(
@@ -51,7 +51,7 @@ def reconcile(_event: object, context: LambdaContext) -> dict[str, int]:
                 token_decimals=chain.token_decimals,
                 first_block=config.settlement_block(),
             )
-            done = compare(conn, books=books, budget_s=budget_s, recheck_s=RECHECK_S)
+            done = compare(conn, books=books, deadline_s=deadline_s, recheck_s=RECHECK_S)
     except (psycopg.Error, ChainError, OutOfTime) as error:
         log("reconciliation.failed", level="error", error=type(error).__name__)
         raise

@@ -112,9 +112,9 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
     )
     left_s = context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S
     _database().start_deadline(left_s)
-    budget_s = min(SWEEP_S, left_s)
+    deadline_s = min(SWEEP_S, left_s)
     try:
-        swept = settle_trades(_database(), _ledger(), rules=rules, budget_s=budget_s, wait_s=WAIT_FOR_OTHER_SWEEP_S)
+        swept = settle_trades(_database(), _ledger(), rules=rules, deadline_s=deadline_s, wait_s=WAIT_FOR_OTHER_SWEEP_S)
     except ChainError as error:
         log("sweep.chain_away", level="error", error=type(error).__name__, detail=str(error))
         metric("SweepsFailed", 1)
@@ -149,7 +149,7 @@ def _chain_gaps() -> "list[Gap]":
     from energy_market.evm.rpc import Rpc  # noqa: PLC0415
 
     expected = _ledger().expected
-    with closing(Rpc(config.chain_settings().rpc_url, budget_s=CHECK_S)) as rpc:
+    with closing(Rpc(config.chain_settings().rpc_url, deadline_s=CHECK_S)) as rpc:
         return [gap for gap in node_check.check(rpc, expected) if gap.need != "paused"]
 
 

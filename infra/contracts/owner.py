@@ -76,7 +76,7 @@ def govern(contract: Contract, owner: LocalAccount, command: str, value: Any) ->
 def main() -> None:
     """Do what the command line says."""
     arguments = _parser().parse_args()
-    with closing(Rpc(_named("RPC_URL"), budget_s=PATIENCE_S)) as rpc:
+    with closing(Rpc(_named("RPC_URL"), deadline_s=PATIENCE_S)) as rpc:
         if arguments.command == "deploy":
             owner: LocalAccount = Account.from_key(_named("OWNER_KEY"))
             token = Contract(rpc=rpc, artifact=TOKEN, address=arguments.token)

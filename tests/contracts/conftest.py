@@ -1,17 +1,10 @@
 """One chain for the session; each test finds the contracts fresh and leaves no trace."""
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import pytest
 
-from tests.chain import LIMIT, Chain, mock
-
-
-class ChainWith(Protocol):
-    """Makes a chain whose token is one of the mocks, made with these arguments."""
-
-    def __call__(self, token: str, *arguments: object, limit: int = LIMIT) -> Chain: ...
+from tests.support.chain.chain import LIMIT, Chain, ChainWith, mock
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +17,10 @@ def _deployed(anvil: str) -> Iterator[Chain]:
 @pytest.fixture
 def chain(_deployed: Chain) -> Iterator[Chain]:
     """The token and the settlement contract, nothing deposited."""
-    _deployed.rpc.start_budget(30)
+    _deployed.rpc.start_deadline(30)
     before = _deployed.rpc.call("evm_snapshot")
     yield _deployed
-    _deployed.rpc.start_budget(30)
+    _deployed.rpc.start_deadline(30)
     assert _deployed.rpc.call("evm_revert", before)
 
 

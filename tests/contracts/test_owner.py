@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 from eth_account.signers.local import LocalAccount
 
-from tests.chain import CHECKOUT, ONE, Chain, trade
+from tests.support.chain.chain import ONE, Chain, trade
+from tests.support.places import CHECKOUT
 
 SCRIPT = CHECKOUT / "infra" / "contracts" / "owner.py"
 Run = Callable[..., dict[str, str]]
@@ -24,7 +25,7 @@ def run(chain: Chain, anvil: str, monkeypatch: pytest.MonkeyPatch, capsys: pytes
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
         monkeypatch.setenv("OWNER_KEY", by.key.hex() if by else "")
         capsys.readouterr()
-        chain.rpc.start_budget(30)
+        chain.rpc.start_deadline(30)
         runpy.run_path(str(SCRIPT), run_name="__main__")
         return dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
 

@@ -17,9 +17,8 @@ from eth_utils.crypto import keccak
 from energy_market.evm import ledger
 from energy_market.evm.contract import deploy
 from energy_market.evm.rpc import Refused
-from tests.chain import (
+from tests.support.chain.chain import (
     ALREADY_SETTLED,
-    CHECKOUT,
     EXPIRED,
     FOR_EVER,
     INSUFFICIENT_ESCROW,
@@ -31,12 +30,13 @@ from tests.chain import (
     SETTLEMENT,
     TOKEN,
     Chain,
+    ChainWith,
     events,
     mock,
     trade,
     word,
 )
-from tests.contracts.conftest import ChainWith
+from tests.support.places import CHECKOUT
 
 DAY_S: Final = 86_400
 

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from energy_market.evm.contract import Contract
 from local_market.parts.anvil import start_anvil
 from local_market.stack.stack import remove_state
-from tests.chain import (
+from tests.support.chain.chain import (
     ALREADY_SETTLED,
     EXPIRED,
     INSUFFICIENT_ESCROW,
@@ -122,7 +122,7 @@ class Stage:
 
     def _mined(self, call: dict[str, str]) -> dict[str, Any]:
         rpc = self.chain.rpc
-        rpc.start_budget(30)
+        rpc.start_deadline(30)
         self.now_s += 1
         rpc.call("evm_setNextBlockTimestamp", self.now_s)
         sent = rpc.call("eth_sendTransaction", {**call, "gas": hex(5_000_000)})

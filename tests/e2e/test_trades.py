@@ -31,10 +31,10 @@ from energy_market_client.errors import ApiError
 from energy_market_client.wallet import read_uint
 from local_market.emulators.local_aws import STACK
 from local_market.watching.dead_letters import dead_letters, replay
-from tests.contract import contract
-from tests.e2e import leftovers
-from tests.e2e.conftest import NODE_KEY, ON_LOCALSTACK, UNIT, Neighbour, Neighbourhood, wait_until
-from tests.e2e.firmware import Firmware
+from tests.support.contract import contract
+from tests.support.devices.firmware import Firmware
+from tests.support.neighbourhood import NODE_KEY, ON_LOCALSTACK, UNIT, Neighbour, Neighbourhood, wait_until
+from tests.support.trouble import leftovers
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def _order(of: Neighbour, order: Mapping[str, Any]) -> dict[str, Any]:
 
 def _escrow(neighbourhood: Neighbourhood, of: Neighbour) -> Decimal:
     market = neighbourhood.market
-    rpc = Rpc(market.stack.chain.rpc_url, budget_s=10)
+    rpc = Rpc(market.stack.chain.rpc_url, deadline_s=10)
     amount = read_uint(rpc, market.settlement_contract, "escrow(address)", of.client.account.address)
     rpc.close()
     return Decimal(amount) / UNIT

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,16 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from moto import mock_aws
 
 from energy_market_client import transport
-from tests.api import ENVIRONMENT, FUNCTIONS, Client, load_function
-from tests.integration.loop import Loop
-from tests.integration.market import Market
-from tests.integration.neighbours import Api
-from tests.integration.pooler import Mode, Pooler
-from tests.integration.postgres_proxy import DOOM, Proxy
+from tests.support.api import ENVIRONMENT, FUNCTIONS, Client, load_function
+from tests.support.fixtures import LoadApi, MakePooler
+from tests.support.loop import Loop
+from tests.support.market import Market
+from tests.support.neighbours import Api
+from tests.support.trouble.pooler import Mode, Pooler
+from tests.support.trouble.postgres_proxy import DOOM, Proxy
 
 if TYPE_CHECKING:
     from types_boto3_iot import IoTClient
-
-LoadApi = Callable[[str], Client]
-MakePooler = Callable[..., Pooler]
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from energy_market.domain.errors import Conflict
 from energy_market.domain.operators import Operator
 from energy_market.usecases.run_tick import run_tick
 from energy_market.usecases.set_kyc_status import set_kyc_status
-from tests.api import Answer, Client, SignedIn, challenged, new_wallet, signed_in
-from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
-from tests.integration.conftest import LoadApi
-from tests.integration.market import SETTINGS, Home, Market
+from tests.support.api import Answer, Client, SignedIn, challenged, new_wallet, signed_in
+from tests.support.fixtures import LoadApi
+from tests.support.market import SETTINGS, Home, Market
+from tests.support.trouble.alongside import Alongside, wait_until_somebody_waits_for
 
 ADMIN = "/api/v1/admin"
 WHY = {"reason": "an alarm at three in the morning"}

@@ -9,11 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from tests.api import Client, SignedIn, signed_in
-from tests.chain import Chain
-from tests.contract import contract
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Market
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.chain.chain import Chain
+from tests.support.contract import contract
+from tests.support.fixtures import LoadApi
+from tests.support.market import Market
 
 DASHBOARD = "/api/v1/analytics/dashboard"
 TRANSACTIONS = "/api/v1/analytics/transactions"
@@ -187,7 +187,7 @@ def test_a_wallet_is_told_nothing_that_the_chain_was_not_asked(
     assert load_api("analytics_api").get(CHAIN).refusal == (503, "chain_unfit")
     monkeypatch.setenv("RPC_URL", "http://127.0.0.1:1")
     client = load_api("analytics_api")
-    monkeypatch.setattr(client.module, "CHAIN_BUDGET_S", 0.1)
+    monkeypatch.setattr(client.module, "CHAIN_DEADLINE_S", 0.1)
     answer = client.get(CHAIN)
     assert (answer.refusal, answer.headers["Retry-After"]) == ((503, "chain_unavailable"), "5")
 
@@ -207,7 +207,7 @@ def test_health_is_well_when_all_is_there(api: Client, served: Path) -> None:
 
 
 def test_health_says_that_the_chain_is_away(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.module, "CHAIN_BUDGET_S", 0.1)
+    monkeypatch.setattr(api.module, "CHAIN_DEADLINE_S", 0.1)
     answer = api.get(HEALTH)
     assert answer.status == 503
     assert (answer.json["status"], answer.json["database"], answer.json["chain"]) == ("degraded", "ok", "unavailable")
@@ -275,7 +275,7 @@ def test_the_contract_is_served_as_it_is_written(api: Client) -> None:
 
 
 def test_a_monitor_may_ask_for_the_head(api: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api.module, "CHAIN_BUDGET_S", 0.1)  # there is none
+    monkeypatch.setattr(api.module, "CHAIN_DEADLINE_S", 0.1)  # there is none
     for path, status in (("health", 503), ("chain", 503), ("openapi.json", 200), ("docs", 200)):
         answer = api.call("HEAD", f"/api/v1/{path}")
         assert (answer.status, answer.text) == (status, ""), path

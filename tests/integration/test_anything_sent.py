@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.api import Client, SignedIn, signed_in
-from tests.contract import contract
-from tests.integration.conftest import LoadApi
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.contract import contract
+from tests.support.fixtures import LoadApi
 
 FUNCTIONS = {"auth": "auth_api", "market": "market_api", "iot": "iot_api", "network": "network_api"}
 

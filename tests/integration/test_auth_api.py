@@ -13,7 +13,7 @@ import pytest
 
 from energy_market.config import ConfigurationError
 from energy_market.domain import tokens
-from tests.api import ENVIRONMENT, Answer, Client, challenged, new_wallet, sign, signed_in
+from tests.support.api import ENVIRONMENT, Answer, Client, challenged, new_wallet, sign, signed_in
 
 KEYS: dict[str, str] = json.loads(ENVIRONMENT["JWT_KEYS"])
 

@@ -1,4 +1,6 @@
-"""Every route, tried by a stranger, by the wrong user and by the right one, by the table of tests/authorisation.py."""
+"""Every route, tried by a stranger, by the wrong user and by the right one, by the table of
+tests/support/authorisation.py.
+"""
 
 import json
 from dataclasses import dataclass
@@ -11,10 +13,10 @@ import jwt
 import pytest
 
 from energy_market.domain import tokens
-from tests.api import ENVIRONMENT, Answer, Client, SignedIn, sign, signed_in
-from tests.authorisation import ACCESS, Access, Route, Rule, Things
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Market
+from tests.support.api import ENVIRONMENT, Answer, Client, SignedIn, sign, signed_in
+from tests.support.authorisation import ACCESS, Access, Route, Rule, Things
+from tests.support.fixtures import LoadApi
+from tests.support.market import Market
 
 if TYPE_CHECKING:
     from types_boto3_iot import IoTClient

@@ -15,13 +15,13 @@ from energy_market.domain.errors import Conflict
 from energy_market.domain.orders import MAX_OPEN_ORDERS_OF_A_USER
 from energy_market.domain.sessions import MAX_SESSIONS_OF_A_USER
 from energy_market.domain.sign_in import Challenge
-from energy_market.postgres import challenges, idempotency, rate_limits, refresh_tokens
+from energy_market.postgres import admission, challenges, idempotency, refresh_tokens
 from energy_market.postgres.device_reports import MAX_KEPT_CHARACTERS, MAX_REPORTS_IN_TEN_MINUTES
 from energy_market.usecases import run_tick
 from energy_market.usecases.register_device import Registration, register_device
 from energy_market.usecases.register_node import register_node
-from tests.integration.alongside import all_at_once
-from tests.integration.market import Market
+from tests.support.market import Market
+from tests.support.trouble.alongside import all_at_once
 
 # What each table is bounded by; one that is in neither list is one that nobody has thought about.
 PRUNED = {
@@ -293,14 +293,14 @@ def test_what_has_had_its_time_is_swept_away_faster_than_it_comes(market: Market
     with market.database.transaction() as conn:
         challenges.add(conn, _challenge(conn), source="203.0.113.7")
         assert idempotency.claim(conn, user_id=user, route="r", key="new", body_hash=b"") is None
-        rate_limits.count(conn, ["203.0.113.7"])
+        admission.admit(conn, ["203.0.113.7"])
         refresh_tokens.open_session(conn, user_id=others[1], token_hash=b"x", life_s=60, most=50)
     market.report(f"energy/device/{home.device}/alert", {})
     gone = {table: before[table] - left(market, table) for table in tables}
     assert gone == {
         "challenges": challenges.PRUNED_AT_ONCE - 1,
         "idempotency_keys": idempotency.PRUNED_AT_ONCE - 1,
-        "rate_limits": rate_limits.PRUNED_AT_ONCE - 1,
+        "rate_limits": admission.PRUNED_AT_ONCE - 1,
         "refresh_tokens": refresh_tokens.PRUNED_AT_ONCE - 1,
         "device_reports": 4 - 1,
     }

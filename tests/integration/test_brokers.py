@@ -22,9 +22,9 @@ from energy_device.config import DeviceConfig
 from energy_device.energy_source import SimulatedBattery
 
 from local_market.parts.ports import free_port
-from tests import tools
-from tests.integration.certificate_authority import CertificateAuthority
-from tests.integration.scripted_broker import ScriptedBroker, Ways
+from tests.support import tools
+from tests.support.devices.certificate_authority import CertificateAuthority
+from tests.support.devices.scripted_broker import ScriptedBroker, Ways
 
 ORDER = "0a000000-0000-4000-8000-000000000001"
 WAIT_S = 20.0

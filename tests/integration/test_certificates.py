@@ -17,10 +17,10 @@ from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.remove_device import expel_device, remove_device
 from energy_market.usecases.rotate_certificate import Rotation, rotate_certificate
 from energy_market.usecases.tidy_device import tidy_devices
-from tests.api import Client, SignedIn, signed_in
-from tests.integration.conftest import LoadApi
-from tests.integration.market import SETTINGS, Home, Market, certificate_of, now_ms
-from tests.integration.test_iot_api import DEVICES, REGISTER, ROOF, identities, make_csr
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.devices.registration import DEVICES, REGISTER, ROOF, identities, make_csr
+from tests.support.fixtures import LoadApi
+from tests.support.market import SETTINGS, Home, Market, certificate_of, now_ms
 
 if TYPE_CHECKING:
     from types_boto3_iot import IoTClient

@@ -5,9 +5,9 @@ import pytest
 from energy_market.postgres import chain_state
 from energy_market.postgres.chain_state import MATCHED_WITHIN_S, NOTED_EVERY_S
 from energy_market.usecases.run_tick import run_tick
-from tests.api import Client, signed_in
-from tests.integration.conftest import LoadApi
-from tests.integration.market import SETTINGS, Market
+from tests.support.api import Client, signed_in
+from tests.support.fixtures import LoadApi
+from tests.support.market import SETTINGS, Market
 
 
 @pytest.fixture

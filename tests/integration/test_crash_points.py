@@ -15,19 +15,11 @@ from typing import Final
 import boto3
 import pytest
 
-from tests.integration.conftest import LoadApi
-from tests.integration.crashes import (
-    FUNCTIONS,
-    USE_CASES,
-    Fuse,
-    FusedDatabase,
-    every_crash,
-    occupy,
-)
-from tests.integration.loop import Living, Loop, MovingBook
-from tests.integration.market import Market
-from tests.integration.migrating import Migrating, first_migrations
-from tests.integration.neighbours import (
+from tests.support.fixtures import LoadApi
+from tests.support.loop import Living, Loop, MovingBook
+from tests.support.market import Market
+from tests.support.migrating import Migrating, first_migrations
+from tests.support.neighbours import (
     Api,
     AtApi,
     BuildingANode,
@@ -48,7 +40,8 @@ from tests.integration.neighbours import (
     SigningUp,
     Tidying,
 )
-from tests.integration.settlement.test_crash_points import COVERS as COVERS_OF_SETTLEMENT
+from tests.support.trouble.covered import COVERS as COVERS_OF_SETTLEMENT
+from tests.support.trouble.crashes import FUNCTIONS, USE_CASES, Fuse, FusedDatabase, every_crash, occupy
 
 # Use cases (by module) and handlers (as folder.handler) that a process passes through before it dies.
 COVERS: Final[dict[str, set[str]]] = {

@@ -12,11 +12,10 @@ import psycopg
 import pytest
 
 from energy_market.database import UNAVAILABLE, Database
-from tests.integration.disturbances import Disturbance, disturb, each_in_each_way, each_once
-from tests.integration.loop import Loop, TwoSteps
-from tests.integration.market import Market
-from tests.integration.migrating import Migrating, first_migrations
-from tests.integration.neighbours import (
+from tests.support.loop import Loop, TwoSteps
+from tests.support.market import Market
+from tests.support.migrating import Migrating, first_migrations
+from tests.support.neighbours import (
     Api,
     BuildingANode,
     Cancelling,
@@ -28,8 +27,9 @@ from tests.integration.neighbours import (
     SignedUp,
     SigningUp,
 )
-from tests.integration.postgres_proxy import DOOM, Proxy
-from tests.owner import as_owner
+from tests.support.owner import as_owner
+from tests.support.trouble.disturbances import Disturbance, disturb, each_in_each_way, each_once
+from tests.support.trouble.postgres_proxy import DOOM, Proxy
 
 TELLING = ("disturbed", "doomed", "psycopg", "connection", "PL/pgSQL", "127.0.0.1")
 

@@ -12,9 +12,9 @@ from psycopg.errors import InsufficientPrivilege
 
 from energy_market.postgres.migrations import migrate, schema_version
 from local_market.parts.postgres import FUNCTIONS_ROLE, LocalPostgres
-from tests.conftest import CHECKOUT, TEMPLATE
-from tests.integration.market import Market
-from tests.owner import as_functions
+from tests.support.market import Market
+from tests.support.owner import as_functions
+from tests.support.places import CHECKOUT, TEMPLATE
 
 MIGRATIONS = CHECKOUT / "infra" / "migrations"
 ALL = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})

@@ -14,8 +14,8 @@ from energy_market.postgres import deliveries
 from energy_market.postgres.migrations import migrate
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.settling.deliveries import end_deliveries
-from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
-from tests.integration.market import Home, Market
+from tests.support.market import Home, Market
+from tests.support.trouble.alongside import Alongside, wait_until_somebody_waits_for
 
 MIGRATIONS: Final = Path(__file__).resolve().parents[2] / "infra" / "migrations"
 

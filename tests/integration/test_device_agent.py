@@ -23,7 +23,7 @@ from energy_device.energy_source import SimulatedBattery
 
 from local_market.emulators.ministack import start_ministack
 from local_market.parts.ports import free_port
-from tests.integration.broker import Broker
+from tests.support.devices.broker import Broker
 
 
 class Line:

@@ -27,8 +27,8 @@ from energy_market.usecases.revoke_certificates import revoke_certificates
 from energy_market.usecases.rotate_certificate import Rotation, rotate_certificate
 from energy_market.usecases.tidy_device import tidy_devices
 from local_market.emulators.ministack import start_ministack
-from tests.integration.broker import Broker
-from tests.integration.market import SETTINGS, Market
+from tests.support.devices.broker import Broker
+from tests.support.market import SETTINGS, Market
 
 TIMEOUT_S = 10.0
 NOT_AUTHORIZED = mqtt5.PubackReasonCode.NOT_AUTHORIZED

@@ -18,8 +18,8 @@ from energy_market.messages.reports import (
     read_object,
     read_transfer_status,
 )
-from tests.api import ENVIRONMENT, load_function
-from tests.integration.market import Home, Market, certificate_of, now_ms
+from tests.support.api import ENVIRONMENT, load_function
+from tests.support.market import Home, Market, certificate_of, now_ms
 
 # What fields hold, what is next to it, and anything at all.
 NUMBERS = (

@@ -21,12 +21,12 @@ from local_market.parts.postgres import LocalPostgres as Server
 from local_market.parts.postgres import _postgres_binaries, home_of_postgres, postgres_user, start_postgres
 from local_market.parts.processes import Started, plain_environment, start, stop
 from local_market.stack.stack import remove_state
-from tests.integration.everybody import Everybody
-from tests.integration.loop import Loop
-from tests.integration.market import Market
-from tests.integration.neighbours import Api, Ordering
-from tests.integration.test_server_killed import OwnServer
-from tests.integration.test_silent_database import at_most, port_of, through
+from tests.support.everybody import Everybody
+from tests.support.loop import Loop
+from tests.support.market import Market
+from tests.support.neighbours import Api, Ordering
+from tests.support.trouble.links import at_most, port_of, through
+from tests.support.trouble.own_server import OwnServer
 
 
 class TwoServers:

@@ -15,8 +15,8 @@ from energy_market.postgres import devices
 from energy_market.postgres.deliveries import COUNT_FORGOTTEN_AFTER_S, MAX_REPORTS_BETWEEN_STATUSES
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.settling.deliveries import end_deliveries
-from tests.integration.market import SETTINGS, Home, Market, now_ms
-from tests.integration.real_device import RealDevice
+from tests.support.devices.real import RealDevice
+from tests.support.market import SETTINGS, Home, Market, now_ms
 
 AVAILABLE_WH = 10_000
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.api import Client, SignedIn, signed_in
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Market
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.fixtures import LoadApi
+from tests.support.market import Market
 
 HISTORY = "/api/v1/market/history"
 NOON = datetime(2026, 6, 21, 12, tzinfo=UTC)

@@ -29,8 +29,8 @@ from energy_market.api.fields import Cursor, EnergyWh, PageLimit, PriceMicro, Pr
 from energy_market.database import Database
 from energy_market.domain import errors
 from energy_market.domain.settings import HttpSettings
-from tests.api import ENVIRONMENT, FUNCTIONS, Client, proxy_event, token_of
-from tests.integration.alongside import all_at_once
+from tests.support.api import ENVIRONMENT, FUNCTIONS, Client, proxy_event, token_of
+from tests.support.trouble.alongside import all_at_once
 
 KEYS = {"k": "a secret that is long enough for everyone"}
 

@@ -9,10 +9,6 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from energy_market.aws.registry import Credentials, DeviceRegistry, check_csr
 from energy_market.database import Database
@@ -20,16 +16,13 @@ from energy_market.domain.errors import Conflict, InvalidRequest
 from energy_market.usecases.answer_once import Answer
 from energy_market.usecases.register_device import Registration, register_device
 from energy_market.usecases.tidy_device import tidy_devices
-from tests.api import Client, SignedIn, signed_in
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Market
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.devices.registration import DEVICES, REGISTER, ROOF, identities, make_csr
+from tests.support.fixtures import LoadApi
+from tests.support.market import Market
 
 if TYPE_CHECKING:
     from types_boto3_iot import IoTClient
-
-REGISTER = "/api/v1/iot/device/register"
-DEVICES = "/api/v1/iot/devices"
-ROOF = {"device_type": "raspi", "location": "the roof"}
 
 
 @pytest.fixture
@@ -40,18 +33,6 @@ def api(iot: "IoTClient", load_api: LoadApi) -> Client:  # noqa: ARG001 - AWS mu
 @pytest.fixture
 def ann(auth: Client) -> SignedIn:
     return signed_in(auth)
-
-
-def make_csr() -> str:
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "device")])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-    return request.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def identities(iot: "IoTClient") -> tuple[int, int]:
-    """How many things and certificates there are."""
-    return len(iot.list_things()["things"]), len(iot.list_certificates()["certificates"])
 
 
 def test_a_device_gets_all_it_needs_to_connect(api: Client, ann: SignedIn) -> None:
@@ -227,9 +208,6 @@ def test_a_certificate_whose_device_is_gone_is_withdrawn(
         database.close()
     assert identities(iot) == (0, 0)
     assert market.sql("SELECT roles FROM users") == [(["Recipient"],)]
-
-
-# ------------------------------------------------------------------------------------------------ once, and to an end
 
 
 def registered(market: Market) -> list[tuple[object, ...]]:

@@ -13,8 +13,8 @@ from energy_market.domain.matching import Book, Match
 from energy_market.postgres import batches, book, deliveries, settleable, trades
 from energy_market.usecases import run_tick as tick_module
 from energy_market.usecases.run_tick import Tick, run_tick
-from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
-from tests.integration.market import SETTINGS, Market
+from tests.support.market import SETTINGS, Market
+from tests.support.trouble.alongside import Alongside, wait_until_somebody_waits_for
 
 ASKS = 6
 

@@ -12,7 +12,7 @@ from energy_market.messages.received import Dropped
 from energy_market.messages.reports import Refused
 from energy_market.postgres import trades
 from energy_market.usecases.record_lock_response import record_lock_response
-from tests.integration.market import Market, certificate_of
+from tests.support.market import Market, certificate_of
 
 
 def test_a_lock_is_published_with_a_deadline(market: Market) -> None:

@@ -26,11 +26,11 @@ from energy_market.domain.loop import STEP
 from energy_market.postgres.commands import LOCK_REPEAT_S
 from energy_market.postgres.migrations import migrate
 from energy_market.postgres.reconciliation import database_differences
-from tests.api import ENVIRONMENT, load_function
-from tests.conftest import CHECKOUT
-from tests.integration.alongside import Alongside, all_at_once, wait_until_somebody_waits_for
-from tests.integration.market import SETTINGS, Home, Market
-from tests.owner import as_owner
+from tests.support.api import ENVIRONMENT, load_function
+from tests.support.market import SETTINGS, Home, Market
+from tests.support.owner import as_owner
+from tests.support.places import CHECKOUT
+from tests.support.trouble.alongside import Alongside, all_at_once, wait_until_somebody_waits_for
 
 
 def differences(database_url: str) -> list[str]:
@@ -45,7 +45,7 @@ def differences(database_url: str) -> list[str]:
 def loop_process(database_url: str) -> Iterator["subprocess.Popen[str]"]:
     environment = {**os.environ, **ENVIRONMENT, "DATABASE_URL": database_url, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.loop_process"],
+        [sys.executable, "-m", "tests.support.loop_process"],
         cwd=CHECKOUT,
         env=environment,
         stdin=subprocess.PIPE,

@@ -17,8 +17,8 @@ from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.settling.deliveries import end_deliveries
 from energy_market.usecases.settling.expire import expire_unstored
-from tests.integration.market import SETTINGS, Home, Market
-from tests.integration.real_device import RealDevice
+from tests.support.devices.real import RealDevice
+from tests.support.market import SETTINGS, Home, Market
 
 AVAILABLE_WH = 10_000
 TRADE_WH = 500

@@ -7,9 +7,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.api import Client, SignedIn, signed_in
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Market
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.fixtures import LoadApi
+from tests.support.market import Market
 
 CREATE = "/api/v1/market/order/create"
 CANCEL = "/api/v1/market/order/cancel"

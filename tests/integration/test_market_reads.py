@@ -16,8 +16,8 @@ from energy_market.domain.market import Candle, Level, PriceSummary
 from energy_market.postgres import market as market_sql
 from energy_market.postgres import orders as orders_sql
 from energy_market.postgres import trade_reads
-from tests.integration.loop import Loop
-from tests.integration.market import Market
+from tests.support.loop import Loop
+from tests.support.market import Market
 
 
 def depth(market: Market, viewer: UUID, *, levels: int = 500) -> tuple[list[Level], list[Level]]:

@@ -10,7 +10,7 @@ from energy_market.postgres import devices
 from energy_market.usecases import publish_commands
 from energy_market.usecases import run_tick as ticking
 from energy_market.usecases.run_tick import Tick, run_tick
-from tests.integration.market import SETTINGS, Home, Market
+from tests.support.market import SETTINGS, Home, Market
 
 
 def only_tick(market: Market) -> Tick:

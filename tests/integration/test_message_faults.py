@@ -17,7 +17,7 @@ from energy_market.postgres.commands import LOCK_REPEAT_S
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
-from tests.integration.market import SETTINGS, Market, certificate_of, now_ms
+from tests.support.market import SETTINGS, Market, certificate_of, now_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from psycopg import sql
 
 from energy_market.postgres import migrations
 from energy_market.postgres.migrations import ATTEMPTS, MAX_BACKOFF_S, MigrationError, migrate, schema_version
-from tests.api import load_function
+from tests.support.api import load_function
 
 _names = count(1)
 Files = Callable[..., Path]

@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests.api import Client, SignedIn, signed_in
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Market
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.fixtures import LoadApi
+from tests.support.market import Market
 
 REGISTER = "/api/v1/network/node/register"
 NODES = "/api/v1/network/nodes"

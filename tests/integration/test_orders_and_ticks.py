@@ -12,7 +12,7 @@ from energy_market.database import Database
 from energy_market.domain.errors import Conflict, InvalidRequest, NotFound
 from energy_market.domain.matching import Book, Match
 from energy_market.postgres import book, orders, zones
-from tests.integration.market import SETTINGS, Market
+from tests.support.market import SETTINGS, Market
 
 
 def test_two_orders_that_cross_become_a_pending_trade(market: Market) -> None:

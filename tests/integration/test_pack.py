@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.api import ENVIRONMENT, signed_in
-from tests.sandbox import NAMES, Sandbox, link_runtime, pack, size_bytes
+from tests.support.api import ENVIRONMENT, signed_in
+from tests.support.lambda_ import NAMES, Sandbox, link_runtime, pack, size_bytes
 
 ROOT = Path(__file__).parents[2]
 SLOW_TO_IMPORT = {"boto3", "botocore", "cryptography", "eth_account", "pydantic", "web3"}

@@ -21,17 +21,17 @@ from energy_market.postgres.dashboard import dashboard
 from energy_market.postgres.migrations import migrate
 from energy_market.usecases.run_tick import run_tick
 from energy_market_client.errors import UnreachableError
-from tests.api import Client, SignedIn, signed_in
-from tests.conftest import CHECKOUT
-from tests.integration.alongside import all_at_once
-from tests.integration.conftest import LoadApi, MakePooler
-from tests.integration.crashes import occupy
-from tests.integration.everybody import Everybody
-from tests.integration.loop import Loop
-from tests.integration.market import SETTINGS, Market
-from tests.integration.neighbours import Api, Ordering
-from tests.integration.pooler import MODES, Mode
-from tests.owner import as_owner
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.everybody import Everybody
+from tests.support.fixtures import LoadApi, MakePooler
+from tests.support.loop import Loop
+from tests.support.market import SETTINGS, Market
+from tests.support.neighbours import Api, Ordering
+from tests.support.owner import as_owner
+from tests.support.places import CHECKOUT
+from tests.support.trouble.alongside import all_at_once
+from tests.support.trouble.crashes import occupy
+from tests.support.trouble.pooler import MODES, Mode
 
 SANDBOXES = 6
 ROUNDS = 12  # psycopg prepares what it has seen five times

@@ -17,10 +17,10 @@ from energy_market.domain.errors import Conflict
 from energy_market.domain.sessions import HAD_AGAIN_S
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases import run_tick as tick_module
-from tests.api import Answer, Client, SignedIn, challenged, new_wallet, sign, signed_in
-from tests.integration.alongside import all_at_once
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Market
+from tests.support.api import Answer, Client, SignedIn, challenged, new_wallet, sign, signed_in
+from tests.support.fixtures import LoadApi
+from tests.support.market import Market
+from tests.support.trouble.alongside import all_at_once
 
 CREATE = "/api/v1/market/order/create"
 CANCEL = "/api/v1/market/order/cancel"

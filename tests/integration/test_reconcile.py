@@ -9,9 +9,9 @@ import pytest
 
 from local_market.community.home import DeviceRecord
 from local_market.watching.comparison import Escrow, reconcile
-from tests.chain import Chain, trade
-from tests.integration.market import Home, Market
-from tests.owner import as_owner
+from tests.support.chain.chain import Chain, trade
+from tests.support.market import Home, Market
+from tests.support.owner import as_owner
 
 TRADE_WH = 500
 PRICE_MICRO = 200_000
@@ -55,7 +55,7 @@ def contracts(anvil: str) -> Iterator[Chain]:
 @pytest.fixture
 def settled(market: Market, contracts: Chain, anvil: str, database_url: str) -> Iterator[Settled]:
     chain = contracts
-    chain.rpc.start_budget(30)
+    chain.rpc.start_deadline(30)
     before = chain.rpc.call("evm_snapshot")
     home, recipient, ask, bid, matched = market.matched(energy_wh=TRADE_WH, price_micro=PRICE_MICRO)
     market.answer(home.device, ask, "locked", trade=matched.id)
@@ -84,7 +84,7 @@ def settled(market: Market, contracts: Chain, anvil: str, database_url: str) -> 
         bid=bid,
         trade=matched.id,
     )
-    chain.rpc.start_budget(30)
+    chain.rpc.start_deadline(30)
     assert chain.rpc.call("evm_revert", before)
 
 

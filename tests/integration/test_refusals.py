@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.api import Client, SignedIn, signed_in
-from tests.contract import contract
-from tests.integration.conftest import LoadApi
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.contract import contract
+from tests.support.fixtures import LoadApi
 
 ROOT = Path(__file__).parents[2]
 FUNCTIONS = {tag: f"{tag}_api" for tag in ("auth", "market", "iot", "network", "analytics", "admin")}

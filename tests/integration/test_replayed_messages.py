@@ -3,7 +3,7 @@
 import pytest
 
 from energy_market.messages.received import Dropped
-from tests.integration.market import Home, Market, certificate_of, now_ms
+from tests.support.market import Home, Market, certificate_of, now_ms
 
 AN_HOUR_MS = 3_600_000
 

@@ -6,9 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from tests.api import Client, SignedIn, signed_in
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Home, Market
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.fixtures import LoadApi
+from tests.support.market import Home, Market
 
 
 @pytest.fixture

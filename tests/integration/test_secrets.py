@@ -14,8 +14,8 @@ from energy_market.evm.ledger import Ledger
 from energy_market.evm.node_check import Expected, check
 from energy_market.evm.rpc import Rpc
 from energy_market.usecases.log_in import Session
-from tests.api import FEES, load_function
-from tests.integration.conftest import LoadApi
+from tests.support.api import FEES, load_function
+from tests.support.fixtures import LoadApi
 
 SECRET = "hunter2"
 # What people make of a password with a special character, and of a URL that was copied in a hurry.
@@ -93,11 +93,11 @@ def migrations_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("url", RPC_URLS)
 def test_no_error_names_the_key_of_the_chains_node(url: str) -> None:
     def ask() -> None:
-        Rpc(url, timeout_s=0.2, budget_s=0.2).call("eth_chainId")
+        Rpc(url, timeout_s=0.2, deadline_s=0.2).call("eth_chainId")
 
     def look() -> None:
         expected = Expected(chain_id=1, contract="0x0", token="0x0", token_decimals=18)
-        raise LookupError(check(Rpc(url, timeout_s=0.2, budget_s=0.2), expected))
+        raise LookupError(check(Rpc(url, timeout_s=0.2, deadline_s=0.2), expected))
 
     said = words_of(ask) + words_of(look)
     assert said

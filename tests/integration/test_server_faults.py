@@ -21,12 +21,12 @@ from energy_market.database import Database
 from energy_market_client.errors import UnreachableError
 from local_market.parts.postgres import FUNCTIONS_ROLE
 from local_market.parts.postgres import LocalPostgres as Server
-from tests.conftest import TEMPLATE
-from tests.integration.everybody import Everybody
-from tests.integration.loop import Loop
-from tests.integration.market import Market
-from tests.integration.neighbours import Api, Cancelling, Ordering
-from tests.owner import as_functions, as_owner
+from tests.support.everybody import Everybody
+from tests.support.loop import Loop
+from tests.support.market import Market
+from tests.support.neighbours import Api, Cancelling, Ordering
+from tests.support.owner import as_functions, as_owner
+from tests.support.places import TEMPLATE
 
 DISK_MB = 32
 

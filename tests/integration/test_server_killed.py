@@ -3,67 +3,23 @@
 What was answered stays, what was not is done again.
 """
 
-import contextlib
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
-import psycopg
 import pytest
 
 from energy_market.database import UNAVAILABLE, Database, Unreachable
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Rpc
-from energy_market.postgres.migrations import migrate
 from energy_market.usecases.settling.settle import settle_trades
-from local_market.parts.postgres import LocalPostgres as Server
-from local_market.parts.postgres import start_postgres
-from local_market.stack.stack import remove_state
-from tests.conftest import CHECKOUT, chain_was_asked
-from tests.integration.crashes import Scenario
-from tests.integration.everybody import Everybody
-from tests.integration.loop import Loop, TwoSteps
-from tests.integration.market import Market
-from tests.integration.neighbours import Api, Ordering, Registering
-from tests.integration.postgres_proxy import Proxy
-from tests.owner import remember
-
-
-class OwnServer:
-    """A server that may be killed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.server: Server = start_postgres(folder)
-        remember(self.server)
-        self.url = self.server.functions_url
-        self.port = psycopg.conninfo.conninfo_to_dict(self.url)["port"]
-        with psycopg.connect(self.server.url, autocommit=True) as conn:
-            migrate(conn, CHECKOUT / "infra" / "migrations")
-            chain_was_asked(conn)
-
-    def kill(self) -> None:
-        """All of its processes at once, as when the machine loses power."""
-        assert self.server.process is not None
-        postmaster = psutil.Process(self.server.process.pid)
-        postmaster.send_signal(signal.SIGSTOP)  # nobody is born any more, and nobody's death is noticed
-        for process in [*postmaster.children(recursive=True), postmaster]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.server.stop()
-
-    def start_again(self) -> None:
-        self.server = start_postgres(self.folder, port=int(str(self.port)))
-
-    def is_killed_and_started_again(self) -> None:
-        self.kill()
-        self.start_again()
-
-    def close(self) -> None:
-        self.server.stop()
-        remove_state(self.folder)
+from tests.support.everybody import Everybody
+from tests.support.loop import Loop, TwoSteps
+from tests.support.market import Market
+from tests.support.neighbours import Api, Ordering, Registering
+from tests.support.trouble.crashes import Scenario
+from tests.support.trouble.own_server import OwnServer
+from tests.support.trouble.postgres_proxy import Proxy
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +56,7 @@ def test_while_the_server_is_gone_everybody_is_refused_and_keeps_what_he_holds(
         own_server.kill()
         everybody.is_refused()
         with pytest.raises(Unreachable):
-            settle_trades(sandbox, ledger, rules=rules, budget_s=1.0)
+            settle_trades(sandbox, ledger, rules=rules, deadline_s=1.0)
         own_server.start_again()
         everybody.goes_on()
     with sandbox.transaction() as conn:

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from eth_account.signers.local import LocalAccount
 
-from tests.api import Answer, Client, challenged, new_wallet, proxy_event, sign, signed_in
-from tests.integration.conftest import LoadApi
-from tests.integration.market import Market
+from tests.support.api import Answer, Client, challenged, new_wallet, proxy_event, sign, signed_in
+from tests.support.fixtures import LoadApi
+from tests.support.market import Market
 
 CHALLENGE, SIGN_UP, LOG_IN = "/api/v1/auth/challenge", "/api/v1/auth/signup", "/api/v1/auth/login"
 

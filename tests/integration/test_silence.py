@@ -16,8 +16,8 @@ from energy_market.domain.trades import (
 )
 from energy_market.postgres import book, deliveries, devices, trades
 from energy_market.postgres.reconciliation import database_differences
-from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
-from tests.integration.market import Home, Market, Ticked, now_ms
+from tests.support.market import Home, Market, Ticked, now_ms
+from tests.support.trouble.alongside import Alongside, wait_until_somebody_waits_for
 
 
 def a_bid(market: Market, energy_wh: int = 500) -> UUID:

@@ -9,19 +9,19 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 
-import psycopg
 import pytest
 
 import energy_market.database
 from energy_market.database import UNAVAILABLE, Database, Silent, Unreachable, read_only
 from energy_market_client.errors import UnreachableError
-from local_market.chaos.links import Link, Links
-from tests.integration.disturbances import disturb, each_silence
-from tests.integration.everybody import Everybody
-from tests.integration.loop import Loop, TwoSteps
-from tests.integration.market import Market
-from tests.integration.neighbours import Api, Ordering
-from tests.integration.postgres_proxy import Proxy
+from local_market.chaos.links import Links
+from tests.support.everybody import Everybody
+from tests.support.loop import Loop, TwoSteps
+from tests.support.market import Market
+from tests.support.neighbours import Api, Ordering
+from tests.support.trouble.disturbances import disturb, each_silence
+from tests.support.trouble.links import at_most, port_of, through
+from tests.support.trouble.postgres_proxy import Proxy
 
 FUNCTIONS_HAVE_S = 10.0  # the shortest of those that have to do with the database
 REQUESTS_HAVE_S = 15.0
@@ -39,23 +39,6 @@ def links() -> Iterator[Links]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients do not ask again by themselves."""
     monkeypatch.setattr("energy_market_client.transport.ATTEMPTS", 1)
-
-
-def through(link: Link, url: str) -> str:
-    """The URL of the same database by way of the link."""
-    return url.replace(f":{psycopg.conninfo.conninfo_to_dict(url)['port']}/", f":{link.port}/")
-
-
-def port_of(url: str) -> int:
-    return int(str(psycopg.conninfo.conninfo_to_dict(url)["port"]))
-
-
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    took_s = time.monotonic() - began
-    assert took_s < seconds, f"it took {took_s:.1f} s"
 
 
 @pytest.mark.usefixtures("impatient")

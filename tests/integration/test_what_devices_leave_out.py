@@ -22,9 +22,9 @@ from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.remove_device import remove_device
 from energy_market.usecases.settling.deliveries import end_deliveries
-from tests.api import ENVIRONMENT, Client, load_function, signed_in
-from tests.integration.market import SETTINGS, Home, Market, now_ms
-from tests.integration.test_queue_functions import lines, queued
+from tests.support.api import ENVIRONMENT, Client, load_function, signed_in
+from tests.support.market import SETTINGS, Home, Market, now_ms
+from tests.support.queues import lines, queued
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "device-protocol.md").read_text()
 ROWS: Final = [

@@ -18,7 +18,7 @@ from energy_market.postgres import market as market_sql
 from energy_market.postgres import orders as orders_sql
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases.run_tick import run_tick
-from tests.integration.market import SETTINGS, Home, Market
+from tests.support.market import SETTINGS, Home, Market
 
 
 def book(market: Market, viewer: UUID) -> tuple[list[Level], list[Level]]:

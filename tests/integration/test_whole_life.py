@@ -39,13 +39,13 @@ from energy_market.evm.rpc import Refused
 from energy_market.messages.received import QueuedMessage
 from energy_market.usecases.reconcile import reconcile
 from local_market.parts.postgres import LocalPostgres as Server
-from tests.integration.crashes import Crashed
-from tests.integration.settlement.world import NANO
 from tests.integration.whole_life.device import LiveDevice
 from tests.integration.whole_life.disturbed import Disturbance
 from tests.integration.whole_life.expected import Order
 from tests.integration.whole_life.life import RULES, Life
-from tests.integration.whole_life.stage import BUDGET_S, GAS_MONEY, Stage, rows
+from tests.integration.whole_life.stage import DEADLINE_S, GAS_MONEY, Stage, rows
+from tests.support.chain.world import NANO
+from tests.support.trouble.crashes import Crashed
 
 SIZES = st.sampled_from([100, 200, 300])
 ASKED, BIDDEN = st.sampled_from([100_000, 200_000, 300_000]), st.sampled_from([300_000, 200_000, 100_000])
@@ -128,7 +128,7 @@ class WholeLife(Life, RuleBasedStateMachine):
         """The faults end, and nothing is left over."""
         if not hasattr(self, "expected") or sys.exc_info()[0] is not None:
             return
-        self.stage.rpc.start_budget(BUDGET_S)
+        self.stage.rpc.start_deadline(DEADLINE_S)
         self.operator_has_gas_money(GAS_MONEY)
         self.blocks_cost(1)
         self.come_to_rest()

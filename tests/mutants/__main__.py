@@ -158,7 +158,7 @@ def _compile(checkout: Path) -> None:
 
 
 def _sources(checkout: Path) -> list[str]:
-    return [str(checkout / folder) for folder in ("layers", "functions", "localstack", "devices")]
+    return [str(checkout / folder) for folder in ("layers", "functions", "localstack", "clients", "devices")]
 
 
 def _run(checkout: Path, found_by: tuple[str, ...], name: str) -> Verdict:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import boto3
 import psycopg
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,7 +21,7 @@ from eth_account.messages import encode_defunct
 from eth_account.signers.local import LocalAccount
 
 from energy_market_client.market_client import MarketClient
-from local_market.emulators.local_aws import AWS_ENVIRONMENT, STACK
+from local_market.emulators.local_aws import STACK, aws_session
 from local_market.stack.market import RATE_LIMITS, LocalMarket, market
 from local_market.stack.stack import remove_state
 from local_market.watching.comparison import TOKEN_DECIMALS, Escrow, reconcile
@@ -147,13 +146,7 @@ def wrong(who: str, report: dict[str, Any]) -> Iterator[Finding]:
 
 def _left(running: LocalMarket) -> Iterator[Finding]:
     """What the requests left behind that should not be there."""
-    logs = boto3.client(
-        "logs",
-        endpoint_url=running.stack.aws.endpoint_url,
-        region_name=AWS_ENVIRONMENT["AWS_DEFAULT_REGION"],
-        aws_access_key_id=AWS_ENVIRONMENT["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=AWS_ENVIRONMENT["AWS_SECRET_ACCESS_KEY"],
-    )
+    logs = aws_session().client("logs", endpoint_url=running.stack.aws.endpoint_url)
     groups = [group["logGroupName"] for group in logs.describe_log_groups()["logGroups"]]
     for group in (name for name in groups if STACK in name):
         pages = logs.get_paginator("filter_log_events").paginate(logGroupName=group)

@@ -7,7 +7,7 @@ import pytest
 
 from energy_market.domain.trades import FailReason
 from energy_market.logs import NAMESPACE
-from tests.unit.test_template import FUNCTIONS, ROOT, WATCHING, given_to_watching, of_type
+from tests.support.template import FUNCTIONS, ROOT, WATCHING, given_to_watching, of_type
 
 ALARMS = of_type("AWS::CloudWatch::Alarm")
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()

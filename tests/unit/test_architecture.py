@@ -97,3 +97,19 @@ def test_the_client_knows_the_market_by_its_interfaces_only() -> None:
     for source in CLIENT.rglob("*.py"):
         used = {name.rpartition(".")[0] for name in _imports(source) if name.split(".")[0] in OURS}
         assert used <= {"energy_market.evm.rpc"} | {f"{CLIENT.name}.{path.stem}" for path in CLIENT.glob("*.py")}
+
+
+def test_what_tests_share_is_in_support() -> None:
+    """No test module and no conftest is a library; the bench imports nothing else of the tests."""
+    for source in [*(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]:
+        for name in _imports(source):
+            if name.startswith("tests."):
+                library = name.split(".")[:-1] if name.startswith("tests.support.") else name.split(".")
+                assert not any(part == "conftest" or part.startswith("test_") for part in library), f"{source}: {name}"
+                assert ROOT / "bench" not in source.parents or library[1] == "support", f"{source}: {name}"
+
+
+def test_support_holds_no_test_and_imports_none_of_the_tests_beside_it() -> None:
+    for source in (ROOT / "tests" / "support").rglob("*.py"):
+        assert not source.name.startswith(("test_", "conftest")), source
+        assert all(name.startswith("tests.support") for name in _imports(source) if name.startswith("tests")), source

@@ -1,10 +1,10 @@
-"""No route without a rule: tests/authorisation.py has those of the contract, and docs/security.md shows them."""
+"""No route without a rule: `tests.support.authorisation` has those of the contract, docs/security.md shows them."""
 
 import re
 
-from tests.authorisation import ACCESS, Rule
-from tests.contract import contract
-from tests.unit.test_template import FUNCTIONS, ROOT, events_of
+from tests.support.authorisation import ACCESS, Rule
+from tests.support.contract import contract
+from tests.support.template import FUNCTIONS, ROOT, events_of
 
 PAGE = (ROOT / "docs" / "security.md").read_text()
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from energy_market.domain.candidates import Bounds, Wanted, looked_far_enough, merged, reached_by
 from energy_market.domain.matching import Book, Match, match
-from tests.naive_matching import OpenOrder, book_of, naive_rule
-from tests.unit.test_matching import ANN, BEN, CAT, DAN, a_bid, an_ask
+from tests.support.reference.naive_matching import OpenOrder, book_of, naive_rule
+from tests.support.reference.orders import ANN, BEN, CAT, DAN, a_bid, an_ask
 
 PEOPLE = (ANN, BEN, CAT, DAN)
 

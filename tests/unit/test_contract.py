@@ -8,8 +8,8 @@ from urllib.parse import urljoin
 
 import pytest
 
-from tests.authorisation import ACCESS, Rule
-from tests.contract import check, contract, resolved, shape
+from tests.support.authorisation import ACCESS, Rule
+from tests.support.contract import check, contract, resolved, shape
 
 Operation = dict[str, Any]
 

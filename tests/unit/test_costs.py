@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_matching_loop import MARK, STEP, TICK
-from tests.unit.test_template import FUNCTIONS, RESOURCES, ROOT, TEMPLATE, of_type
+from tests.support.loop_definition import MARK, STEP, TICK
+from tests.support.template import FUNCTIONS, RESOURCES, ROOT, TEMPLATE, of_type
 
 PAGE = (ROOT / "docs" / "costs.md").read_text()
 ROW = re.compile(r"^\| `(\w+)` \| (.+?) \| (.*?) ?\|$", re.MULTILINE)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.test_security_page import names_in
+from tests.support.pages import names_in
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "emulators.md").read_text()

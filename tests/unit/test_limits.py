@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from energy_market.domain.settlement import SettlementRules
-from tests.unit.test_template import RESOURCES, ROOT, TEMPLATE
+from tests.support.template import RESOURCES, ROOT, TEMPLATE
 
 PAGE = (ROOT / "docs" / "limits.md").read_text()
 LAYER = ROOT / "layers" / "energy_market"

@@ -1,6 +1,5 @@
 """The matching rule. Books in, trades out."""
 
-import itertools
 import time
 from collections.abc import Mapping, Sequence
 from uuid import UUID
@@ -10,31 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from energy_market.domain.matching import match
-from tests.naive_matching import OpenOrder, book_of, naive_rule, seeds_loop
-
-ANN, BEN, CAT, DAN = (UUID(int=n) for n in range(1, 5))
-PLENTY = 10**12
-_arrivals = itertools.count(1)
-
-
-def an_ask(wh: int, price: int, *, user: UUID = ANN, arrival: int | None = None, partial: bool = False) -> OpenOrder:
-    return _order(wh, price, user=user, device=user, arrival=arrival, partial=partial)
-
-
-def a_bid(wh: int, price: int, *, user: UUID = BEN, arrival: int | None = None, partial: bool = False) -> OpenOrder:
-    return _order(wh, price, user=user, device=None, arrival=arrival, partial=partial)
-
-
-def _order(wh: int, price: int, *, user: UUID, device: UUID | None, arrival: int | None, partial: bool) -> OpenOrder:
-    arrival = next(_arrivals) if arrival is None else arrival
-    return OpenOrder(
-        user_id=user,
-        device_id=device,
-        remaining_wh=wh,
-        price_micro=price,
-        arrival=arrival,
-        all_or_none=not partial,
-    )
+from tests.support.reference.naive_matching import OpenOrder, book_of, naive_rule, seeds_loop
+from tests.support.reference.orders import ANN, BEN, CAT, DAN, PLENTY, a_bid, an_ask
 
 
 def trades(

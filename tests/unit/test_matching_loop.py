@@ -1,20 +1,9 @@
 """The state machine: one minute of marks; all zones' ticks, commands and a sweep at each, whatever fails."""
 
-import json
 import re
-from pathlib import Path
-from typing import Any
 
-from tests.unit.test_template import RESOURCES
-
-ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "infra" / "matching_loop.asl.json").read_text()
-LOOP: dict[str, Any] = json.loads(TEXT)
-MARK = LOOP["States"]["EachMark"]
-STEP = MARK["ItemProcessor"]["States"]
-ZONE = STEP["EachZone"]
-TICK = ZONE["ItemProcessor"]["States"]
-TASKS = {"Match": TICK["Match"], **{name: STEP[name] for name in ("Tell", "Settle", "Missed")}}
+from tests.support.loop_definition import LOOP, MARK, STEP, TASKS, TEXT, TICK, ZONE
+from tests.support.template import RESOURCES
 
 
 def test_the_template_fills_in_every_name_that_the_definition_leaves_open() -> None:

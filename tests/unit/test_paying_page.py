@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from eth_utils.crypto import keccak
 
-from tests.chain import SETTLEMENT, TOKEN
-from tests.unit.test_template import ROOT
+from tests.support.chain.chain import SETTLEMENT, TOKEN
+from tests.support.template import ROOT
 
 PAGE = (ROOT / "docs" / "paying.md").read_text()
 ROWS = re.findall(r"^\| `(\w+\([\w,\[\]]*\))`[^|]*\| `(0x[0-9a-f]+)` \| (.*) \|$", PAGE, re.MULTILINE)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.unit.test_template import FUNCTIONS, RESOURCES, ROOT
+from tests.support.template import FUNCTIONS, RESOURCES, ROOT
 
 Statement = dict[str, Any]
 
@@ -70,7 +70,7 @@ def resources() -> dict[str, dict[str, Any]]:
     """What SAM makes of the template."""
     python = ROOT / ".local" / "sam" / "bin" / "python"
     done = subprocess.run(
-        [python, "-P", ROOT / "tests" / "sam_transform.py", ROOT / "template.yaml"],
+        [python, "-P", ROOT / "tests" / "support" / "sam_transform.py", ROOT / "template.yaml"],
         capture_output=True,
         check=False,
         text=True,

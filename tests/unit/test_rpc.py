@@ -151,7 +151,7 @@ def test_pauses_grow_to_a_cap_and_end_with_the_budget(node: Node, pauses: list[f
         pauses.append(pause_s)
         now[0] += pause_s
 
-    rpc = Rpc(node.url, budget_s=10.0, monotonic=lambda: now[0], sleep=sleep, chance=lambda: 1.0)
+    rpc = Rpc(node.url, deadline_s=10.0, monotonic=lambda: now[0], sleep=sleep, chance=lambda: 1.0)
     with pytest.raises(Unreachable, match="HTTP status 500"):
         rpc.call("eth_chainId")
     rpc.close()
@@ -177,7 +177,7 @@ def test_a_node_that_does_not_answer_costs_the_timeout_and_no_more(node: Node) -
         return raw(0, b"")(request)
 
     node.replies = [silent]
-    rpc = Rpc(node.url, timeout_s=0.1, budget_s=0.3)
+    rpc = Rpc(node.url, timeout_s=0.1, deadline_s=0.3)
     began = time.monotonic()
     with pytest.raises(Unreachable):
         rpc.call("eth_chainId")
@@ -188,7 +188,7 @@ def test_a_node_that_does_not_answer_costs_the_timeout_and_no_more(node: Node) -
 
 
 def test_nothing_is_asked_when_the_budget_is_spent(node: Node) -> None:
-    rpc = Rpc(node.url, budget_s=0.0)
+    rpc = Rpc(node.url, deadline_s=0.0)
     with pytest.raises(Unreachable, match="used up"):
         rpc.call("eth_chainId")
     assert node.requests == []

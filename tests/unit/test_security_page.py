@@ -1,11 +1,11 @@
 """docs/security.md: each thing that somebody could try names a test that tries it, and that test exists."""
 
-import ast
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests.support.pages import names_in
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "security.md"
@@ -25,15 +25,6 @@ def attacks(section: str) -> list[list[str]]:
     _, _, table = section.partition(HEADER + "\n")
     lines = [line for line in table.split("\n\n")[0].splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if "---" not in line]
-
-
-@cache
-def names_in(file: Path) -> set[str]:
-    return {
-        node.name
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-    }
 
 
 def wrong_with(row: list[str]) -> str | None:

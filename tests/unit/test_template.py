@@ -3,89 +3,37 @@
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 import yaml
 
 from energy_market import config
-from tests.api import ENVIRONMENT, load_function
-
-ROOT = Path(__file__).parents[2]
-Resource = dict[str, Any]
-Route = tuple[str, str]  # method, path
+from tests.support.api import ENVIRONMENT, load_function
+from tests.support.template import (
+    FUNCTIONS,
+    MAKEFILE,
+    ONLY_ON_AWS,
+    RESOURCES,
+    ROOT,
+    TEMPLATE,
+    WATCHING,
+    Route,
+    events_of,
+    folder_of,
+    function_of,
+    given_to_watching,
+    of_type,
+)
 
 APIS = ["auth_api", "market_api", "iot_api", "network_api", "analytics_api", "admin_api"]
 RULE_SQL = (
     "SELECT encode(*, 'base64') AS payload, topic() AS topic, clientid() AS client_id, "
     "principal() AS principal, timestamp() AS received_at_ms FROM '{filter}'"
 )
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads CloudFormation's short tags: `!Ref X` becomes {"Ref": "X"}, `!Sub X` {"Fn::Sub": "X"}."""
-
-
-def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> dict[str, Any]:
-    name = suffix if suffix in {"Ref", "Condition"} else f"Fn::{suffix}"
-    if isinstance(node, yaml.ScalarNode):
-        return {name: loader.construct_scalar(node)}
-    if isinstance(node, yaml.SequenceNode):
-        return {name: loader.construct_sequence(node, deep=True)}
-    assert isinstance(node, yaml.MappingNode)
-    return {name: loader.construct_mapping(node, deep=True)}
-
-
-_Loader.add_multi_constructor("!", _tagged)
-
-
-def _read(path: str) -> dict[str, Any]:
-    read: dict[str, Any] = yaml.load((ROOT / path).read_text(), _Loader)  # noqa: S506 - a SafeLoader
-    return read
-
-
-TEMPLATE = _read("template.yaml")
-RESOURCES: dict[str, Resource] = TEMPLATE["Resources"]
-"""Resources of the template itself, without those of the template that it nests."""
-WATCHING = _read("infra/watching.yaml")
-"""The nested template, which has the alarms, the dashboard and the WAF."""
-MAKEFILE = (ROOT / "functions" / "Makefile").read_text()
-ONLY_ON_AWS = ("AWS::WAFv2::", "AWS::CloudWatch::", "AWS::SNS::", "AWS::RDS::", "AWS::KMS::")
-
-
-def of_type(type_: str) -> dict[str, Resource]:
-    """The resources of a type, in either template."""
-    both = [*RESOURCES.items(), *WATCHING["Resources"].items()]
-    return {name: resource for name, resource in both if resource["Type"] == type_}
-
-
-def given_to_watching(parameter: str) -> dict[str, Any]:
-    """The value that the template gives to a parameter of the nested one."""
-    value: dict[str, Any] = RESOURCES["Watching"]["Properties"]["Parameters"][parameter]
-    return value
-
-
-FUNCTIONS = of_type("AWS::Serverless::Function")
-
-
-def folder_of(function: str) -> str:
-    """The folder that a function is packed from, by the build rules."""
-    rule = re.search(rf"^build-{function}: ; \$\(PACK\) (\w+) ", MAKEFILE, re.MULTILINE)
-    assert rule is not None, f"functions/Makefile does not build {function}"
-    return rule[1]
-
-
-def function_of(folder: str) -> str:
-    (name,) = (name for name in FUNCTIONS if folder_of(name) == folder)
-    return name
-
-
-def events_of(function: str) -> set[Route]:
-    events = FUNCTIONS[function]["Properties"]["Events"].values()
-    return {(event["Properties"]["Method"].upper(), event["Properties"]["Path"]) for event in events}
 
 
 @pytest.fixture
@@ -403,6 +351,13 @@ def test_the_template_says_what_runs_and_nests_what_watches() -> None:
     assert nested["Properties"]["Location"] == "infra/watching.yaml"
     assert nested["Properties"]["Parameters"].keys() == WATCHING["Parameters"].keys()
     assert [name for name, one in WATCHING["Parameters"].items() if "Default" in one] == []
+
+
+def test_whoever_deploys_allows_a_nested_template() -> None:
+    config_of_sam = tomllib.loads((ROOT / "samconfig.toml").read_text())
+    for name in ("default", "local"):
+        capabilities = config_of_sam[name]["deploy"]["parameters"]["capabilities"]
+        assert capabilities.split() == ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
 
 
 def test_what_watches_is_given_the_names_of_what_runs() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from local_market.parts.places import CHECKOUT
-from tests import tools
+from tests.support import tools
 
 NEEDY = """
 import pytest
-from tests import tools
+from tests.support import tools
 
 
 def test_one():
@@ -71,7 +71,7 @@ def test_skips_for_one_program_are_one_counted_line(tmp_path: Path) -> None:
     done = _pytest(tmp_path, AND=WITHOUT_TOOLS)
     assert done.returncode == 0, done.stdout + done.stderr
     (line,) = [line for line in done.stdout.splitlines() if "needs PgBouncer" in line]
-    assert line.startswith("SKIPPED [2] tests/tools.py:")
+    assert line.startswith("SKIPPED [2] tests/support/tools.py:")
     assert line.endswith("needs PgBouncer: `apt-get install pgbouncer`")
 
 

@@ -40,13 +40,13 @@ class Wallet:
     ) -> None:
         """`account` pays the gas; `patience_s` is how long a transaction may take to be sent, and to be mined."""
         self.account = account
-        self.rpc = Rpc(rpc_url, budget_s=patience_s)
+        self.rpc = Rpc(rpc_url, deadline_s=patience_s)
         self._patience_s = patience_s
         self._chain_id = chain_id
 
     def send(self, to: str, *, data: str = "0x", value_wei: int = 0) -> str:
         """Sign and send a transaction, without waiting for it; its hash."""
-        self.rpc.start_budget(self._patience_s)
+        self.rpc.start_deadline(self._patience_s)
         base_fee = int(self.rpc.call("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)  # noqa: FBT003
         asked: dict[str, Any] = {"from": self.account.address, "to": to, "data": data, "value": hex(value_wei)}
         gas = int(self.rpc.call("eth_estimateGas", asked), 16)
@@ -69,7 +69,7 @@ class Wallet:
     def wait(self, transaction_hash: str) -> None:
         """Wait until the transaction is mined. Raises TransactionFailedError."""
         until = time.monotonic() + self._patience_s
-        self.rpc.start_budget(self._patience_s)
+        self.rpc.start_deadline(self._patience_s)
         while time.monotonic() < until:
             receipt = self.rpc.call("eth_getTransactionReceipt", transaction_hash)
             if receipt is not None:

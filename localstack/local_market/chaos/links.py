@@ -5,6 +5,8 @@ where they are checked: MQTT's run under TLS, and JSON-RPC's are overwritten wit
 PostgreSQL's protocol is plain text here (in production it runs under TLS) and has no checksum: garbled bytes would be
 values that nobody wrote, and the fault would be the test's. So its links are cut, also in the middle of a message, and
 delayed, but never garbled.
+
+The tests' proxy (`tests.support.trouble.postgres_proxy`) knows PostgreSQL's protocol, and fails at a chosen request.
 """
 
 import asyncio

@@ -88,7 +88,7 @@ class ChaosWorld:
 
     def ask_chain(self, method: str, *parameters: object) -> Any:  # noqa: ANN401 - JSON
         """Ask the node, past the link."""
-        with closing(Rpc(self.chain.rpc_url, timeout_s=3, budget_s=5)) as rpc:
+        with closing(Rpc(self.chain.rpc_url, timeout_s=3, deadline_s=5)) as rpc:
             return rpc.call(method, *parameters)
 
     def moment(self, query: str) -> list[str]:

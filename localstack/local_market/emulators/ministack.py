@@ -50,8 +50,7 @@ def _ministack_on(
         (home / name).mkdir(parents=True, exist_ok=True)
     python = LOCAL / "ministack" / "bin" / "python"
     if not python.exists():
-        message = "MiniStack is not installed: run `make set-up`."
-        raise ServiceError(message)
+        raise ServiceError("MiniStack is not installed: run `make set-up`.")
     log = folder / "logs" / "ministack.log"
     process = start(
         "ministack",
@@ -94,8 +93,7 @@ def _ministack_on(
     wait_until(is_ready, process=process, log=log, timeout_s=60)
     if not answers(iot_port):
         stop(process)
-        message = f"MiniStack's IoT broker does not listen on port {iot_port} (IOT_PORT).{last_words(log)}"
-        raise ServiceError(message)
+        raise ServiceError(f"MiniStack's IoT broker does not listen on port {iot_port} (IOT_PORT).{last_words(log)}")
     device_ca_url = f"{endpoint_url}/_ministack/iot/ca.pem"
     with open_here(device_ca_url) as answer:
         authority = answer.read()

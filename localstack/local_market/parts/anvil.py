@@ -41,8 +41,7 @@ def anvil_binary() -> Path:
     if named:
         found = shutil.which(named)
         if found is None:
-            message = f"ANVIL_BIN is {named!r}, which is no program."
-            raise ServiceError(message)
+            raise ServiceError(f"ANVIL_BIN is {named!r}, which is no program.")
         return Path(found)
     system = platform.system().lower()
     machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -51,8 +50,7 @@ def anvil_binary() -> Path:
         return packaged
     elsewhere = shutil.which("anvil")
     if elsewhere is None:
-        message = f"npm has no Anvil for {system} on {machine}: install Foundry's and name it with ANVIL_BIN."
-        raise ServiceError(message)
+        raise ServiceError(f"npm has no Anvil for {system} on {machine}: install Foundry's and name it with ANVIL_BIN.")
     return Path(elsewhere)
 
 
@@ -107,8 +105,7 @@ def existing_chain(rpc_url: str) -> LocalChain:
     """Use somebody else's chain; keys are DEPLOYER_PRIVATE_KEY and OPERATOR_PRIVATE_KEY, else Anvil's first two."""
     chain_id = _chain_id(rpc_url)
     if chain_id is None:
-        message = f"No chain answers at {rpc_url}, which RPC_URL names."
-        raise ServiceError(message)
+        raise ServiceError(f"No chain answers at {rpc_url}, which RPC_URL names.")
     return LocalChain(
         rpc_url=rpc_url,
         chain_id=chain_id,

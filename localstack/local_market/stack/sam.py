@@ -155,8 +155,7 @@ def wait_for_api(api_url: str) -> None:
         except OSError as error:
             said = str(error)
         time.sleep(POLL_S)
-    message = f"The API did not become healthy in {API_READY_TIMEOUT_S:.0f} s. It last said: {said}"
-    raise ServiceError(message)
+    raise ServiceError(f"The API did not become healthy in {API_READY_TIMEOUT_S:.0f} s. It last said: {said}")
 
 
 def _remove_failed_stack(endpoint_url: str) -> None:
@@ -224,8 +223,7 @@ def _sam(
         words = (result.stdout + result.stderr).strip()
         # What SAM says before its error is a list of what it does.
         words = words[max(words.rfind("\nError:"), 0) :].strip()[-3000:]
-        message = f"{failure}:\n{words}"
-        raise ServiceError(message)
+        raise ServiceError(f"{failure}:\n{words}")
 
 
 def _python_version() -> str:

@@ -16,7 +16,7 @@ from energy_market.evm.rpc import Rpc
 from energy_market.usecases import reconcile as usecase
 from local_market.community.home import DeviceRecord
 
-BUDGET_S: Final = 300.0
+DEADLINE_S: Final = 300.0
 CHAIN_TIMEOUT_S: Final = 20.0  # for one answer
 TOKEN_DECIMALS: Final = 18  # of the local stack's test token
 
@@ -45,11 +45,11 @@ def reconcile(
     `at_rest` says that nothing is under way any more: then what has not ended is a difference too. What looks wrong on
     the chain is looked at again after `recheck_s`. Raises ChainError if the node cannot be asked.
     """
-    rpc = None if ledger is None else Rpc(ledger.rpc_url, timeout_s=CHAIN_TIMEOUT_S, budget_s=BUDGET_S)
+    rpc = None if ledger is None else Rpc(ledger.rpc_url, timeout_s=CHAIN_TIMEOUT_S, deadline_s=DEADLINE_S)
     try:
         books = None if ledger is None or rpc is None else _books(rpc, ledger)
         found = usecase.reconcile(
-            conn, books=books, at_rest=at_rest, budget_s=BUDGET_S, recheck_s=recheck_s
+            conn, books=books, at_rest=at_rest, deadline_s=DEADLINE_S, recheck_s=recheck_s
         ).differences
     finally:
         if rpc is not None:

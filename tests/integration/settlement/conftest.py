@@ -8,8 +8,8 @@ import pytest
 
 from local_market.parts.anvil import start_anvil
 from local_market.stack.stack import remove_state
-from tests.chain import mock
-from tests.integration.settlement.world import World
+from tests.support.chain.chain import mock
+from tests.support.chain.world import World
 
 _chains = count(1)
 

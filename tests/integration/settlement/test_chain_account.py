@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import pytest
 
-from tests.api import Client, SignedIn, signed_in
-from tests.chain import ONE, Chain, trade
-from tests.integration.conftest import LoadApi
-from tests.integration.settlement.world import BUDGET_SLOT
+from tests.support.api import Client, SignedIn, signed_in
+from tests.support.chain.chain import ONE, Chain, trade
+from tests.support.chain.world import BUDGET_SLOT
+from tests.support.fixtures import LoadApi
 
 ACCOUNT = "/api/v1/chain/account"
 

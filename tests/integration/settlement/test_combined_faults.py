@@ -15,9 +15,9 @@ from energy_market.database import Database
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Refused
 from energy_market.usecases.settling.settle import settle_trades
-from tests.integration.alongside import Alongside, wait_until_somebody_waits_for
-from tests.integration.market import Market
-from tests.integration.settlement.world import CONFIRMATIONS, FINALITY_BLOCKS, RULES, Deal, World, logged
+from tests.support.chain.world import CONFIRMATIONS, FINALITY_BLOCKS, RULES, Deal, World, logged
+from tests.support.market import Market
+from tests.support.trouble.alongside import Alongside, wait_until_somebody_waits_for
 
 # ------------------------------------------------------------------------------------------------ who waits for whom
 
@@ -496,7 +496,7 @@ def test_sweeps_whose_lease_is_stolen_again_and_again_pay_each_trade_once(world:
         database, ledger = Database(world.database_url), world.new_ledger()
         while not over.is_set():
             try:
-                settle_trades(database, ledger, rules=small, budget_s=5.0)
+                settle_trades(database, ledger, rules=small, deadline_s=5.0)
             except BaseException as error:  # noqa: BLE001 -- looked at in the end
                 refused.append(error)
         database.close()

@@ -5,14 +5,12 @@ trade is paid once is then the settlement's own doing. `LEANING` are the lives t
 """
 
 from collections.abc import Iterator
-from typing import Final
 
 import pytest
 
 from energy_market.domain.settlement import SettlementRules
-from tests.chain import LIMIT, trade, word
-from tests.integration.crashes import every_crash
-from tests.integration.settlement.shop import (
+from tests.support.chain.chain import LIMIT, trade, word
+from tests.support.chain.shop import (
     AMOUNT,
     CONFIRMATIONS,
     CONFIRMED,
@@ -26,20 +24,9 @@ from tests.integration.settlement.shop import (
     Shop,
     nothing_special,
 )
-from tests.integration.settlement.world import POISON_SLOT, World
-
-COVERS: Final[dict[str, set[str]]] = {
-    "a sweep": {f"settling.{part}" for part in ("sweep", "settle", "confirm", "expire", "pay", "fees", "resend")},
-    "the function": {
-        "settlement.sweep",
-        "settling.deliveries",
-        "report_failures",
-        "report_shortfalls",
-    },
-}
-
-
-# ------------------------------------------------------------------------------------------------ what may happen
+from tests.support.chain.world import POISON_SLOT, World
+from tests.support.trouble.covered import COVERS
+from tests.support.trouble.crashes import every_crash
 
 
 def stuck(shop: Shop) -> Iterator[SettlementRules]:

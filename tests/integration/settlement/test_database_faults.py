@@ -8,13 +8,13 @@ import pytest
 
 from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain.settlement import SettlementRules
-from tests.integration.alongside import Alongside
-from tests.integration.conftest import MakePooler
-from tests.integration.disturbances import disturb, each_silence
-from tests.integration.pooler import MODES, Mode
-from tests.integration.postgres_proxy import Proxy
-from tests.integration.settlement.shop import CONFIRMED, FINALITY, RULES, Life, Shop
-from tests.integration.settlement.world import World
+from tests.support.chain.shop import CONFIRMED, FINALITY, RULES, Life, Shop
+from tests.support.chain.world import World
+from tests.support.fixtures import MakePooler
+from tests.support.trouble.alongside import Alongside
+from tests.support.trouble.disturbances import disturb, each_silence
+from tests.support.trouble.pooler import MODES, Mode
+from tests.support.trouble.postgres_proxy import Proxy
 
 
 def paid_and_refused(shop: Shop) -> Iterator[SettlementRules]:

@@ -7,9 +7,9 @@ import pytest
 
 from local_market.parts.anvil import start_anvil
 from local_market.stack.stack import remove_state
-from tests.api import ENVIRONMENT, load_function
-from tests.chain import Chain
-from tests.integration.settlement.world import World
+from tests.support.api import ENVIRONMENT, load_function
+from tests.support.chain.chain import Chain
+from tests.support.chain.world import World
 
 Deploy = Callable[..., dict[str, Any]]
 

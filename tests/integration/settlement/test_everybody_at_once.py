@@ -27,10 +27,10 @@ from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.register_device import Registration, register_device
 from energy_market.usecases.run_tick import run_tick
 from energy_market.usecases.settling.settle import settle_trades
-from tests.integration.market import SETTINGS, Market, certificate_of
-from tests.integration.model_device import ModelDevice
-from tests.integration.settlement.world import NANO, RULES, World
-from tests.owner import as_owner
+from tests.support.chain.world import NANO, RULES, World
+from tests.support.devices.model import ModelDevice
+from tests.support.market import SETTINGS, Market, certificate_of
+from tests.support.owner import as_owner
 
 SECONDS = float(os.environ.get("EVERYBODY", "6"))
 AT_MOST_S = SECONDS + 60
@@ -198,8 +198,8 @@ class Town:
         time.sleep(0.05)
 
     def sweep(self, market: Market, chance: random.Random) -> None:
-        settle_trades(market.database, self.ledger, rules=self.rules, budget_s=20.0)
-        self.world.chain.rpc.start_budget(20.0)
+        settle_trades(market.database, self.ledger, rules=self.rules, deadline_s=20.0)
+        self.world.chain.rpc.start_deadline(20.0)
         self.world.mine(chance.choice([1, 2]))
 
     # ------------------------------------------------------------------------------------------------ all of them

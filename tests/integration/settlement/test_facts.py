@@ -8,7 +8,7 @@ import pytest
 from energy_market.evm import node_check
 from energy_market.evm.ledger import FACTS_FOR_S, Ledger
 from energy_market.evm.node_check import Expected, WrongChain
-from tests.integration.settlement.world import CHAIN_ID, NANO, World
+from tests.support.chain.world import CHAIN_ID, NANO, World
 
 
 def halts(capsys: pytest.CaptureFixture[str]) -> list[str]:

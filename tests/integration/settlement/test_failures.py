@@ -12,11 +12,11 @@ import yaml
 
 from energy_market.domain.trades import MAX_TRIES_OF_A_PAIR, REASON_SENTENCES, FailReason
 from energy_market.logs import NAMESPACE
-from tests.api import FUNCTIONS, load_function, token_of
-from tests.chain import CHECKOUT
-from tests.integration.conftest import LoadApi
-from tests.integration.market import certificate_of, now_ms
-from tests.integration.settlement.world import World
+from tests.support.api import FUNCTIONS, load_function, token_of
+from tests.support.chain.world import World
+from tests.support.fixtures import LoadApi
+from tests.support.market import certificate_of, now_ms
+from tests.support.places import CHECKOUT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,13 +16,8 @@ from energy_market.evm.rpc import Unreachable
 from energy_market.postgres import batches, settleable, trades
 from energy_market.usecases.settling.settle import settle_trades
 from energy_market.usecases.wake_sweep import wake_sweep
-from tests.integration.crashes import Crashed, Fuse
-from tests.integration.settlement.world import (
-    FINALITY_BLOCKS,
-    RULES,
-    World,
-    logged,
-)
+from tests.support.chain.world import FINALITY_BLOCKS, RULES, World, logged
+from tests.support.trouble.crashes import Crashed, Fuse
 
 # ------------------------------------------------------------------------------------------------ crashes
 
@@ -198,7 +193,7 @@ def test_a_delivery_ends_though_the_chain_is_away(world: World) -> None:
     world.sweep()
     world.sql("UPDATE transactions SET deliver_by = clock_timestamp()")
     with pytest.raises(Unreachable):
-        world.sweep(ledger=world.new_ledger(url="http://127.0.0.1:9"), budget_s=0.2)
+        world.sweep(ledger=world.new_ledger(url="http://127.0.0.1:9"), deadline_s=0.2)
     assert world.sql("SELECT delivery, delivery_reason FROM transactions") == [("Short", "delivery_timeout")]
     assert world.trade(deal) == ("Confirmed", None)
 
@@ -481,7 +476,7 @@ def test_of_two_sweeps_at_once_one_works(world: World) -> None:
 
     def sweep(database: Database, ledger: Ledger) -> None:
         start.wait()
-        worked.append(settle_trades(database, ledger, rules=small, budget_s=20.0))
+        worked.append(settle_trades(database, ledger, rules=small, deadline_s=20.0))
 
     threads = [threading.Thread(target=sweep, args=pair) for pair in zip(databases, ledgers, strict=True)]
     for thread in threads:
@@ -502,7 +497,7 @@ def test_a_sweep_that_waits_gets_its_turn(world: World) -> None:
     world.lock()
     world.sql("INSERT INTO leases VALUES ('settlement', gen_random_uuid(), clock_timestamp() + interval '300 ms')")
     assert not world.sweep()
-    assert settle_trades(world.database, world.ledger, rules=RULES, budget_s=20.0, wait_s=5.0)
+    assert settle_trades(world.database, world.ledger, rules=RULES, deadline_s=20.0, wait_s=5.0)
 
 
 class SlowLedger(Ledger):
@@ -557,7 +552,7 @@ def test_a_sweep_that_outlived_its_lease_stores_and_sends_nothing(world: World) 
         world.time_passes_for_the_lease()
         other = Database(world.database_url)
         try:
-            assert settle_trades(other, world.ledger, rules=RULES, budget_s=20.0)
+            assert settle_trades(other, world.ledger, rules=RULES, deadline_s=20.0)
         finally:
             other.close()
 

@@ -1,56 +1,17 @@
 """A node that is away, slow, lies, or keeps its answers to itself, between the settlement and a real chain."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import ChainError, Rpc
-from local_market.faulty_node import FaultyNode, Way
-from local_market.faulty_node.way import Call, Json, Reply, Request
-from tests.chain import trade as chain_trade
-from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, World
-
-Lie = Callable[[str, Json], Json]
-"""(method, the node's answer to one call) -> what is said instead."""
-Refusal = Callable[[Json], Json]
-"""A call, as JSON -> the error that it is refused with, or None. A refused call never reaches the node."""
-
-
-class Node(FaultyNode):
-    """Hands requests on to a node; what comes back may be bent, late or lost, as it is set."""
-
-    def __init__(self, rpc_url: str) -> None:
-        super().__init__(rpc_url)
-        self.recover()
-        node = self
-
-        class AsItIsSet(Way):
-            def exchange(self, request: Request, go_on: Callable[[Request], Reply | None]) -> Reply | None:
-                time.sleep(node.delay_s)
-                if node.is_away:
-                    return None
-                reply = go_on(request)
-                return None if any(method.encode() in request.body for method in node.loses) else reply
-
-            def call(self, call: Call, go_on: Callable[[Call], Json]) -> Json:
-                refusal = None if node.refuse is None else node.refuse({"method": call.method, "params": call.params})
-                if refusal is not None:
-                    return {"error": refusal}
-                answer = go_on(call)
-                return answer if node.lie is None else node.lie(call.method, answer)
-
-        AsItIsSet.name = "as_it_is_set"
-        self.play(AsItIsSet)
-
-    def recover(self) -> None:
-        self.lie: Lie | None = None
-        self.refuse: Refusal | None = None
-        self.loses: set[str] = set()  # methods whose answers get lost after the node has received them
-        self.is_away = False
-        self.delay_s = 0.0
+from local_market.faulty_node.way import Json
+from tests.support.chain.chain import trade as chain_trade
+from tests.support.chain.world import FINALITY_BLOCKS, RULES, World
+from tests.support.trouble.refusing_node import Lie, Node
 
 
 @pytest.fixture
@@ -67,10 +28,10 @@ def ledger(world: World, node: Node) -> Iterator[Ledger]:
     rpc.close()
 
 
-def disturbed_sweep(world: World, ledger: Ledger, *, budget_s: float = 1.5) -> None:
+def disturbed_sweep(world: World, ledger: Ledger, *, deadline_s: float = 1.5) -> None:
     """A sweep that need not succeed, but may fail only as a chain that is away does."""
     try:
-        world.sweep(ledger=ledger, budget_s=budget_s)
+        world.sweep(ledger=ledger, deadline_s=deadline_s)
     except ChainError:
         assert world.sql("SELECT name FROM leases") == [], "a sweep that fails gives its lease back"
 
@@ -81,9 +42,6 @@ def settle_in_the_end(world: World, node: Node, ledger: Ledger) -> None:
     assert world.differences() == []
 
 
-# ------------------------------------------------------------------------------------------------ away, slow, silent
-
-
 def test_a_node_that_is_away_at_any_step_costs_no_trade(world: World, node: Node, ledger: Ledger) -> None:
     deal = world.lock()
     for prepare in (lambda: None, lambda: world.sweep(ledger=ledger), world.mine, lambda: world.mine(FINALITY_BLOCKS)):
@@ -91,7 +49,7 @@ def test_a_node_that_is_away_at_any_step_costs_no_trade(world: World, node: Node
         prepare()
         before = world.trade(deal)
         node.is_away = True
-        disturbed_sweep(world, ledger, budget_s=0.3)
+        disturbed_sweep(world, ledger, deadline_s=0.3)
         assert world.trade(deal) == before
     settle_in_the_end(world, node, ledger)
     assert world.trade(deal) == ("Confirmed", None)
@@ -102,7 +60,7 @@ def test_a_slow_node_costs_the_budget_and_no_more(world: World, node: Node, ledg
     deal = world.lock()
     node.delay_s = 0.5
     began = time.monotonic()
-    disturbed_sweep(world, ledger, budget_s=0.8)
+    disturbed_sweep(world, ledger, deadline_s=0.8)
     assert time.monotonic() - began < 4
     assert world.trade(deal) == ("Locked", None)
     settle_in_the_end(world, node, ledger)
@@ -115,7 +73,7 @@ def test_an_answer_that_is_lost_after_every_sending_pays_once(world: World, node
     world.hold()
     node.loses = {"eth_sendRawTransaction"}
     for _ in range(2):
-        disturbed_sweep(world, ledger, budget_s=1.0)
+        disturbed_sweep(world, ledger, deadline_s=1.0)
     assert node.asked.count("eth_sendRawTransaction") > 2
     assert [form[3] for form in world.forms()] == [0], "it was never known to be sent"
     world.mine()
@@ -126,8 +84,6 @@ def test_an_answer_that_is_lost_after_every_sending_pays_once(world: World, node
     assert (world.nonce(), len(world.forms())) == (1, 1)
     assert world.chain.escrow(deals[0].seller) == deals[0].amount
 
-
-# ------------------------------------------------------------------------------------------------ garbage
 
 BEFORE, AFTER, ELSEWHERE = "before it is sent", "after it is mined", "paid by another"
 # Each where it is asked.

@@ -5,8 +5,8 @@ from types import ModuleType
 
 import pytest
 
-from tests.api import ENVIRONMENT, FEES, load_function
-from tests.integration.settlement.world import World, logged
+from tests.support.api import ENVIRONMENT, FEES, load_function
+from tests.support.chain.world import World, logged
 
 
 class Context:

@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 
 from energy_market.evm.node_check import WrongChain
-from tests.api import Answer, Client, signed_in
-from tests.chain import LIMIT
-from tests.integration.conftest import LoadApi
-from tests.integration.settlement.world import CONFIRMATIONS, NANO, RULES, Deal, World, logged
+from tests.support.api import Answer, Client, signed_in
+from tests.support.chain.chain import LIMIT
+from tests.support.chain.world import CONFIRMATIONS, NANO, RULES, Deal, World, logged
+from tests.support.fixtures import LoadApi
 
 
 def lock_for_hours(world: World, *, energy_wh: int = 500) -> Deal:

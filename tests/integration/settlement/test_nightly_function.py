@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from energy_market.evm.rpc import Unreachable
-from tests.api import ENVIRONMENT, load_function
-from tests.integration.settlement.world import World
-from tests.owner import as_owner
+from tests.support.api import ENVIRONMENT, load_function
+from tests.support.chain.world import World
+from tests.support.owner import as_owner
 
 
 class Context:

@@ -9,7 +9,7 @@ import pytest
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Refused, Rpc
-from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, World, logged
+from tests.support.chain.world import FINALITY_BLOCKS, RULES, World, logged
 
 Way = Callable[[str, list[Any], Any], Any]
 """(method, its parameters, the node's answer) -> what this node says."""

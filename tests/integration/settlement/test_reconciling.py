@@ -12,8 +12,8 @@ from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Refused, Rpc, Unreachable
 from energy_market.postgres import reconciliation
 from energy_market.usecases.reconcile import OutOfTime, Reconciled, reconcile
-from tests.chain import trade
-from tests.integration.settlement.world import CHAIN_ID, World
+from tests.support.chain.chain import trade
+from tests.support.chain.world import CHAIN_ID, World
 
 TOO_MANY_RESULTS = -32005
 LESS_BYTES = 16_384  # enough for the contract's code, or for some twenty events
@@ -263,7 +263,7 @@ def test_a_comparison_that_takes_too_long_is_given_up(world: World, conn: psycop
     world.lock()
     times = iter([0.0, *[1.0] * 10, *[30.0] * 1000])
     with pytest.raises(OutOfTime, match="not compared in 20 s"):
-        reconcile(conn, books=books_of(world), budget_s=20.0, monotonic=lambda: next(times))
+        reconcile(conn, books=books_of(world), deadline_s=20.0, monotonic=lambda: next(times))
 
 
 def test_a_query_that_takes_too_long_is_cancelled(
@@ -271,4 +271,4 @@ def test_a_query_that_takes_too_long_is_cancelled(
 ) -> None:
     monkeypatch.setattr(reconciliation, "CHECKS", ("SELECT pg_sleep(60)::text",))
     with pytest.raises(psycopg.errors.QueryCanceled):
-        reconcile(conn, books=books_of(world), budget_s=0.2)
+        reconcile(conn, books=books_of(world), deadline_s=0.2)

@@ -12,10 +12,10 @@ from hexbytes import HexBytes
 from energy_market.domain.settlement import GWEI
 from energy_market.evm.ledger import Ledger
 from energy_market.evm.rpc import Refused, Rpc
-from tests.chain import Chain
-from tests.chain import trade as chain_trade
-from tests.integration.settlement.test_faulty_node import Node, Refusal
-from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, Deal, World, logged
+from tests.support.chain.chain import Chain
+from tests.support.chain.chain import trade as chain_trade
+from tests.support.chain.world import FINALITY_BLOCKS, RULES, Deal, World, logged
+from tests.support.trouble.refusing_node import Node, Refusal
 
 Json: TypeAlias = Any
 

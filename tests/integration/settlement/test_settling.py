@@ -5,8 +5,8 @@ import pytest
 from energy_market.domain.settlement import SettlementRules
 from energy_market.evm.node_check import WrongChain
 from energy_market.evm.rpc import Unreachable
-from tests.chain import trade as chain_trade
-from tests.integration.settlement.world import FINALITY_BLOCKS, RULES, World, logged
+from tests.support.chain.chain import trade as chain_trade
+from tests.support.chain.world import FINALITY_BLOCKS, RULES, World, logged
 
 
 def test_a_locked_trade_is_paid_and_confirmed_after_its_confirmations(world: World) -> None:
@@ -109,7 +109,7 @@ def test_a_trade_that_was_never_signed_expires_by_our_clock_though_the_chain_is_
     deal = world.lock()
     world.let_expire(deal)
     with pytest.raises(Unreachable):
-        world.sweep(ledger=world.new_ledger(url="http://127.0.0.1:9"), budget_s=0.2)
+        world.sweep(ledger=world.new_ledger(url="http://127.0.0.1:9"), deadline_s=0.2)
     assert world.trade(deal) == ("Failed", "settlement_expired")
     assert [world.market.status_of(order) for order in (deal.ask, deal.bid)] == ["Created", "Created"]
     assert world.sql("SELECT name FROM leases") == []

@@ -22,15 +22,15 @@ from local_market.faulty_node.answers import Reverts
 from local_market.faulty_node.transport import PASSWORD, USER
 from local_market.parts.anvil import start_anvil
 from local_market.stack.stack import remove_state
-from tests.chain import trade as chain_trade
-from tests.chain import word
-from tests.integration.settlement.world import CHAIN_ID, FINALITY_BLOCKS, NEVER_S, RULES, Deal, World
+from tests.support.chain.chain import trade as chain_trade
+from tests.support.chain.chain import word
+from tests.support.chain.world import CHAIN_ID, FINALITY_BLOCKS, NEVER_S, RULES, Deal, World
 
 ROUNDS = 60
 SEVERAL = 3
 SWEEPS_OF_A_PAUSE = 4
 ROUND_S = 5
-BUDGET_S = 10.0
+DEADLINE_S = 10.0
 _chains = count(1)
 
 
@@ -129,7 +129,7 @@ class Life:
                 self.world.database,
                 self.ledger,
                 rules=self.rules,
-                budget_s=BUDGET_S,
+                deadline_s=DEADLINE_S,
                 monotonic=self.clock.monotonic,
                 sleep=self.clock.sleep,
             )

@@ -8,8 +8,8 @@ from uuid import UUID
 from energy_market.domain import topics
 from energy_market.domain.commands import Command
 from energy_market.messages.received import QueuedMessage
-from tests.integration.market import Market, certificate_of
-from tests.integration.model_device import ModelDevice
+from tests.support.devices.model import ModelDevice
+from tests.support.market import Market, certificate_of
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,7 @@ from psycopg import Connection
 from energy_market.database import Database
 from energy_market.evm.ledger import Ledger, Sent
 from energy_market.evm.rpc import Unreachable
-from tests.integration.crashes import Crashed
+from tests.support.trouble.crashes import Crashed
 
 
 class Disturbance:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from tests.naive_matching import OpenOrder, naive_rule
+from tests.support.reference.naive_matching import OpenOrder, naive_rule
 
 ONLINE_S = 120
 COUNT_FORGOTTEN_AFTER_S = 600

@@ -28,13 +28,13 @@ from energy_market.usecases.record_lock_response import record_lock_response
 from energy_market.usecases.record_telemetry import record_telemetry
 from energy_market.usecases.run_tick import Tick, run_tick
 from energy_market.usecases.settling.settle import settle_trades
-from tests.integration.market import SETTINGS
-from tests.integration.settlement.world import NEVER_S
 from tests.integration.whole_life.clock import set_clock
 from tests.integration.whole_life.device import LiveDevice
 from tests.integration.whole_life.disturbed import Disturbance
 from tests.integration.whole_life.expected import Expected, KnownDevice, Match, Order, Trade
-from tests.integration.whole_life.stage import AVAILABLE_WH, BUDGET_S, FIRST_SEQ, Person, Stage, rows
+from tests.integration.whole_life.stage import AVAILABLE_WH, DEADLINE_S, FIRST_SEQ, Person, Stage, rows
+from tests.support.chain.world import NEVER_S
+from tests.support.market import SETTINGS
 
 RULES = SettlementRules(
     max_batch=2,
@@ -231,7 +231,7 @@ class Life:
         if not self.expected.chain_answers:
             return
         try:
-            swept = settle_trades(database, ledger, rules=RULES, budget_s=BUDGET_S)
+            swept = settle_trades(database, ledger, rules=RULES, deadline_s=DEADLINE_S)
         except Unreachable:
             return
         if swept:
@@ -246,7 +246,7 @@ class Life:
 
     def look(self) -> None:
         """Compare all there is, as far as anything changed since the last look."""
-        self.stage.rpc.start_budget(BUDGET_S)
+        self.stage.rpc.start_deadline(DEADLINE_S)
         block = self.stage.rpc.call("eth_getBlockByNumber", "latest", False)["hash"]  # noqa: FBT003 -- JSON
         ((next_transaction,),) = rows(self.stage.conn, "SELECT pg_snapshot_xmax(pg_current_snapshot())")
         if (block, next_transaction) == self.seen:

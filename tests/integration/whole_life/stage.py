@@ -12,16 +12,16 @@ from energy_market.evm.books import Books
 from energy_market.evm.contract import Contract
 from energy_market.evm.ledger import Ledger
 from local_market.parts.postgres import LocalPostgres as Server
-from tests.conftest import TEMPLATE
-from tests.integration.settlement.world import CHAIN_ID, NANO, World
 from tests.integration.whole_life.clock import install, set_clock, url_with_clock
 from tests.integration.whole_life.disturbed import Disturbance, DisturbedDatabase, DisturbedLedger
-from tests.owner import as_functions, as_owner
+from tests.support.chain.world import CHAIN_ID, NANO, World
+from tests.support.owner import as_functions, as_owner
+from tests.support.places import TEMPLATE
 
 RICH_NANO, POOR_NANO = 10**9, 3 * 10**7
 AVAILABLE_WH: Final = 600
 FIRST_SEQ: Final = 100
-BUDGET_S: Final = 60.0
+DEADLINE_S: Final = 60.0
 FRESH_BLOCKS: Final = 8  # more than a sweep looks back
 GAS_MONEY: Final = hex(100 * 10**18)
 _LOCK_TIMEOUT = "200ms"
@@ -92,7 +92,7 @@ class Stage:
 
     def begin_again(self) -> int:
         """Nothing has happened yet; the time, in Unix seconds."""
-        self.rpc.start_budget(BUDGET_S)
+        self.rpc.start_deadline(DEADLINE_S)
         self.rpc.call("anvil_dropAllTransactions")
         assert self.rpc.call("evm_revert", self._snapshot)
         self._snapshot = self.rpc.call("evm_snapshot")

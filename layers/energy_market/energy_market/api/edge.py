@@ -26,7 +26,7 @@ from energy_market.database import UNAVAILABLE, Database
 from energy_market.domain import errors, tokens
 from energy_market.domain.errors import InvalidRequest, MarketError, Unauthorized
 from energy_market.domain.settings import HttpSettings
-from energy_market.postgres import rate_limits
+from energy_market.postgres import admission
 
 MAX_BODY_BYTES: Final = 16 * 1024
 MAX_IDEMPOTENCY_KEY: Final = 255
@@ -263,7 +263,7 @@ class Api(Chalice):
             session_id = asking.session_id
         try:
             # If it must be said twice it counts twice, which is no harm.
-            rate = self._database.statement(lambda conn: rate_limits.count(conn, list(limits), session_id=session_id))
+            rate = self._database.statement(lambda conn: admission.admit(conn, list(limits), session_id=session_id))
         except UNAVAILABLE:
             if needs_database:
                 raise

@@ -99,9 +99,9 @@ class Books:
         self._moved: dict[str, int] = defaultdict(int)
         self._heads: dict[int, str] = {}
 
-    def start_budget(self, budget_s: float) -> None:
+    def start_deadline(self, deadline_s: float) -> None:
         """From now on, all questions together may take this long."""
-        self._rpc.start_budget(budget_s)
+        self._rpc.start_deadline(deadline_s)
 
     def check(self) -> list[str]:
         """What the contract contradicts of the configuration. Raises WrongChain if it is not there.

@@ -98,7 +98,7 @@ def transact(
     Raises Reverted when it was mined and undone, Refused when the node would not have it, Unreachable when it was not
     mined in `wait_s` seconds. For the operator's settlements use the ledger, which survives a crash; this does not.
     """
-    rpc.start_budget(wait_s)
+    rpc.start_deadline(wait_s)
     call = {"from": account.address, "data": "0x" + data.hex(), "value": hex(value)} | ({"to": to} if to else {})
     gas = int(rpc.call("eth_estimateGas", call), 16)
     block = rpc.call("eth_getBlockByNumber", "latest", False)  # noqa: FBT003 -- JSON

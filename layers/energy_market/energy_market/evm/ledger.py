@@ -238,9 +238,9 @@ class Ledger:
         """Whether it has the operator's key."""
         return self._key is not None
 
-    def start_budget(self, budget_s: float) -> None:
+    def start_deadline(self, deadline_s: float) -> None:
         """From now on, all questions together may take this long."""
-        self._rpc.start_budget(budget_s)
+        self._rpc.start_deadline(deadline_s)
 
     def remaining_s(self) -> float:
         """What is left of the budget, in seconds."""

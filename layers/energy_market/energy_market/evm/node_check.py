@@ -195,7 +195,7 @@ def contradictions(facts: Facts, expected: Expected) -> list[Gap]:
 
 
 def check(rpc: Rpc, expected: Expected, *, now_s: float | None = None) -> list[Gap]:
-    """Every need that is not met; none if trades can be settled. Takes as long as the budget of `rpc` at most."""
+    """Every need that is not met; none if trades can be settled. Takes as long as the deadline of `rpc` at most."""
     try:
         facts = ask(rpc, chain_id=expected.chain_id, contract=expected.contract)
     except WrongChain as error:

@@ -74,25 +74,25 @@ class Rpc:
         url: str,
         *,
         timeout_s: float = 5.0,
-        budget_s: float = 20.0,
+        deadline_s: float = 20.0,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`timeout_s` bounds one attempt; `budget_s` all attempts together, counted from now or `start_budget`."""
+        """`timeout_s` bounds one attempt; `deadline_s` all attempts together, counted from now or `start_deadline`."""
         self._endpoint = Endpoint(url)
         self._timeout_s = timeout_s
         self._monotonic = monotonic
         self._sleep = sleep
         self._chance = chance
-        self._deadline = monotonic() + budget_s
+        self._deadline = monotonic() + deadline_s
         self._last_id = 0
         self._calls_at_once = MAX_CALLS_PER_REQUEST
         self._short_lists_until = 0.0
 
-    def start_budget(self, budget_s: float) -> None:
+    def start_deadline(self, deadline_s: float) -> None:
         """From now on, all calls together may take this long; a call beyond it raises Unreachable."""
-        self._deadline = self._monotonic() + budget_s
+        self._deadline = self._monotonic() + deadline_s
 
     def remaining_s(self) -> float:
         """What is left of the budget, in seconds; negative when it is spent."""

@@ -32,7 +32,7 @@ _THOSE_BEFORE_END: Final[LiteralString] = """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Due:
+class Tidying:
     """A device to tidy: the certificates to keep in AWS IoT, those to delete, and when this was claimed."""
 
     device_id: UUID
@@ -158,7 +158,7 @@ def due(conn: Connection, *, limit: int) -> list[UUID]:
     return [row[0] for row in rows]
 
 
-def claim(conn: Connection, device_id: UUID) -> Due | None:
+def claim(conn: Connection, device_id: UUID) -> Tidying | None:
     """What is to be tidied of a device now; None if nothing is. Ten minutes later somebody else may try.
 
     A registration, or a certificate, that nobody has brought to an end by now has died, and is ended here.
@@ -171,7 +171,7 @@ def claim(conn: Connection, device_id: UUID) -> Due | None:
         """,
         (device_id, UNFINISHED_AFTER_S),
     )
-    with conn.cursor(row_factory=class_row(Due)) as cursor:
+    with conn.cursor(row_factory=class_row(Tidying)) as cursor:
         return cursor.execute(
             """
             UPDATE iot_devices d
@@ -188,7 +188,7 @@ def claim(conn: Connection, device_id: UUID) -> Due | None:
         ).fetchone()
 
 
-def tidied(conn: Connection, done: Due) -> None:
+def tidied(conn: Connection, done: Tidying) -> None:
     """Note that AWS IoT is tidy for this device, unless its certificates changed since it was claimed."""
     conn.execute(
         "UPDATE device_certificates SET deleted_at = clock_timestamp() WHERE id = ANY (%s)", (list(done.ended),)

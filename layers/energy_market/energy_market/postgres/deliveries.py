@@ -127,7 +127,7 @@ def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID
     ).rowcount
 
 
-def settle_unlocks(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID]) -> int:
+def acknowledge_unlocks(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID]) -> int:
     """The device's status no longer lists these reservations, after the unlock was sent: nothing is owed any more."""
     return conn.execute(
         """

@@ -134,7 +134,7 @@ def hold_owner(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool
     )
 
 
-def owned(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool:
+def hold_owned(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool:
     """Whether there is such a device, of this owner (None: of anybody). Nobody else changes it until this one ends."""
     return (
         conn.execute(
@@ -149,7 +149,7 @@ def owned(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool:
     )
 
 
-def is_registered(conn: Connection, device_id: UUID) -> bool:
+def hold_registered(conn: Connection, device_id: UUID) -> bool:
     """Whether a registration was done; waits for one whose commit is still under way."""
     row = conn.execute("SELECT status FROM iot_devices WHERE id = %s FOR NO KEY UPDATE", (device_id,)).fetchone()
     return row is not None and row[0] not in {"Provisioning", "Removed"}

@@ -21,7 +21,7 @@ def acquire(conn: Connection, name: str, *, holder: UUID, lease_s: float) -> boo
     )
 
 
-def holds(conn: Connection, name: str, *, holder: UUID) -> bool:
+def still_held(conn: Connection, name: str, *, holder: UUID) -> bool:
     """Whether the lease is still the holder's; if so, nobody can take it before this transaction ends."""
     row = conn.execute(
         "SELECT FROM leases WHERE name = %s AND holder = %s AND expires_at > clock_timestamp() FOR SHARE",

@@ -64,7 +64,7 @@ def depth(conn: Connection, viewer: UUID, *, levels: int) -> tuple[list[Level], 
     """The best price levels of the book of a user's zone, bids and asks. Raises Unauthorized without a user."""
     rows = conn.execute(_DEPTH, {"viewer": viewer, "levels": levels}).fetchall()
     if not rows:
-        users.zone_of(conn, viewer, share_lock=False)  # an empty book, or nobody's
+        users.zone_of(conn, viewer)  # an empty book, or nobody's
     sides: dict[OrderType, list[Level]] = {"buy": [], "sell": []}
     for order_type, price_micro, energy_wh, orders in rows:
         sides[order_type].append(Level(price_micro=price_micro, energy_wh=energy_wh, orders=orders))

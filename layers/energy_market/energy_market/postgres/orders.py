@@ -349,7 +349,7 @@ def open_page(
             },
         ).fetchall()
     if not page:
-        users.zone_of(conn, viewer, share_lock=False)  # nothing is open, or there is no such user
+        users.zone_of(conn, viewer)  # nothing is open, or there is no such user
     return page
 
 

@@ -54,16 +54,19 @@ def gain_role(conn: Connection, user_id: UUID, role: str) -> None:
     )
 
 
-def zone_of(conn: Connection, user_id: UUID, *, share_lock: bool) -> str:
-    """A user's zone. With `share_lock`, nobody registers a device for the user until this one ends (see `lock`)."""
-    row = conn.execute(
-        "SELECT zone FROM users WHERE id = %s FOR SHARE" if share_lock else "SELECT zone FROM users WHERE id = %s",
-        (user_id,),
-    ).fetchone()
+def zone_of(conn: Connection, user_id: UUID) -> str:
+    """A user's zone. Raises `Unauthorized` if there is no such user."""
+    row = conn.execute("SELECT zone FROM users WHERE id = %s", (user_id,)).fetchone()
     if row is None:
         raise unknown_user()
     zone: str = row[0]
     return zone
+
+
+def hold_shared(conn: Connection, user_id: UUID) -> None:
+    """Let nobody register a device for a user until this transaction ends; others may hold the row like this, too."""
+    if conn.execute("SELECT FROM users WHERE id = %s FOR SHARE", (user_id,)).rowcount == 0:
+        raise unknown_user()
 
 
 def lock(conn: Connection, user_id: UUID) -> None:

@@ -39,7 +39,7 @@ def place_order(
     if terms.type == "sell":
         # The user's row is locked against a device that is being registered at this moment, which would otherwise
         # not see this order, nor this order it, and the order would wait for ever.
-        users.zone_of(conn, user_id, share_lock=True)
+        users.hold_shared(conn, user_id)
     order = orders.insert(
         conn,
         terms,

@@ -73,22 +73,22 @@ def reconcile(
     *,
     books: Books | None,
     at_rest: bool = False,
-    budget_s: float = 300.0,
+    deadline_s: float = 300.0,
     recheck_s: float = 0.0,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Reconciled:
-    """Compare all there is, in `budget_s` seconds at most. Without books the chain is left out.
+    """Compare all there is, in `deadline_s` seconds at most. Without books the chain is left out.
 
     `conn` must not be in a transaction. `at_rest` says that nothing is under way any more: then what has not ended is a
     difference too. `recheck_s` is waited before the second look. Raises psycopg's errors and `evm.rpc.ChainError` when
     one of the two cannot be asked, and OutOfTime.
     """
-    deadline = monotonic() + budget_s
+    deadline = monotonic() + deadline_s
 
     def remaining_s() -> float:
         if monotonic() >= deadline:
-            raise OutOfTime(f"database and chain were not compared in {budget_s:.0f} s")
+            raise OutOfTime(f"database and chain were not compared in {deadline_s:.0f} s")
         return deadline - monotonic()
 
     done = Reconciled()
@@ -96,7 +96,7 @@ def reconcile(
         done.differences = reconciliation.database_differences(conn, at_rest=at_rest, allowed_s=remaining_s)
     if books is None:
         return done
-    books.start_budget(remaining_s())
+    books.start_deadline(remaining_s())
     for sentence in books.check():
         done.differences.add(sentence)
     for _ in range(ATTEMPTS):

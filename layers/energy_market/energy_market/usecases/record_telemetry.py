@@ -65,7 +65,7 @@ def _donor_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> 
     lost = deliveries.hold_reserved(conn, device_id, status.locks, seq=status.seq)
     if status.locks is not None:
         deliveries.owe_unlock(conn, device_id, status.locks, seq=status.seq)
-        deliveries.settle_unlocks(conn, device_id, status.locks)
+        deliveries.acknowledge_unlocks(conn, device_id, status.locks)
     if status.available_wh is not None:
         deliveries.count_fed(conn, device_id, seq=status.seq, received_ms=message.received_at_ms)
     failed = trades.fail(conn, lost, reason="reservation_lost", expected="Locked") if lost else []

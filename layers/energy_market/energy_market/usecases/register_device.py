@@ -111,7 +111,7 @@ def _insert(conn: Connection, asked: Registration) -> UUID:
         device_type=asked.device_type,
         side=asked.side,
         location=asked.location,
-        zone=users.zone_of(conn, asked.owner_id, share_lock=False),
+        zone=users.zone_of(conn, asked.owner_id),
     )
 
 
@@ -183,7 +183,7 @@ def _give_up(database: Database, registry: Registry, asked: Registration, device
     try:
         with database.transaction() as conn:
             users.lock(conn, asked.owner_id)
-            if asked.key is not None and asked.csr is not None and devices.is_registered(conn, device_id):
+            if asked.key is not None and asked.csr is not None and devices.hold_registered(conn, device_id):
                 return
             orders.unbind(conn, asked.owner_id, device_id)
             devices.remove(conn, device_id)

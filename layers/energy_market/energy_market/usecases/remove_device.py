@@ -53,7 +53,7 @@ def _remove(database: Database, device_id: UUID, *, owner_id: UUID | None) -> No
         # What fails from now on finds the device removed, and its order is cancelled instead of going back.
         deliveries.hold_of_device(conn, device_id)
         cancelled = orders.cancel_of_device(conn, device_id)
-        if not devices.owned(conn, device_id, owner_id):
+        if not devices.hold_owned(conn, device_id, owner_id):
             raise unknown_device()
         if owner_id is not None and deliveries.owed_by_device(conn, device_id):
             raise Conflict(

@@ -17,7 +17,7 @@ def revoke_certificates(database: Database, registry: Tidies, device_id: UUID, *
     them when it fails is the sweep's.
     """
     with database.transaction() as conn:
-        if not devices.owned(conn, device_id, owner_id):
+        if not devices.hold_owned(conn, device_id, owner_id):
             raise unknown_device()
         devices.put_offline(conn, device_id)
         ended = certificates.end(conn, device_id)

@@ -19,7 +19,7 @@ def revoke_device(database: Database, registry: Tidies, operator: Operator, *, d
     with database.transaction() as conn:
         if not devices.hold_owner(conn, device_id, None):
             raise unknown_device()
-        is_there = devices.owned(conn, device_id, None)
+        is_there = devices.hold_owned(conn, device_id, None)
         operator_acts.add(conn, operator, "device.revoke", subject=str(device_id), reason=reason)
     if is_there:
         expel_device(database, registry, device_id)

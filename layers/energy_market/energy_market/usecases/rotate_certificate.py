@@ -43,7 +43,7 @@ def rotate_certificate(database: Database, registry: Registry, asked: Rotation) 
     if asked.csr is not None:
         check_csr(asked.csr)
     with database.transaction() as conn:
-        if not devices.owned(conn, asked.device_id, asked.owner_id):
+        if not devices.hold_owned(conn, asked.device_id, asked.owner_id):
             raise unknown_device()
         if certificates.issued_today(conn, asked.device_id) >= certificates.MAX_CERTIFICATES_IN_A_DAY:
             raise Conflict(
@@ -65,7 +65,7 @@ def rotate_certificate(database: Database, registry: Registry, asked: Rotation) 
 
 def _write_down(database: Database, asked: Rotation, certificate_id: str) -> None:
     with database.transaction() as conn:
-        if not devices.owned(conn, asked.device_id, asked.owner_id):
+        if not devices.hold_owned(conn, asked.device_id, asked.owner_id):
             raise unknown_device()
         certificates.add(conn, certificate_id, asked.device_id)
 

@@ -48,8 +48,7 @@ def household() -> dict[str, object]:
                 days[int(row["weekday"]) - 1].append(watts)
     for period, days in weekdays.items():
         if any(day != days[0] for day in days):
-            message = f"the weekdays of {period} differ, but one curve stands for all five"
-            raise ValueError(message)
+            raise ValueError(f"the weekdays of {period} differ, but one curve stands for all five")
     return {
         "title": "BDEW standard load profile H0 (household)",
         "source": (

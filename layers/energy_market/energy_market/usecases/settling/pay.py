@@ -246,7 +246,7 @@ def _store_and_send(sweep: Sweep, batch: _Batch, *, nonce: int, fees: Fees) -> N
     signed = sweep.ledger.sign(batch.payments, nonce=nonce, gas=batch.gas, fees=fees)
     try:
         with sweep.transaction() as conn:
-            if not leases.holds(conn, LEASE, holder=sweep.holder):
+            if not leases.still_held(conn, LEASE, holder=sweep.holder):
                 raise LeaseLost
             batch_id = batches.store(
                 conn,

@@ -27,7 +27,7 @@ from energy_market.usecases.settling.resend import resend_batches
 from energy_market.usecases.settling.sweep import LEASE, LeaseLost, Sweep, say_halted
 from energy_market.usecases.wake_sweep import WOKEN
 
-LEASE_BEYOND_BUDGET_S: Final = 5.0
+LEASE_BEYOND_DEADLINE_S: Final = 5.0
 LEASE_POLL_S: Final = 0.05
 LOOKS: Final = 5  # for a block, while trades wait for room
 LOOK_PAUSE_S: Final = 0.5
@@ -38,26 +38,26 @@ def settle_trades(
     ledger: Ledger,
     *,
     rules: SettlementRules,
-    budget_s: float,
+    deadline_s: float,
     wait_s: float = 0.0,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Run a sweep that takes about `budget_s` seconds at most; False if another one is at work after `wait_s`.
+    """Run a sweep that takes about `deadline_s` seconds at most; False if another one is at work after `wait_s`.
 
     Raises `evm.rpc.ChainError` when the chain cannot be asked, psycopg's errors when the database cannot: what was
     done until then stands, and the next sweep goes on from there.
     """
     holder = uuid4()
     give_up = monotonic() + wait_s
-    while not _lease(database, holder, budget_s):
+    while not _lease(database, holder, deadline_s):
         if monotonic() >= give_up:
             return False
         sleep(LEASE_POLL_S * (1 + random.random()))  # noqa: S311 -- not cryptography
     try:
         expire_unstored(database)
         end_deliveries(database)
-        ledger.start_budget(budget_s)
+        ledger.start_deadline(deadline_s)
         view = _first_look(database, ledger, rules)
         sweep: Sweep | None = Sweep(database=database, ledger=ledger, rules=rules, view=view, holder=holder)
         while sweep is not None:
@@ -75,9 +75,9 @@ def settle_trades(
     return True
 
 
-def _lease(database: Database, holder: UUID, budget_s: float) -> bool:
+def _lease(database: Database, holder: UUID, deadline_s: float) -> bool:
     with database.transaction() as conn:
-        is_ours = leases.acquire(conn, LEASE, holder=holder, lease_s=budget_s + LEASE_BEYOND_BUDGET_S)
+        is_ours = leases.acquire(conn, LEASE, holder=holder, lease_s=deadline_s + LEASE_BEYOND_DEADLINE_S)
         if is_ours:
             leases.clear(conn, WOKEN)  # whatever is locked from now on may need another sweep
         return is_ours
