@@ -114,8 +114,8 @@ def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:
             "command.unsent",
             level="error",
             kind=command.kind,
-            trade=command.transaction_id,
-            device=command.device_id,
+            transaction_id=command.transaction_id,
+            device_id=command.device_id,
             error=type(error).__name__,
         )
     if published.failed:

@@ -186,7 +186,7 @@ def device(found: Device, *, now: datetime, device_online_s: int) -> dict[str, A
         "status": "Offline" if found.status == "Online" and is_silent else found.status,
         "last_ping": found.last_ping,
         "available_kwh": None if found.available_wh is None else kwh(found.available_wh),
-        "free_kwh": None if found.free_wh is None else kwh(int(found.free_wh)),
+        "free_kwh": None if found.free_wh is None else kwh(found.free_wh),
         "battery_level": found.battery_level,
         "created_at": found.created_at,
         "last_refused": None if found.refused is None else {"at": found.refused_at, **found.refused},
