@@ -1,4 +1,4 @@
-"""The API's contract as a page for people: plain HTML, one file, nothing loaded from anywhere."""
+"""The API's contract as a page for people: plain HTML in one file, which loads nothing."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def _operation(
 
 
 def _schema(contract: dict[str, Any], content_holder: dict[str, Any]) -> str:
-    """Show the schema of a body, with its references filled in, and examples of it."""
+    """Render the schema of a body, with its references filled in, and its examples."""
     content = content_holder.get("content", {})
     schemas = [_filled(contract, media["schema"]) for media in content.values() if "schema" in media]
     examples = [
@@ -94,7 +94,7 @@ def _filled(contract: dict[str, Any], node: Any, depth: int = 0) -> Any:  # noqa
     if not isinstance(node, dict):
         return node
     if "$ref" in node:
-        # A schema may contain itself: leave the reference standing when it gets deep.
+        # A schema may contain itself: keep the reference at a certain depth.
         return node if depth > 4 else _filled(contract, _resolved(contract, node), depth + 1)  # noqa: PLR2004
     return {name: _filled(contract, part, depth) for name, part in node.items()}
 
@@ -114,5 +114,5 @@ def _paragraphs(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    """Render what the contract uses of Markdown within a line: `code` and **strong**."""
+    """Render the Markdown that the contract uses within a line: `code` and **strong**."""
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", re.sub(r"`(.+?)`", r"<code>\1</code>", escape(text)))

@@ -21,15 +21,15 @@ def _open_hardware(installation: Installation) -> EnergySource:
     try:
         factory = getattr(importlib.import_module(module), name)
         return cast("EnergySource", factory(**installation.hardware_options))
-    except Exception as error:  # it is anybody's code
+    except Exception as error:  # a plug-in may raise anything
         raise ConfigError(f"The hardware {installation.hardware} cannot be opened: {error}") from error
 
 
 def main() -> int:
-    """Run the device; 0 when it was told to end, 2 when it could not begin."""
+    """Run the device. Returns 0 after it was told to end, 2 if it could not start."""
     parser = argparse.ArgumentParser(prog="energy_device", description="Run a home's device in the energy market.")
     parser.add_argument("--config", type=Path, required=True, help="the device.json of this device")
-    parser.add_argument("--quiet", action="store_true", help="print trouble only, not what the device does")
+    parser.add_argument("--quiet", action="store_true", help="print only problems, not the device's normal work")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING if arguments.quiet else logging.INFO, format="%(asctime)s %(message)s")
     told_to_end = threading.Event()

@@ -7,10 +7,10 @@
     agent.stop()
     network.close()
 
-Any number of agents share one Network, and with it a thread for the sockets, one on which every device works, and one
-that calls the hardware (one more for each piece that hangs).
-The broker keeps the session of a device that is away, so that commands sent meanwhile arrive later. A command is
-acknowledged to the broker once its decision is on the device's disk.
+Any number of agents share one Network. It has one thread for the sockets, one on which every device works, and one that
+calls the hardware (plus one for each hardware call that hangs). The broker keeps the session of a device that is away,
+so commands sent meanwhile arrive later. A command is acknowledged to the broker once its decision is on the device's
+disk.
 """
 
 import asyncio
@@ -41,12 +41,12 @@ logger: Final = logging.getLogger("energy_device")
 T = TypeVar("T")
 
 _STATUS_DELAY_S: Final = 0.05
-"""A change is reported after this, so that a burst of commands makes one status message."""
+"""Seconds after which a change is reported, so that a burst of commands makes one status message."""
 
 _RETRY_DISK_S: Final = 5.0
 
 _FAILURE: Final = 0x80
-"""MQTT 5 reason codes from here on are refusals."""
+"""First MQTT 5 reason code that means a refusal."""
 
 
 def _wall_clock() -> datetime:
@@ -54,10 +54,10 @@ def _wall_clock() -> datetime:
 
 
 class Network:
-    """What the agents of one process share: threads for the sockets, for their work, and for their hardware."""
+    """The threads that the agents of one process share: for the sockets, for their work, and for their hardware."""
 
     def __init__(self) -> None:
-        # One loop: an agent sends a few messages a minute, and every loop more is a thread more.
+        # A single loop: an agent sends a few messages a minute, and every further loop would be another thread.
         self._event_loops = EventLoopGroup(1)
         self._bootstrap = ClientBootstrap(self._event_loops, DefaultHostResolver(self._event_loops))
         self._loop = asyncio.new_event_loop()
@@ -68,19 +68,19 @@ class Network:
 
     @property
     def bootstrap(self) -> ClientBootstrap:
-        """What the SDK's clients are made with."""
+        """The bootstrap for the SDK's clients."""
         return self._bootstrap
 
     def soon(self, work: Callable[..., None], *arguments: object) -> None:
-        """Have the working thread call this. From any thread, in order."""
+        """Have the working thread call this, in order. From any thread."""
         self._loop.call_soon_threadsafe(work, *arguments)
 
     def later(self, delay_s: float, work: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
-        """Call this after a while. From the working thread only."""
+        """Call this after `delay_s`. From the working thread only."""
         return self._loop.call_later(delay_s, work, *arguments)
 
     def wait(self, work: Callable[[], T], *, timeout_s: float) -> T:
-        """Have the working thread call this, and wait for what it returns or raises. From any thread but that one."""
+        """Have the working thread call this, and wait for its result or exception. From any thread but that one."""
         future: Future[T] = Future()
 
         def call() -> None:
@@ -93,9 +93,9 @@ class Network:
         return future.result(timeout=timeout_s)
 
     def close(self, *, timeout_s: float = 10.0) -> None:
-        """End the threads. The agents must have stopped. Raises TimeoutError if one is still there, but for hardware's.
+        """End the threads, after the agents have stopped. Raises TimeoutError if one does not end.
 
-        A thread whose hardware does not come back ends when it does, or with the program.
+        A thread whose hardware hangs is excepted: it ends when the hardware returns, or with the program.
         """
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout_s)
@@ -104,7 +104,7 @@ class Network:
         self.workers.close(timeout_s=timeout_s)
         self._loop.close()
         ended = [self._bootstrap.shutdown_event, self._event_loops.shutdown_event]
-        # The SDK ends its threads when the last reference is gone.
+        # The SDK ends its threads once the last reference is gone.
         del self._bootstrap, self._event_loops
         for event in ended:
             if not event.wait(timeout_s):
@@ -121,7 +121,7 @@ def _log_failure(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -
 
 
 def _words(packet: mqtt5.ConnackPacket | mqtt5.DisconnectPacket | None) -> str | None:
-    """What a broker says about the end of a connection, if it says anything."""
+    """The broker's reason for the end of a connection, if it gave one."""
     if packet is None:
         return None
     code = packet.reason_code
@@ -132,7 +132,7 @@ def _words(packet: mqtt5.ConnackPacket | mqtt5.DisconnectPacket | None) -> str |
 
 
 class DeviceAgent:
-    """One device, connected. `start` and `stop` are for any thread but the working one; an agent is started once."""
+    """One device, connected. Call `start` and `stop` from any thread but the working one; an agent starts only once."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class DeviceAgent:
         self._ready = threading.Event()
         self._stopping = False
         self._stopped = threading.Event()
-        # All below belongs to the working thread.
+        # Everything below belongs to the working thread.
         self._online = False
         self._connections = 0
         self._subscribed = False
@@ -163,12 +163,12 @@ class DeviceAgent:
 
     @property
     def device_id(self) -> str:
-        """Also the thing's name and the MQTT client id."""
+        """The device's id, which is also the thing's name and the MQTT client id."""
         return self.config.device_id
 
     @property
     def reserved_wh(self) -> int:
-        """Energy promised and not yet delivered: what the home must leave in the battery. From any thread."""
+        """Energy promised and not yet delivered, which the home must leave in the battery. From any thread."""
         return self._reserved_wh
 
     @property
@@ -178,18 +178,18 @@ class DeviceAgent:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it is connected and subscribed. From any thread."""
+        """Whether the agent is connected and subscribed. From any thread."""
         return self._ready.is_set()
 
     def wait_ready(self, timeout_s: float) -> bool:
-        """Wait until it is connected and subscribed."""
+        """Wait until the agent is connected and subscribed."""
         return self._ready.wait(timeout_s)
 
     def start(self) -> None:
-        """Open the state file and connect, again and again until `stop`.
+        """Open the state file and connect, with retries until `stop`.
 
-        Raises StateError or `sqlite3.Error` if the state file cannot be used, ConfigError if the certificate cannot.
-        That there is no broker raises nothing.
+        Raises StateError or `sqlite3.Error` if the state file cannot be used, ConfigError if the certificate cannot. A
+        missing broker raises nothing.
         """
         if self._client is not None or self._stopped.is_set():
             raise RuntimeError("An agent is started once.")
@@ -221,10 +221,10 @@ class DeviceAgent:
             ca_bytes=config.ca,
             client_id=config.device_id,
             client_bootstrap=self._network.bootstrap,
-            # From the first connection of a process on: a command sent while the device restarted must not be lost.
+            # Already for a process's first connection: a command sent while the device restarted must not be lost.
             session_behavior=mqtt5.ClientSessionBehaviorType.REJOIN_ALWAYS,
             session_expiry_interval_sec=config.session_expiry_s,
-            # What must arrive is repeated from the disk; the rest of what the SDK would keep is soon out of date.
+            # Reports that must arrive are repeated from the disk; other queued messages would soon be outdated.
             offline_queue_behavior=mqtt5.ClientOperationQueueBehaviorType.FAIL_ALL_ON_DISCONNECT,
             retry_jitter_mode=mqtt5.ExponentialBackoffJitterMode.FULL,
             min_reconnect_delay_ms=int(config.min_reconnect_s * 1000),
@@ -244,7 +244,7 @@ class DeviceAgent:
         )
 
     def stop(self, *, timeout_s: float = 10.0) -> None:
-        """Say goodbye to the broker, which keeps the session, and give the state file free. Raises TimeoutError."""
+        """Disconnect from the broker, which keeps the session, and release the state file. Raises TimeoutError."""
         client, device = self._client, self._device
         if client is None or device is None:
             return
@@ -254,7 +254,7 @@ class DeviceAgent:
             raise TimeoutError(f"The connection of device {self.device_id} does not end.")
         self._network.wait(self._ended, timeout_s=timeout_s)
 
-    # Called by the SDK's thread, which must not wait: everything goes on to the working thread.
+    # Called by the SDK's thread, which must not wait: all work is passed to the working thread.
 
     def _on_publish_received(self, data: mqtt5.PublishReceivedData) -> None:
         packet = data.publish_packet
@@ -280,7 +280,7 @@ class DeviceAgent:
     def _began(self) -> None:
         self._publish_state()
         self._advance_soon(0)
-        # Devices of one process, or one that lost power with its whole street, do not report in step.
+        # The devices of one process, or of a street after a power cut, must not report in step.
         self._timers["tick"] = self._network.later(self.config.status_period_s * random.random(), self._tick)  # noqa: S311
 
     def _ended(self) -> None:
@@ -288,13 +288,13 @@ class DeviceAgent:
             timer.cancel()
         self._timers.clear()
         device, self._device = self._device, None
-        # The SDK's client refers to this agent and this agent to it: cut, or neither is ever freed.
+        # The SDK's client and this agent refer to each other: without this, neither is ever freed.
         self._client = None
         if device is not None:
             device.close()
 
     def _publish_state(self) -> None:
-        """Show other threads what is reserved now."""
+        """Publish the reservations for other threads to read."""
         if self._device is not None:
             self._locks, self._reserved_wh = tuple(self._device.locks), self._device.reserved_wh
 
@@ -302,7 +302,8 @@ class DeviceAgent:
         logger.info("%s: Connected to %s.", self.device_id, self._broker)
         self._online = True
         self._connections += 1
-        # Once a process, whatever the broker says: a session may stem from a device that died before it had subscribed.
+        # Subscribe once per process, whatever the broker says: a session may be of a device that died before
+        # subscribing.
         self._subscribed = self._subscribed and session_present
         self._subscribe()
         self._report()
@@ -334,7 +335,7 @@ class DeviceAgent:
         if error is not None or refused:
             # The next tick tries again.
             if self._device is not None:
-                why = f"The broker does not take the subscription to commands: {error or refused}."
+                why = f"The broker refuses the subscription to commands: {error or refused}."
                 self._device.alert("critical", "subscription_failed", why)
             return
         self._subscribed = True
@@ -349,7 +350,7 @@ class DeviceAgent:
         retried_on: int | None = None,
     ) -> None:
         if self._device is None or retried_on not in (None, self._connections):
-            return  # over another connection the broker sends again what was not acknowledged
+            return  # the broker resends unacknowledged commands on a new connection
         try:
             reports = self._device.receive(topic, payload)
         except sqlite3.Error as error:
@@ -388,7 +389,7 @@ class DeviceAgent:
         self._advance_soon(0)
 
     def _report(self) -> None:
-        """Say how things stand, and again what the broker has not acknowledged."""
+        """Publish the status, and reports that the broker has not acknowledged."""
         timer = self._timers.pop("status", None)
         if timer is not None:
             timer.cancel()
@@ -406,7 +407,7 @@ class DeviceAgent:
             self._timers["advance"] = self._network.later(delay_s, self._advance)
 
     def _advance(self) -> None:
-        """Carry on with the delivery, connected or not."""
+        """Continue the delivery, connected or not."""
         self._timers.pop("advance", None)
         if self._device is None:
             return
@@ -426,7 +427,7 @@ class DeviceAgent:
         return report.of is not None and (report.of.id, report.of.state) in self._in_flight
 
     def _publish(self, reports: Sequence[Report]) -> None:
-        """Publish, if connected. Otherwise nothing is lost: what must arrive is owed, the rest would be out of date."""
+        """Publish, if connected. Otherwise nothing is lost: reports that must arrive are repeated later."""
         if not self._online or self._client is None:
             return
         for report in reports:

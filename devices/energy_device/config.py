@@ -1,4 +1,4 @@
-"""Who a device is and where its broker stands: device.json, or the same in code."""
+"""The identity of a device and the address of its broker: from device.json, or from code."""
 
 import json
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from energy_device.device import PATIENCE_S
 
 
 class ConfigError(Exception):
-    """The configuration lacks something or has something that means nothing; the sentence says what."""
+    """A setting is missing or invalid; the sentence says which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceConfig:
-    """One device. Certificates and keys are PEM. `state_path` is its memory: one file a device, kept over restarts."""
+    """One device. Certificates and keys are PEM. `state_path`: its memory, one file per device, kept over restarts."""
 
     device_id: str
     side: Literal["donor", "recipient"]
@@ -33,7 +33,7 @@ class DeviceConfig:
     max_reconnect_s: float = 30.0
     keep_alive_s: int = 30
     receive_maximum: int = 32
-    """Commands the broker may send ahead of their acknowledgement: what a device that is behind has to hold."""
+    """Maximum unacknowledged commands that the broker may send; a slow device must hold them in memory."""
 
     def __post_init__(self) -> None:
         try:
@@ -42,16 +42,16 @@ class DeviceConfig:
             raise ConfigError("device_id is not a UUID.") from error
         if canonical != self.device_id:
             raise ConfigError(
-                "device_id is to be written in lower case with hyphens: topics are compared letter by letter."
+                "device_id must be written in lower case with hyphens: topics are compared letter by letter."
             )
         if self.side not in ("donor", "recipient"):
-            raise ConfigError("side is donor or recipient.")
+            raise ConfigError("side must be donor or recipient.")
         if not self.host or not 0 < self.port < 1 << 16:
-            raise ConfigError("broker is host:port.")
+            raise ConfigError("broker must be host:port.")
         if min(self.status_period_s, self.transfer_period_s, self.min_reconnect_s, self.delivery_patience_s) <= 0:
-            raise ConfigError("Periods are above 0 seconds.")
+            raise ConfigError("Periods must be above 0 seconds.")
         if not 0 < self.receive_maximum < 1 << 16:
-            raise ConfigError("receive_maximum is from 1 to 65535.")
+            raise ConfigError("receive_maximum must be from 1 to 65535.")
 
 
 _REQUIRED: Final = ("device_id", "side", "broker", "certificate_file", "private_key_file", "ca_file")
@@ -60,7 +60,7 @@ _OPTIONAL: Final = ("state_file", "status_period_s", "delivery_patience_s", "har
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """A device.json: the device, and the hardware that it is to drive."""
+    """A device.json: the device, and the hardware that it drives."""
 
     device: DeviceConfig
     hardware: str
@@ -69,7 +69,7 @@ class Installation:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Read a device.json. Files it names are relative to it. Raises ConfigError."""
+        """Read a device.json. Paths in it are relative to it. Raises ConfigError."""
         try:
             fields = json.loads(path.read_bytes())
         except (OSError, ValueError) as error:
@@ -82,10 +82,10 @@ class Installation:
             raise ConfigError(f"{path}: missing {missing}, unknown {unknown}.")
         host, _, port = fields["broker"].rpartition(":")
         if not port.isdecimal():
-            raise ConfigError("broker is host:port.")
+            raise ConfigError("broker must be host:port.")
         options = fields.get("hardware_options", {})
         if not isinstance(options, dict):
-            raise ConfigError("hardware_options is a JSON object.")
+            raise ConfigError("hardware_options must be a JSON object.")
         folder = path.parent
         try:
             device = DeviceConfig(

@@ -1,7 +1,7 @@
-"""What a device does with each command, and what it reports. No network: the agent carries the messages.
+"""A device's reaction to each command, and its reports. No network: the agent carries the messages.
 
-The order is always the same: decide, write to disk, then answer. Whoever runs this acknowledges a command to the broker
-only after `receive` has returned, so that a crash in between brings the command again.
+The order is always the same: decide, write to disk, then answer. The agent acknowledges a command to the broker only
+after `receive` has returned, so after a crash in between the broker sends the command again.
 """
 
 import logging
@@ -19,13 +19,13 @@ from energy_device.store import Store
 logger: Final = logging.getLogger("energy_device")
 
 ALERT_PAUSE_S: Final = 60.0
-"""The same alert is raised once in this time, however often its cause recurs."""
+"""Seconds in which the same alert is raised only once, however often its cause recurs."""
 
 STALLED_AFTER_S: Final = 60.0
-"""A delivery that has not moved for so long raises an alert."""
+"""Seconds without progress after which a delivery raises an alert."""
 
 PATIENCE_S: Final = 43_200.0
-"""One that has not moved for so long (half a day: a night) is ended, and what was delivered is reported."""
+"""Seconds without progress (half a day: a night) after which a delivery is ended, and its energy reported."""
 
 _MAX_ALERTS_WAITING: Final = 20
 _LEVELS: Final = {"info": logging.INFO, "warning": logging.WARNING, "critical": logging.ERROR}
@@ -34,10 +34,10 @@ T = TypeVar("T")
 
 
 class Device:
-    """One device: its reservations, its hardware, and the messages between them and the market.
+    """One device: its reservations, its hardware, and its messages from and to the market.
 
     Used by one thread at a time. `elapsed` counts seconds; no decision depends on the time of day.
-    Methods that write raise `sqlite3.Error` when the disk fails, and have then changed nothing.
+    Methods that write raise `sqlite3.Error` if the disk fails, and have then changed nothing.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Device:
         self._patience_s = patience_s
         self._elapsed = elapsed
         self._reservations = Reservations(store.load())
-        # What the hardware last said of deliveries under way. It keeps count itself, so this may be lost.
+        # The hardware's last counts of deliveries under way. The hardware keeps them itself, so these may be lost.
         self._fed_wh: dict[str, int] = {}
         self._moved_at: dict[str, float] = {}
         self._alerts: list[Report] = []
@@ -94,7 +94,7 @@ class Device:
         return any(reservation.state is State.DELIVERING for reservation in self._reservations.holding())
 
     def receive(self, topic: str, payload: bytes) -> list[Report]:
-        """Carry out a command; the reports to publish. What is no command is dropped with a log line and an alert."""
+        """Execute a command. Returns the reports to publish. A malformed command is dropped with a log and an alert."""
         command = self._commands.get(topic)
         if command is None:
             logger.warning("%s: Dropped a message on %s, which is none of its topics.", self._device_id, topic)
@@ -146,7 +146,7 @@ class Device:
         return [self._progress(decision, "started")]
 
     def _free_wh(self) -> int | None:
-        """What is there and not reserved; None if the hardware does not answer, so that nothing is promised blindly."""
+        """The energy that is available and not reserved; None if the hardware fails, so that nothing is promised."""
         try:
             available_wh = self._hardware.available_wh()
         except HardwareError as error:
@@ -155,13 +155,13 @@ class Device:
         return available_wh - self.reserved_wh
 
     def _record(self, decision: Reservation, *, owed: bool) -> None:
-        """Write a decision, then take it as made. In this order: if the disk fails, it was not made."""
+        """Write a decision to disk, then record it. If the disk fails, it was never made."""
         self._store.save(decision, owed=owed, forgotten=self._reservations.forgotten_by(decision))
         self._reservations.record(decision)
         logger.info("%s: %s", self._device_id, _sentence(decision))
 
     def advance(self) -> list[Report]:
-        """Carry on with the oldest delivery; its report. To be called every few seconds while `is_delivering`."""
+        """Continue the oldest delivery. Returns its report. Call this every few seconds while `is_delivering`."""
         for reservation in self._reservations.holding():
             if reservation.state is State.DELIVERING:
                 return self._carry_on(reservation)
@@ -171,7 +171,7 @@ class Device:
         known_wh = self._fed_wh.get(reservation.id, 0)
         answers = True
         try:
-            # Energy that was fed stays fed, whatever a meter says that begins anew.
+            # Energy that was fed stays fed, even if a meter's count restarts.
             fed_wh = max(known_wh, self._hardware.deliver(reservation.id, reservation.energy_wh))
         except HardwareError as error:
             self._hardware_failed(error)
@@ -193,7 +193,7 @@ class Device:
         return [self._progress(reservation, "delivering")] if answers else []
 
     def _stop(self, reservation: Reservation) -> list[Report]:
-        """End a delivery as it stands. Nothing, if the hardware does not answer: the command comes again."""
+        """End a delivery at its present amount. Does nothing if the hardware fails: the command is sent again."""
         try:
             fed_wh = self._hardware.stop(reservation.id)
         except HardwareError as error:
@@ -209,7 +209,7 @@ class Device:
         return [self._progress(decision, "delivered")]
 
     def _delivered_wh(self, reservation: Reservation) -> int:
-        """What is known of how much was delivered; never more than was reserved."""
+        """The known amount delivered, at most the reserved amount."""
         if reservation.state in OVER:
             return reservation.delivered_wh
         return min(self._fed_wh.get(reservation.id, 0), reservation.energy_wh)
@@ -224,9 +224,9 @@ class Device:
         )
 
     def status(self) -> list[Report]:
-        """What it has and has promised, or has consumed. Nothing if its hardware is silent: then it is silent too.
+        """The device's energy and its promises, or its consumption. Nothing if its hardware does not answer.
 
-        Battery level and power only inform: without them the rest is said.
+        Battery level and power only inform: if one is missing, the rest is still reported.
         """
         try:
             if self._side == "recipient":
@@ -270,12 +270,12 @@ class Device:
         ]
 
     def settle(self, report: Report) -> None:
-        """The broker has acknowledged this report."""
+        """Record that the broker has acknowledged this report."""
         if report.of is not None:
             self._store.settle(report.of)
 
     def _if_known(self, ask: Callable[[], T]) -> T | None:
-        """What only informs; None if the hardware does not know it, which is an alert."""
+        """The result of an optional query; None, with an alert, if the hardware does not know it."""
         try:
             return ask()
         except HardwareError as error:
@@ -288,13 +288,13 @@ class Device:
             logger.info("%s: The hardware answers again.", self._device_id)
 
     def _say(self, sentence: str) -> None:
-        """Log what is reported again and again once, until it changes."""
+        """Log a repeated sentence once, until it changes."""
         if sentence != self._said:
             self._said = sentence
             logger.info("%s: %s", self._device_id, sentence)
 
     def alert(self, severity: Literal["info", "warning", "critical"], code: str, message: str) -> None:
-        """Raise an alert, to be fetched with `take_alerts`, and log it; one a minute for each code."""
+        """Raise an alert, to be fetched with `take_alerts`, and log it; at most one a minute for each code."""
         now = self._elapsed()
         if now - self._alerted_at.get(code, -ALERT_PAUSE_S) < ALERT_PAUSE_S or len(self._alerts) >= _MAX_ALERTS_WAITING:
             return
@@ -312,12 +312,12 @@ class Device:
         self.alert("critical", "hardware_failed", f"The hardware does not answer as it should: {error}")
 
     def close(self) -> None:
-        """Give the state file free."""
+        """Release the state file."""
         self._store.close()
 
 
 def _sentence(decision: Reservation) -> str:
-    """A decision for a person."""
+    """A decision as a sentence for people."""
     energy = f"{kwh(decision.energy_wh)} kWh for trade {decision.id}"
     match decision.state:
         case State.LOCKED:

@@ -1,4 +1,4 @@
-"""What plugs in below a device: the battery, the meter and the inverter of a home."""
+"""The interface to plug in hardware below a device: the battery, the meter and the inverter of a home."""
 
 import json
 import os
@@ -9,50 +9,50 @@ from pathlib import Path
 from typing import Final, Protocol
 
 _MAX_REMEMBERED: Final = 1_000
-"""Deliveries that a simulated battery remembers as done."""
+"""Maximum finished deliveries that a simulated battery remembers."""
 
 
 class EnergySource(Protocol):
     """A home's hardware.
 
-    Methods are called one at a time and return at once. Whatever they raise means that the hardware fails, and so does
-    an amount that is no finite number, is below 0, or comes after more than three seconds: the device then promises
-    nothing, and asks again. Amounts may have a fraction, which is cut off.
+    Methods are called one at a time and should return at once. The hardware counts as failed if a method raises, takes
+    more than three seconds, or returns an amount that is not a finite number or is below 0. The device then promises
+    nothing, and asks again. Fractions of amounts are cut off.
     """
 
     def available_wh(self) -> int:
-        """Energy that could be sold now, in watt-hours; what is reserved is part of it. Below 0 counts as 0."""
+        """Energy that could be sold now, in watt-hours, reserved energy included. Below 0 counts as 0."""
 
     def battery_level(self) -> float:
         """State of charge in percent."""
 
     def consumption_wh(self) -> int:
-        """The meter: energy consumed since it was installed, in watt-hours. Never falls."""
+        """The meter: energy consumed since its installation, in watt-hours. Never falls."""
 
     def power_w(self) -> int:
-        """What the home draws now, in watts."""
+        """The power that the home draws now, in watts."""
 
     def deliver(self, transaction_id: str, energy_wh: int) -> int:
-        """See to it that `energy_wh` in all are fed into the grid for this transaction; the watt-hours fed so far.
+        """Have `energy_wh` in total fed into the grid for this transaction. Returns the watt-hours fed so far.
 
-        Called again and again, with the same numbers, until it returns `energy_wh`: the first call starts the delivery,
-        each later one tells its progress. It must keep count by transaction across a restart of the device's program
-        (an export meter does), or a restart in mid-delivery feeds energy twice.
+        Called repeatedly with the same arguments until it returns `energy_wh`: the first call starts the delivery,
+        later ones report its progress. It must keep its count by transaction over a restart of the device's program, as
+        an export meter does. Otherwise a restart during a delivery feeds energy twice.
         """
 
     def stop(self, transaction_id: str) -> int:
-        """Feed no more for this transaction; the watt-hours fed for it in all, 0 if it never began.
+        """Feed no more for this transaction. Returns the watt-hours fed for it in total, 0 if it never began.
 
-        Repeated, it says the same. `deliver` is called again only if the device's program died before it had written
-        down that the delivery is over.
+        Repeated calls return the same. `deliver` is called again only if the device's program died before it had
+        recorded the end of the delivery.
         """
 
 
 class SimulatedBattery:
     """A battery without a home: it holds a charge, and feeds one delivery at a time at a fixed power.
 
-    With `path` it keeps its charge across restarts. `speed_up` runs its time faster: at 60, a minute of feeding takes a
-    second. `charge` and `draw` are for whoever plays the sun and the household, from any thread.
+    With `path` it keeps its charge over restarts. `speed_up` accelerates its time: at 60, a minute of feeding takes a
+    second. `charge` and `draw` simulate the sun and the household, from any thread.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SimulatedBattery:
             self.charge_wh, self.consumed_wh, self._fed_wh = kept["charge_wh"], kept["consumed_wh"], kept["fed_wh"]
 
     def available_wh(self) -> int:
-        """All of its charge."""
+        """The whole charge."""
         return self.charge_wh
 
     def battery_level(self) -> float:
@@ -90,22 +90,22 @@ class SimulatedBattery:
         return 100.0 * self.charge_wh / self.capacity_wh
 
     def consumption_wh(self) -> int:
-        """What was drawn from it by `draw`."""
+        """Energy taken by `draw`."""
         return self.consumed_wh
 
     def power_w(self) -> int:
-        """0: it stands in no home."""
+        """Always 0: it stands in no home."""
         return 0
 
     def charge(self, energy_wh: int) -> int:
-        """Put energy in; the watt-hours that found room."""
+        """Put energy in. Returns the watt-hours for which there was room."""
         with self._lock:
             taken_wh = min(energy_wh, self.capacity_wh - self.charge_wh)
             self._change(self.charge_wh + taken_wh)
             return taken_wh
 
     def draw(self, energy_wh: int) -> int:
-        """Take energy out for the home; the watt-hours that were there."""
+        """Take energy out for the home. Returns the watt-hours that were available."""
         with self._lock:
             drawn_wh = min(energy_wh, self.charge_wh)
             self.consumed_wh += drawn_wh
@@ -113,7 +113,7 @@ class SimulatedBattery:
             return drawn_wh
 
     def deliver(self, transaction_id: str, energy_wh: int) -> int:
-        """Feed what the power allows since the last call, and what the charge still has."""
+        """Feed the energy that the power allows since the last call, limited by the charge."""
         with self._lock:
             fed_wh = self._fed_wh.get(transaction_id, 0)
             now = self._clock()
@@ -125,7 +125,7 @@ class SimulatedBattery:
             wh_per_s = self._power_w * self._speed_up / 3600
             possible_wh = int(wh_per_s * (now - self._feeding[1]))
             step_wh = min(possible_wh, energy_wh - fed_wh, self.charge_wh)
-            # What rounding left over counts for the next call; what an empty battery could not feed does not.
+            # The remainder of rounding counts for the next call; energy that an empty battery could not feed does not.
             self._feeding = (transaction_id, self._feeding[1] + possible_wh / wh_per_s)
             if step_wh > 0:
                 self._fed_wh[transaction_id] = fed_wh + step_wh
@@ -135,7 +135,7 @@ class SimulatedBattery:
             return fed_wh + step_wh
 
     def stop(self, transaction_id: str) -> int:
-        """End a delivery with what was fed until the last call."""
+        """End a delivery with the energy fed up to the last call."""
         with self._lock:
             if self._feeding is not None and self._feeding[0] == transaction_id:
                 self._feeding = None
@@ -161,7 +161,7 @@ def simulated_battery(
     speed_up: float = 1.0,
     file: str = "battery.json",
 ) -> SimulatedBattery:
-    """The hardware of a device that has none, as device.json may name it; keeps its charge in `file`."""
+    """A simulated battery, for a device.json of a device without hardware; keeps its charge in `file`."""
     return SimulatedBattery(
         capacity_wh=capacity_wh, charge_wh=charge_wh, power_w=power_w, speed_up=speed_up, path=Path(file)
     )

@@ -1,6 +1,6 @@
-"""A home's hardware as the device trusts it: whatever the plug-in raises or returns, and however long it takes.
+"""A home's hardware as the device may trust it: whatever the plug-in raises or returns, and however long it takes.
 
-A plug-in that answers wrongly becomes a HardwareError with a sentence. Amounts are whole watt-hours, rounded down.
+A wrong answer of a plug-in becomes a HardwareError with a sentence. Amounts are whole watt-hours, rounded down.
 """
 
 import math
@@ -16,11 +16,11 @@ from energy_device.energy_source import EnergySource
 from energy_device.messages import MAX_ENERGY_WH
 
 ANSWER_S: Final = 3.0
-"""Seconds that the hardware has for an answer. A lock's answer is due within 30."""
+"""Maximum seconds for an answer of the hardware. The answer to a lock is due within 30."""
 
 _FULL_PERCENT: Final = 100.0
 _OFF_PERCENT: Final = 5.0
-"""A battery's level this far outside 0 to 100 is a gauge's error and is clipped; further off it says nothing."""
+"""Percent outside of 0 to 100 that are taken for a gauge's error and clipped; a level further off is invalid."""
 
 _MAX_POWER_W: Final = 10**9
 
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class HardwareError(Exception):
-    """The hardware raised, returned what cannot be, or took too long; the sentence says which."""
+    """The hardware raised an error, returned an impossible value, or took too long; the sentence says which."""
 
 
 class _Job(Generic[T]):
@@ -41,7 +41,7 @@ class _Job(Generic[T]):
     def run(self) -> None:
         try:
             self._result = self._work()
-        except BaseException as error:  # noqa: BLE001 -- a plug-in may end itself or be cancelled, and not the device
+        except BaseException as error:  # noqa: BLE001 -- a plug-in's SystemExit must not end the device
             self._error = error
 
     def tell(self) -> None:
@@ -63,7 +63,7 @@ def at_once(work: Callable[[], object]) -> "Future[object]":
 
 
 class Workers:
-    """Threads that call hardware: one for all, and one more for each call that does not come back."""
+    """Threads that call hardware: one for all calls, and another for each call that hangs."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -72,12 +72,12 @@ class Workers:
         self._closed = False
 
     def submit(self, work: Callable[[], object]) -> "Future[object]":
-        """Call it in a thread that is free."""
+        """Call `work` in a free thread."""
         job = _Job(work)
         with self._guard:
             if not self._idle:
                 jobs: SimpleQueue[_Job[object] | None] = SimpleQueue()
-                # A daemon: hardware that hangs does not keep the program from ending.
+                # A daemon thread: hardware that hangs does not keep the program from ending.
                 self._threads[jobs] = threading.Thread(
                     target=self._serve, args=(jobs,), name="energy-hardware", daemon=True
                 )
@@ -90,7 +90,7 @@ class Workers:
         while (job := jobs.get()) is not None:
             job.run()
             with self._guard:
-                # Before the result is told: whoever waits for it finds this thread free for the next call.
+                # Before the result is passed on: whoever waits for it finds this thread free for the next call.
                 closed = self._closed
                 self._idle.append(jobs)
             job.tell()
@@ -98,7 +98,7 @@ class Workers:
                 return
 
     def close(self, *, timeout_s: float) -> None:
-        """End the threads that are free; one whose hardware hangs ends when that comes back."""
+        """End the free threads; a thread whose hardware hangs ends when that returns."""
         with self._guard:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -109,10 +109,10 @@ class Workers:
 
 
 class Hardware:
-    """An EnergySource whose answers are checked. Methods raise HardwareError, and nothing else.
+    """An EnergySource whose answers are checked. Methods raise only HardwareError.
 
-    One call at a time: while one has not come back, the others are refused. What a call says that came back too late is
-    not used; the next call says it again.
+    One call at a time: while one has not returned, others are refused. The answer of a call that returned too late is
+    not used; the next call gets it again.
     """
 
     def __init__(self, source: EnergySource, *, submit: Submit = at_once, answer_s: float = ANSWER_S) -> None:
@@ -121,10 +121,10 @@ class Hardware:
         self._answer_s = answer_s
         self._pending: Future[object] | None = None
         self.failing: set[str] = set()
-        """The methods that failed when they were called last."""
+        """The methods whose last call failed."""
 
     def available_wh(self) -> int:
-        """Energy that could be sold now; 0 if the hardware says that there is less than none."""
+        """Energy that could be sold now; 0 if the hardware reports less."""
         return max(0, self._ask("available_wh", _whole(least=-MAX_ENERGY_WH)))
 
     def battery_level(self) -> float:
@@ -136,15 +136,15 @@ class Hardware:
         return self._ask("consumption_wh", _whole())
 
     def power_w(self) -> int:
-        """What the home draws now, in watts; below 0 where it feeds."""
+        """The power that the home draws now, in watts; below 0 if it feeds."""
         return self._ask("power_w", _whole(least=-_MAX_POWER_W, most=_MAX_POWER_W))
 
     def deliver(self, transaction_id: str, energy_wh: int) -> int:
-        """See to the delivery; the watt-hours fed so far."""
+        """Start or continue the delivery. Returns the watt-hours fed so far."""
         return self._ask("deliver", _whole(), transaction_id, energy_wh)
 
     def stop(self, transaction_id: str) -> int:
-        """Feed no more for this transaction; the watt-hours fed for it in all."""
+        """Feed no more for this transaction. Returns the watt-hours fed for it in total."""
         return self._ask("stop", _whole(), transaction_id)
 
     def _ask(self, name: str, read: Callable[[object], T], *arguments: object) -> T:
@@ -170,7 +170,7 @@ class Hardware:
 
 
 def _number(value: object) -> int | float | Decimal:
-    # Python's truth values are Real; numpy's are not, and its numbers are.
+    # Python's booleans are Real, so they are excluded; numpy's booleans are not Real, and its numbers are.
     if isinstance(value, bool) or not isinstance(value, Real | Decimal) or not math.isfinite(value):
         raise HardwareError(f"returned {_short(value)}, which is no number.")
     return value if isinstance(value, int | Decimal) else float(value)
@@ -194,7 +194,7 @@ def _percent(value: object) -> float:
 
 
 def _short(value: object) -> str:
-    """What a plug-in's object says of itself, be it broken too."""
+    """A short text of a plug-in's object, even if its own methods are broken."""
     try:
         text = f"{type(value).__name__}: {value}" if isinstance(value, BaseException) else repr(value)
     except Exception:  # noqa: BLE001 -- its own __str__ or __repr__

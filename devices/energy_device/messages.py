@@ -1,4 +1,4 @@
-"""The commands and reports of a device as they are on the wire: JSON, energy as kWh with at most three decimals."""
+"""The commands and reports of a device in their JSON form: energy as kWh with at most three decimals."""
 
 import json
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from uuid import UUID
 from energy_device.reservations import OVER, Lock, Reservation, State
 
 MAX_COMMAND_BYTES: Final = 4_096
-"""A longer command is dropped unread; the longest valid one has under 300 bytes."""
+"""Maximum bytes of a command; a longer one is dropped unread. The longest valid command has under 300 bytes."""
 
 MAX_ENERGY_WH: Final = 1_000_000_000
-"""1,000,000 kWh, the market's limit for one order."""
+"""Maximum energy of an order in the market: 1,000,000 kWh."""
 
 _MAX_ALERT_CHARACTERS: Final = 400
 
 
 class UnreadableError(Exception):
-    """A command that is not one: no JSON, a field missing or of a wrong type, too long."""
+    """A malformed command: not JSON, a field missing or of a wrong type, or too long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +37,13 @@ class Report:
     topic: str
     payload: bytes
     of: Reservation | None = None
-    """What it reports, if it has to arrive: it is owed until the broker has acknowledged it."""
+    """The reservation that it reports, if it must arrive: then it is repeated until the broker has acknowledged it."""
 
 
 def read_lock(payload: bytes) -> Lock:
-    """A lock command. The specification's form, without `transaction_id`, goes by its order. Raises UnreadableError.
+    """A lock command. The specification's form, without `transaction_id`, uses the order's id. Raises UnreadableError.
 
-    `expires_at` is not read: it is a time of the market's clock, by which the market will judge the answer.
+    `expires_at` is not read: it is a time of the market's clock, by which the market judges the answer.
     """
     fields = _fields(payload)
     order_id = _uuid(fields, "order_id")
@@ -69,7 +69,7 @@ def _fields(payload: bytes) -> dict[str, object]:
     if len(payload) > MAX_COMMAND_BYTES:
         raise UnreadableError(f"The command has {len(payload)} bytes.")
     try:
-        # RecursionError: the limit above has room for a thousand brackets. ArithmeticError: and for a huge exponent.
+        # RecursionError: the limit above has room for a thousand brackets. ArithmeticError: also for a huge exponent.
         value = json.loads(payload, parse_float=Decimal, parse_constant=_refuse_constant)
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise UnreadableError("The command is not JSON.") from error
@@ -85,7 +85,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _uuid(fields: dict[str, object], name: str) -> str:
     value = fields.get(name)
     try:
-        # Compared, because UUID() also takes braces, underscores and `urn:`.
+        # Compared, because UUID() also accepts braces, underscores and `urn:`.
         if isinstance(value, str) and str(UUID(value)) == value.lower():
             return value.lower()
     except ValueError as error:
@@ -109,13 +109,14 @@ def _energy_wh(fields: dict[str, object], name: str) -> int:
 def kwh(energy_wh: int) -> int | float:
     """Watt-hours as a JSON number of kWh.
 
-    Exact on the wire: Python writes the shortest decimal that names the float, and with so few digits that is ours.
+    Exact on the wire: Python writes the shortest decimal that identifies the float, and with at most 12 digits that is
+    ours.
     """
     return energy_wh // 1000 if energy_wh % 1000 == 0 else energy_wh / 1000
 
 
 def lock_response(device_id: str, command: Lock | Reservation, reservation: Reservation, *, seq: int) -> Report:
-    """The answer to a lock, from what was decided about it. `command` names the ids, as it named them."""
+    """The answer to a lock, from the decision on it. It names the same ids as `command`."""
     locked = reservation.state not in (State.REJECTED, State.RELEASED)
     fields: dict[str, object] = {"order_id": command.order_id, "status": "locked" if locked else "rejected"}
     if command.id != command.order_id:
@@ -133,7 +134,7 @@ def lock_response(device_id: str, command: Lock | Reservation, reservation: Rese
 def donor_status(
     device_id: str, *, available_wh: int, battery_level: float | None, locks: list[str], seq: int
 ) -> Report:
-    """What a donor could sell, reserved energy included, and what it has reserved; the level in percent, if known."""
+    """Energy that a donor could sell, reserved energy included; its reservations; the level in percent, if known."""
     fields: dict[str, object] = {"available_kwh": kwh(available_wh)}
     if battery_level is not None:
         fields["battery_level"] = round(battery_level, 1)
@@ -141,7 +142,7 @@ def donor_status(
 
 
 def recipient_status(device_id: str, *, consumption_wh: int, power_w: int | None, seq: int) -> Report:
-    """What a recipient has consumed: the meter, which never falls, and the power now, if known."""
+    """A recipient's consumption: the meter, which never falls, and the present power, if known."""
     fields: dict[str, object] = {"consumption_kwh": kwh(consumption_wh)}
     if power_w is not None:
         fields["power_w"] = power_w
@@ -149,7 +150,7 @@ def recipient_status(device_id: str, *, consumption_wh: int, power_w: int | None
 
 
 def transfer_status(device_id: str, reservation: Reservation, *, status: str, delivered_wh: int, seq: int) -> Report:
-    """How far a delivery is: `started`, `delivering`, or `delivered` when it is over. Only the last is owed."""
+    """A delivery's progress: `started`, `delivering`, or `delivered` once it is over. Only the last must arrive."""
     return Report(
         topic=f"energy/transfer/{device_id}/status",
         payload=_json(
@@ -160,7 +161,7 @@ def transfer_status(device_id: str, reservation: Reservation, *, status: str, de
 
 
 def transfer_refused(device_id: str, transaction_id: str, *, reason: str, delivered_wh: int, seq: int) -> Report:
-    """No energy is held for this transfer; `reason` is the alert's code."""
+    """A refusal: no energy is reserved for this transfer. `reason` is the alert's code."""
     return Report(
         topic=f"energy/transfer/{device_id}/status",
         payload=_json(
@@ -176,7 +177,7 @@ def transfer_refused(device_id: str, transaction_id: str, *, reason: str, delive
 
 
 def alert(device_id: str, *, severity: str, code: str, message: str) -> Report:
-    """Something a person should look at. `severity` is info, warning or critical."""
+    """An alert for a person to look at. `severity` is info, warning or critical."""
     return Report(
         topic=f"energy/device/{device_id}/alert",
         payload=_json({"severity": severity, "code": code, "message": message[:_MAX_ALERT_CHARACTERS]}),

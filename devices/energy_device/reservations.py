@@ -1,15 +1,14 @@
-"""Which energy is promised to whom.
+"""The energy that is promised to each trade.
 
-A reservation is made by a lock, and ended by an unlock or by delivery, never by the clock: energy that was promised
-stays promised until the market says otherwise, and whether a lock comes in time is for the market's clock to say.
-Whatever was decided about an id is remembered, so that a repeated, late or reordered command meets the same decision
-again.
+A lock makes a reservation, and an unlock or a delivery ends it, but never the clock. Promised energy stays promised
+until the market ends it, and the market's clock decides whether a lock came in time. Every decision on an id is
+remembered, so that a repeated, late or reordered command meets the same decision again.
 
     lock -> LOCKED -> transfer -> DELIVERING -> DELIVERED
     lock -> LOCKED -> unlock -> RELEASED
     lock -> REJECTED                              (no energy)
     unlock -> RELEASED -> lock -> REJECTED        (the unlock overtook its lock)
-    transfer -> DELIVERING -> unlock -> STOPPED   (the market waits no longer; the device may stop by itself too)
+    transfer -> DELIVERING -> unlock -> STOPPED   (the market stops waiting; the device may also stop by itself)
 
 Energy is in whole watt-hours. Nothing here reads a clock, a file or a network.
 """
@@ -20,14 +19,14 @@ from enum import StrEnum
 from typing import Final
 
 MAX_LOCKS: Final = 256
-"""Reservations held at one time; a status message lists them all."""
+"""Maximum reservations held at one time; a status message lists them all."""
 
 MAX_HISTORY: Final = 2_000
-"""Decisions remembered after a reservation has ended; the oldest is forgotten first."""
+"""Maximum decisions remembered after their reservation has ended; the oldest is forgotten first."""
 
 
 class State(StrEnum):
-    """Where a reservation stands."""
+    """The state of a reservation."""
 
     LOCKED = "locked"
     DELIVERING = "delivering"
@@ -45,7 +44,7 @@ OVER: Final = frozenset({State.DELIVERED, State.STOPPED})
 
 
 class RefusedError(Exception):
-    """A command that contradicts what was decided about its id: nothing changes, and somebody should look at it."""
+    """A command that contradicts the decision on its id: nothing changes, and a person should look at it."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -55,7 +54,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lock:
-    """A lock command. The specification's two-field form has no id of its own: its `id` is the order's."""
+    """A lock command. The specification's two-field form has no id of its own, so its `id` is the order's."""
 
     id: str
     order_id: str
@@ -68,30 +67,30 @@ class Lock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """What was decided about one id."""
+    """The decision on one id."""
 
     id: str
     order_id: str
-    """Empty where an unlock came first and no lock ever did."""
+    """The order; empty if an unlock came first and no lock followed."""
     energy_wh: int
     state: State
     reason: str | None = None
-    """Why it was rejected."""
+    """The reason for a rejection."""
     delivered_wh: int = 0
-    """What was delivered, once that has ended."""
+    """The energy delivered, once the delivery has ended."""
 
     @property
     def held_wh(self) -> int:
-        """The energy held back for it, before anything of it was delivered."""
+        """The energy held back for it, including energy that is already delivered."""
         return self.energy_wh if self.state in HOLDING else 0
 
 
 class Reservations:
     """All reservations of one device, in the order of their last change.
 
-    `lock`, `unlock`, `transfer` and `ended` decide and change nothing: they return the reservation as it ought to
-    be, which is the very object known already if the command brings nothing new. The caller writes it to disk and then
-    calls `record`. So a decision that could not be written was never made.
+    `lock`, `unlock`, `transfer` and `ended` decide and change nothing. They return the reservation as it should be,
+    which is the known object itself if the command brings nothing new. The caller writes it to disk and then calls
+    `record`. A decision that could not be written was thus never made.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class Reservations:
         self._max_history = max_history
 
     def find(self, reservation_id: str) -> Reservation | None:
-        """What was decided about this id; None if nothing ever was, or it was forgotten."""
+        """The decision on this id; None if there was none, or it was forgotten."""
         return self._known.get(reservation_id)
 
     def holding(self) -> list[Reservation]:
@@ -110,15 +109,15 @@ class Reservations:
         return [reservation for reservation in self._known.values() if reservation.state in HOLDING]
 
     def reserved_wh(self) -> int:
-        """The energy held back for all of them, before anything of it was delivered."""
+        """The energy held back for all reservations, including energy that is already delivered."""
         return sum(reservation.held_wh for reservation in self._known.values())
 
     def lock(self, command: Lock, *, free_wh: int | None) -> Reservation:
         """Decide on a lock: hold the energy back if it is free.
 
-        `free_wh` is what is available and not reserved; None if the hardware does not say. A lock that was decided
-        before is not decided again, whatever the battery says now. Raises RefusedError for a known id with another
-        order or amount: of one id there is one answer.
+        `free_wh`: energy that is available and not reserved; None if the hardware does not answer. A lock that was
+        decided before is not decided again, whatever the battery holds now. Raises RefusedError for a known id with
+        another order or amount: each id has one answer.
         """
         known = self._known.get(command.id)
         if known is not None and known.order_id:
@@ -144,9 +143,9 @@ class Reservations:
         return None
 
     def unlock(self, reservation_id: str) -> Reservation:
-        """Decide on an unlock: give the energy free again, and remember the id even if no lock for it has come yet.
+        """Decide on an unlock: free the energy, and remember the id even if its lock has not arrived yet.
 
-        What is being delivered must be stopped first: see `ended`.
+        A delivery must be stopped first: see `ended`.
         """
         known = self._known.get(reservation_id)
         if known is None:
@@ -156,7 +155,7 @@ class Reservations:
         return known
 
     def transfer(self, reservation_id: str, *, energy_wh: int) -> Reservation:
-        """Decide on a transfer: begin the delivery, once. Raises RefusedError if that energy is not reserved for it."""
+        """Decide on a transfer: begin the delivery, once. Raises RefusedError if the energy is not reserved for it."""
         known = self._known.get(reservation_id)
         if known is None:
             raise RefusedError("unknown_transfer", f"Transfer {reservation_id} has no lock here.")
@@ -169,7 +168,7 @@ class Reservations:
         return known
 
     def ended(self, reservation_id: str, *, fed_wh: int) -> Reservation:
-        """The reservation with its delivery at an end. Raises KeyError if it is not being delivered."""
+        """The reservation after the end of its delivery. Raises KeyError if it is not being delivered."""
         known = self._known[reservation_id]
         if known.state is not State.DELIVERING:
             raise KeyError(reservation_id)
@@ -177,7 +176,7 @@ class Reservations:
         return replace(known, state=state, delivered_wh=min(fed_wh, known.energy_wh))
 
     def forgotten_by(self, reservation: Reservation) -> list[str]:
-        """The ids that recording this one will push out: ended ones, oldest first, never one that holds energy."""
+        """The ids that recording this one will displace: ended ones, oldest first, never one that holds energy."""
         ended = [
             known.id for known in self._known.values() if known.state not in HOLDING and known.id != reservation.id
         ]
@@ -186,7 +185,7 @@ class Reservations:
         return ended[: max(0, len(ended) - self._max_history)]
 
     def record(self, reservation: Reservation) -> None:
-        """Take a decision as made."""
+        """Record a decision as made."""
         forgotten = self.forgotten_by(reservation)
         self._known.pop(reservation.id, None)
         self._known[reservation.id] = reservation

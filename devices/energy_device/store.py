@@ -1,7 +1,7 @@
-"""A device's memory: what it decided, on disk before anybody is told.
+"""A device's memory: its decisions, on disk before they are reported.
 
-One SQLite file. A change is one transaction, synced to the disk when `save` returns, so that the device may lose power
-at any line: either the decision is on disk, or it was never made and the broker delivers the command again.
+One SQLite file. A change is one transaction, synced to the disk when `save` returns. The device may lose power at any
+line: either the decision is on disk, or it was never made and the broker delivers the command again.
 """
 
 import sqlite3
@@ -15,7 +15,7 @@ from energy_device.reservations import Reservation, State
 SCHEMA_VERSION: Final = 2
 
 SEQ_BLOCK: Final = 1_000
-"""Numbers taken from the disk at a time. A restart skips the rest of its block: increasing, with gaps."""
+"""Numbers taken from the disk at a time. A restart skips the rest of its block: numbers increase, with gaps."""
 
 _SCHEMA: Final = """
 CREATE TABLE device (
@@ -48,32 +48,31 @@ def _wall_clock() -> datetime:
 
 
 class StateError(Exception):
-    """The state file is another device's, or of a newer version of this program."""
+    """The state file belongs to another device, or to a newer version of this program."""
 
 
 class Store:
     """The state file of one device, held by one process at a time.
 
-    Used by one thread at a time. Methods raise `sqlite3.Error` when the disk fails; what they were to write is then not
-    written.
+    Used by one thread at a time. Methods raise `sqlite3.Error` if the disk fails, and have then written nothing.
     """
 
     def __init__(
         self, connection: sqlite3.Connection, *, device_id: str, now: Callable[[], datetime] = _wall_clock
     ) -> None:
-        """Take the connection, which belongs to the store from here on. Most callers want `open`."""
+        """Take over the connection, which then belongs to the store. Most callers use `open`."""
         self._connection = connection
         self._settled: list[Reservation] = []
         self._prepare(device_id)
         (ceiling,) = connection.execute("SELECT seq_ceiling FROM device").fetchone()
-        # Not below the clock either, which runs ahead of the counter: a device whose file was lost, or is an old copy,
-        # goes on above what it sent before.
+        # At least the clock's time, which runs ahead of the counter. A device whose file was lost or is an old copy
+        # then continues above the numbers that it sent before.
         self._seq: int = max(ceiling, int(now().timestamp() * 1000))
         self._seq_ceiling: int = ceiling
 
     @classmethod
     def open(cls, path: Path, *, device_id: str, now: Callable[[], datetime] = _wall_clock) -> Self:
-        """Open the state file, or begin one. Raises StateError, or `sqlite3.Error` when another process holds it."""
+        """Open the state file, or create it. Raises StateError, or `sqlite3.Error` if another process holds it."""
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=2)
         try:
             return cls(connection, device_id=device_id, now=now)
@@ -83,7 +82,7 @@ class Store:
 
     def _prepare(self, device_id: str) -> None:
         execute = self._connection.execute
-        # Exclusive first: with it the write-ahead log needs no shared memory, and a second process is refused.
+        # Exclusive first: the write-ahead log then needs no shared memory, and a second process is refused.
         execute("PRAGMA locking_mode = EXCLUSIVE")
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = FULL")
@@ -112,7 +111,7 @@ class Store:
             self._connection.execute("ROLLBACK")
 
     def close(self) -> None:
-        """Write what is left and give the file free."""
+        """Write pending changes and release the file."""
         try:
             if self._settled:
                 self._write([], forgotten=[])
@@ -120,7 +119,7 @@ class Store:
             self._connection.close()
 
     def next_seq(self) -> int:
-        """A number above every one before it, restarts included."""
+        """A number above all earlier ones, also over restarts."""
         if self._seq >= self._seq_ceiling:
             ceiling = self._seq + SEQ_BLOCK
             self._connection.execute("UPDATE device SET seq_ceiling = ?", (ceiling,))
@@ -134,17 +133,17 @@ class Store:
 
     def owed(self) -> list[Reservation]:
         """The reservations whose report the broker has not acknowledged, oldest first."""
-        # Those settled since the last write are still owed on disk.
+        # Reports settled since the last write are still owed on disk.
         settled = {(reservation.id, reservation.state) for reservation in self._settled}
         owed = map(_reservation, self._connection.execute(f"{_SELECT} WHERE owed ORDER BY position"))
         return [reservation for reservation in owed if (reservation.id, reservation.state) not in settled]
 
     def save(self, reservation: Reservation, *, owed: bool, forgotten: Sequence[str] = ()) -> None:
-        """Write a decision; it is on the disk when this returns. `owed`: a report of it is to reach the broker."""
+        """Write a decision; it is on the disk when this returns. `owed`: its report must reach the broker."""
         self._write([(reservation, owed)], forgotten=forgotten)
 
     def settle(self, reservation: Reservation) -> None:
-        """The broker has the report of this state. Written with the next decision; if lost, it is sent again."""
+        """Record that the broker has this state's report. Written with the next decision; if lost, it is sent again."""
         self._settled.append(reservation)
 
     def _write(self, changed: list[tuple[Reservation, bool]], *, forgotten: Sequence[str]) -> None:
@@ -152,7 +151,7 @@ class Store:
         execute("BEGIN IMMEDIATE")
         try:
             for settled in self._settled:
-                # Only of the state that was reported: by now another may be owed.
+                # Only for the state that was reported: another report may be owed by now.
                 execute("UPDATE reservations SET owed = 0 WHERE id = ? AND state = ?", (settled.id, settled.state))
             for reservation, owed in changed:
                 execute(

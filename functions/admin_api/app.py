@@ -1,4 +1,4 @@
-"""What the market's operators may do and see. Every act is written down, with who and why."""
+"""The rights of the market's operators. Every act is recorded, with its operator and its reason."""
 
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -26,7 +26,7 @@ from energy_market.usecases.set_kyc_status import set_kyc_status
 
 STUCK_AFTER_S: Final = 300
 MAX_STUCK: Final = 100
-DATABASE_S: Final = 24.0  # of the function's 29: what is asked of AWS in between takes its time
+DATABASE_S: Final = 24.0  # of the function's 29: calls of AWS in between take time
 
 verified_only = config.verified_only()
 wallets = config.operator_wallets()
@@ -44,7 +44,7 @@ Reason = Annotated[
         description=f"a text of 1 to {MAX_REASON_CHARACTERS} characters, not blank and without control characters",
     ),
 ]
-# What an act was done to.
+# The subject of an act.
 Subject = Annotated[
     str,
     Meta(
@@ -55,60 +55,60 @@ Subject = Annotated[
 
 
 class ActRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Why it is done."""
+    """The reason for an act."""
 
     reason: Reason
 
 
 class KycRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What is known of a user's identity, and why."""
+    """The verified state of a user's identity, and the reason."""
 
     kyc_status: KycStatus
     reason: Reason
 
 
 class ReplayRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which queue's dead letters are to be tried again, and why."""
+    """The queue whose dead letters are to be replayed, and the reason."""
 
     queue: Literal["lock-responses", "telemetry"]
     reason: Reason
 
 
 class UsersQuery(PageQuery, kw_only=True):
-    """Which users are wanted."""
+    """A filter for users."""
 
     wallet_address: WalletAddress | None = None
     kyc_status: KycStatus | None = None
 
 
 class FailedQuery(PageQuery, kw_only=True):
-    """Which failed trades are wanted."""
+    """A filter for failed trades."""
 
     reason: FailReason | None = None
 
 
 class ActsQuery(PageQuery, kw_only=True):
-    """Which acts are wanted."""
+    """A filter for acts."""
 
     subject: Subject | None = None
 
 
 @app.route("/api/v1/admin/market", methods=["GET"])
 def market() -> Response:
-    """Whether the market is paused, and whether it is for verified users only."""
+    """Whether the market is paused, and whether it requires verified users."""
     _operator()
     return app.present(answers.market_state(database.statement(market_state.read), verified_only=verified_only))
 
 
 @app.route("/api/v1/admin/market/pause", methods=["POST"])
 def pause() -> Response:
-    """Take no orders and match nothing any more; all that is under way goes on."""
+    """Stop taking orders and matching; everything under way goes on."""
     return _set_paused(paused=True)
 
 
 @app.route("/api/v1/admin/market/resume", methods=["POST"])
 def resume() -> Response:
-    """Take orders and match them again."""
+    """Resume taking orders and matching."""
     return _set_paused(paused=False)
 
 
@@ -140,7 +140,7 @@ def some_users() -> Response:
 
 @app.route("/api/v1/admin/user/{id}/kyc", methods=["POST"])
 def kyc(id: str) -> Response:  # noqa: A002 -- the path's name for it
-    """Say how far a user's identity is known."""
+    """Record whether a user's identity is verified."""
     operator = _operator()
     user_id, request = app.path_id(id), app.read(KycRequest)
     user = set_kyc_status(database, operator, user_id=user_id, kyc_status=request.kyc_status, reason=request.reason)
@@ -149,7 +149,7 @@ def kyc(id: str) -> Response:  # noqa: A002 -- the path's name for it
 
 @app.route("/api/v1/admin/device/{id}/revoke", methods=["POST"])
 def revoke(id: str) -> Response:  # noqa: A002 -- the path's name for it
-    """Take a device out of the market."""
+    """Remove a device from the market."""
     operator = _operator()
     device_id, request = app.path_id(id), app.read(ActRequest)
     revoke_device(database, registry, operator, device_id=device_id, reason=request.reason)
@@ -158,7 +158,7 @@ def revoke(id: str) -> Response:  # noqa: A002 -- the path's name for it
 
 @app.route("/api/v1/admin/trades/failed", methods=["GET"], takes_query=True)
 def failed_trades() -> Response:
-    """Trades that came to nothing, latest first. Their orders are back in the book, or closed for the reason."""
+    """Trades that failed, latest first. Their orders are back in the book, or closed for that reason."""
     _operator()
     query = app.query(FailedQuery)
     page = database.statement(
@@ -169,7 +169,7 @@ def failed_trades() -> Response:
 
 @app.route("/api/v1/admin/trades/short", methods=["GET"], takes_query=True)
 def short_trades() -> Response:
-    """Trades that were paid and of which less was delivered, latest first."""
+    """Paid trades whose delivery fell short, latest first."""
     _operator()
     query = app.query(PageQuery)
     page = database.statement(lambda conn: trade_reads.short(conn, before_seq=query.place(), limit=query.limit))
@@ -178,7 +178,7 @@ def short_trades() -> Response:
 
 @app.route("/api/v1/admin/batches/stuck", methods=["GET"])
 def stuck_batches() -> Response:
-    """Transactions of the chain's operator that have waited for minutes to be mined, the next in line first."""
+    """The operator's transactions that have waited for minutes to be mined, next in line first."""
     _operator()
     return app.present(
         [
@@ -190,7 +190,7 @@ def stuck_batches() -> Response:
 
 @app.route("/api/v1/admin/dead-letters", methods=["GET"])
 def dead_letters() -> Response:
-    """How many messages of devices have failed for good."""
+    """The number of device messages that have failed for good, by queue."""
     _operator()
     return app.present([{"queue": name, "messages": count} for name, count in letters.waiting().items()])
 
@@ -205,7 +205,7 @@ def replay() -> Response:
 
 @app.route("/api/v1/admin/acts", methods=["GET"], takes_query=True)
 def acts() -> Response:
-    """What operators did, latest first."""
+    """Operators' acts, latest first."""
     _operator()
     query = app.query(ActsQuery)
     page = database.statement(
@@ -215,7 +215,7 @@ def acts() -> Response:
 
 
 def _operator() -> Operator:
-    """Who asks, if he is an operator; asked before anything else of a request is looked at."""
+    """The caller, if they are an operator; checked before anything else of a request is read."""
     user_id: UUID = app.caller().user_id
     return database.statement(lambda conn: name_operator(conn, user_id=user_id, wallets=wallets))
 

@@ -26,14 +26,14 @@ from energy_market.postgres import chain_state, dashboard, trade_reads
 from energy_market.postgres.migrations import schema_version
 from energy_market.usecases.read_profile import read_profile
 
-# The build puts them beside this file: infra/pack.py.
+# The build puts these files beside this one: infra/pack.py.
 SERVED = Path(__file__).parent
 
 CHAIN_TIMEOUT_S: Final = 2.0  # for one answer of the node
-CHAIN_DEADLINE_S: Final = 3.0  # for all that one request asks of it
+CHAIN_DEADLINE_S: Final = 3.0  # for all calls of one request
 CHAIN_RETRY_S: Final = 5
-"""Seconds after which who asked in vain may ask again."""
-WELL_FOR_S: Final = 15.0  # for so long a chain that lacked nothing is not checked again
+"""Seconds after which a client may retry."""
+WELL_FOR_S: Final = 15.0  # for this time, a chain without gaps is not checked again
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ app = Api("analytics_api", settings=config.http_settings(), database=database)
 
 
 class TransactionsQuery(PageQuery, kw_only=True):
-    """A filter of one's own trades, and a page of them."""
+    """A filter for the caller's own trades."""
 
     status: TradeStatus | None = None
 
@@ -78,7 +78,7 @@ def my_transactions() -> Response:
 
 @app.route("/api/v1/chain", methods=["GET", "HEAD"], needs_database=False)
 def chain() -> Response:
-    """Where trades are settled: what a wallet needs to deposit and to withdraw, by the contract's own word."""
+    """The chain's data that a wallet needs to deposit and withdraw, as the contract states them."""
     from energy_market.domain.wallets import parse_address  # noqa: PLC0415 -- few routes need it, and it is slow
 
     facts = _asked(_facts)
@@ -95,7 +95,7 @@ def chain() -> Response:
 
 @app.route("/api/v1/chain/account", methods=["GET"])
 def my_account() -> Response:
-    """The caller's escrow and cap in the settlement contract, and its limit: as the chain has them now."""
+    """The caller's escrow and cap in the settlement contract, and the contract's limit, as the chain has them now."""
     from energy_market.evm import books  # noqa: PLC0415 - no other route needs it
 
     caller = app.caller()
@@ -111,7 +111,7 @@ def my_account() -> Response:
 
 
 def _asked(question: Callable[[], T]) -> T:
-    """What the chain answers. Raises Unavailable."""
+    """The chain's answer to a question. Raises Unavailable."""
     try:
         return question()
     except WrongChain as error:
@@ -126,7 +126,7 @@ def _asked(question: Callable[[], T]) -> T:
 
 @cache
 def _facts() -> Facts:
-    """Token and decimals cannot change: once a sandbox. Raises `evm.rpc.ChainError`."""
+    """The contract's facts, read once per sandbox: token and decimals cannot change. Raises `evm.rpc.ChainError`."""
     with closing(_node()) as rpc:
         return node_check.ask(rpc, chain_id=settings.chain_id, contract=settings.settlement_contract)
 
@@ -137,7 +137,7 @@ def _node() -> Rpc:
 
 @app.route("/api/v1/health", methods=["GET", "HEAD"], needs_database=False)
 def health() -> Response:
-    """Whether what the market stands on is there: 200 if all of it is, else 503."""
+    """The state of database, schema and chain: 200 if all are well, 503 otherwise."""
     expected = int(_served("schema_version"))
     version, halt = None, None
     try:
@@ -165,13 +165,13 @@ def health() -> Response:
 
 
 class _Well:
-    """When the chain was last found to lack nothing, by this process's clock."""
+    """The time, by this process's clock, at which the chain was last found without gaps."""
 
     at_s: float | None = None
 
 
 def _chain_gaps() -> list[Gap]:
-    """What the chain lacks. The answer that nothing is lacking is kept for `WELL_FOR_S`: anybody may ask for health."""
+    """The chain's unmet needs. If there are none, the answer is kept for `WELL_FOR_S`, since anybody may request it."""
     if _Well.at_s is not None and time.monotonic() - _Well.at_s < WELL_FOR_S:
         return []
     expected = Expected(
@@ -194,7 +194,7 @@ def contract() -> Response:
 
 @app.route("/api/v1/docs", methods=["GET", "HEAD"], needs_database=False)
 def docs() -> Response:
-    """The same contract as a page for people, which loads nothing from anywhere."""
+    """The contract as a page for people, which loads nothing from anywhere."""
     return app.present_text(
         _served("docs.html"),
         media_type="text/html; charset=utf-8",

@@ -1,4 +1,4 @@
-"""Sign-in by wallet, sessions, and one's own profile."""
+"""Sign-in by wallet, sessions, and the caller's own profile."""
 
 from typing import Annotated, ClassVar, Self
 
@@ -36,18 +36,18 @@ class Signature(bytes):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """0x and 130 hexadecimal digits."""
+        """Parse 0x and 130 hexadecimal digits."""
         return cls(parse_signature(value))
 
 
 class ChallengeRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Whose challenge is wanted."""
+    """The wallet for which a challenge is requested."""
 
     wallet_address: WalletAddress
 
 
 class SignInRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A signed challenge; `nonce` says which, if several are open."""
+    """A signed challenge; `nonce` names it, if several are open."""
 
     wallet_address: WalletAddress
     signature: Signature
@@ -55,13 +55,13 @@ class SignInRequest(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RefreshRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The refresh token of a session; a text that is none is refused as one that is not known."""
+    """The refresh token of a session; a malformed text is refused like an unknown token."""
 
     refresh_token: str
 
 
 class ProfileRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What one may change of oneself."""
+    """The data that users may change of themselves."""
 
     location: Location | None
 
@@ -98,14 +98,14 @@ def login() -> Response:
 
 @app.route("/api/v1/auth/refresh", methods=["POST"])
 def refresh() -> Response:
-    """Go on with a session."""
+    """Continue a session."""
     request = app.read(RefreshRequest)
     return _present(refresh_session(database, refresh_token=request.refresh_token, keys=settings.jwt_keys))
 
 
 @app.route("/api/v1/auth/logout", methods=["POST"])
 def logout() -> Response:
-    """End a session. It needs no access token: that one may have expired."""
+    """End a session. This needs no access token, since that may have expired."""
     request = app.read(RefreshRequest)
     with database.transaction() as conn:
         log_out(conn, refresh_token=request.refresh_token)

@@ -1,4 +1,4 @@
-"""Every few minutes: take from AWS IoT the certificates and things that should not be there any more."""
+"""Removes certificates and things from AWS IoT that should no longer exist; runs every few minutes."""
 
 from functools import cache
 from typing import Final

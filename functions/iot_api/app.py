@@ -19,7 +19,7 @@ from energy_market.usecases.remove_device import remove_device
 from energy_market.usecases.revoke_certificates import revoke_certificates, unknown_device
 from energy_market.usecases.rotate_certificate import Rotation, rotate_certificate
 
-DATABASE_S: Final = 24.0  # of the function's 29: what is asked of AWS in between takes its time
+DATABASE_S: Final = 24.0  # of the function's 29: calls of AWS in between take time
 
 settings = config.device_settings()
 online_s = config.device_online_s()
@@ -28,7 +28,7 @@ registry = DeviceRegistry(settings.policy)
 app = Api("iot_api", settings=config.http_settings(), database=database, database_s=DATABASE_S)
 
 
-# What the API calls a report, and what it is kept as.
+# The API's name of a kind of report, and the kinds under which it is stored.
 KINDS: Final[dict[str, list[ReportKind]]] = {
     "status": ["donor_status", "recipient_status"],
     "alert": ["alert"],
@@ -38,14 +38,14 @@ KINDS: Final[dict[str, list[ReportKind]]] = {
 
 
 class ReportsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A filter of a device's reports, and a page of them."""
+    """A filter and a page of a device's reports."""
 
     kind: Literal["status", "alert", "transfer", "refused"] | None = None
     limit: PageLimit = PageLimit(100)
     cursor: Cursor | None = None
 
 
-# As `invalid_csr` of `device_registry.py`, which looks into it.
+# Has the error code `invalid_csr` of `aws/registry.py`, which reads the CSR itself.
 Csr = Annotated[
     str,
     Meta(
@@ -57,7 +57,7 @@ Csr = Annotated[
 
 
 class DeviceRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A device to be registered. With a CSR its private key never leaves it."""
+    """A device to be registered. With a CSR, its private key never leaves it."""
 
     device_type: DeviceType
     location: Location
@@ -66,7 +66,7 @@ class DeviceRequest(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class CertificateRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Another certificate. With a CSR its private key never leaves the device."""
+    """A request for another certificate. With a CSR, the private key never leaves the device."""
 
     csr: Csr | None = None
 
@@ -91,7 +91,7 @@ def my_devices() -> Response:
 
 @app.route("/api/v1/iot/device/register", methods=["POST"])
 def register() -> Response:
-    """A new device of the caller's, with all that it needs to connect. The private key is given once."""
+    """Register a device. The answer holds everything that it needs to connect; the private key is given once."""
     caller, request = app.caller(), app.read(DeviceRequest)
     asked = Registration(
         owner_id=caller.user_id,
@@ -108,7 +108,7 @@ def register() -> Response:
 
 @app.route("/api/v1/iot/device/{id}/reports", methods=["GET"], takes_query=True)
 def reports(id: str) -> Response:  # noqa: A002 - the path's name for it
-    """What a device of the caller's has sent in the last week, latest first."""
+    """The reports of the last week from one of the caller's devices, latest first."""
     caller, device_id = app.caller(), app.path_id(id)
     query = app.query(ReportsQuery)
     with database.transaction() as conn:
@@ -139,7 +139,7 @@ def remove(id: str) -> Response:  # noqa: A002 - the path's name for it
 
 @app.route("/api/v1/iot/device/{id}/certificate", methods=["POST"])
 def rotate(id: str) -> Response:  # noqa: A002
-    """Another certificate for a device of the caller's. The private key is given once."""
+    """Issue another certificate for a device of the caller's. The private key is given once."""
     caller, device_id = app.caller(), app.path_id(id)
     request = app.read(CertificateRequest)
     asked = Rotation(owner_id=caller.user_id, device_id=device_id, csr=request.csr)

@@ -29,7 +29,7 @@ INTERVALS: Final = {
     "1d": timedelta(days=1),
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-"""The moment from which intervals are counted."""
+"""Start of the first interval; all intervals are counted from it."""
 
 online_s = config.device_online_s()
 verified_only = config.verified_only()
@@ -46,7 +46,7 @@ ExpiresAt = Annotated[
 
 
 class OrderRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The specification's three fields, and what we add to them."""
+    """The specification's three fields, and our additions."""
 
     type: OrderType
     kwh_amount: EnergyWh
@@ -57,13 +57,13 @@ class OrderRequest(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class CancelRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Which order to take back."""
+    """The order to cancel."""
 
     order_id: UUID
 
 
 class OrdersQuery(PageQuery, kw_only=True):
-    """Which open orders are wanted."""
+    """A filter for open orders."""
 
     type: OrderType | None = None
     min_price: PriceParameter | None = None
@@ -71,19 +71,19 @@ class OrdersQuery(PageQuery, kw_only=True):
 
 
 class MineQuery(PageQuery, kw_only=True):
-    """Which of one's own orders are wanted."""
+    """A filter for the caller's own orders."""
 
     status: OrderStatus | None = None
 
 
 class BookQuery(Struct, forbid_unknown_fields=True, kw_only=True):
-    """How many price levels of each side are wanted."""
+    """The number of price levels of each side."""
 
     depth: PageLimit = DEFAULT_DEPTH
 
 
 class HistoryQuery(Struct, forbid_unknown_fields=True, kw_only=True, rename={"since": "from", "until": "to"}):
-    """Which candles are wanted; without `from`, those of the last `MAX_CANDLES` intervals, up to `to` or now."""
+    """A range of candles; without `from`, the last `MAX_CANDLES` intervals up to `to`, or up to now."""
 
     interval: Literal["5m", "15m", "1h", "1d"] = "1h"
     since: Instant | None = None
@@ -122,7 +122,7 @@ def create_order() -> Response:
 
 @app.route("/api/v1/market/order/cancel", methods=["POST"])
 def cancel() -> Response:
-    """Take back what remains of one's order."""
+    """Cancel the remainder of the caller's order."""
     caller = app.caller()
     request = app.read(CancelRequest)
     with database.transaction() as conn:
@@ -132,7 +132,7 @@ def cancel() -> Response:
 
 @app.route("/api/v1/market/order/{id}", methods=["GET"])
 def order(id: str) -> Response:  # noqa: A002 -- the path's name for it
-    """One order: one's own, or one that is in the book."""
+    """An order: the caller's own, or one in the book."""
     caller = app.caller()
     order_id = app.path_id(id)
     with database.transaction() as conn:
@@ -206,7 +206,7 @@ def book() -> Response:
 
 @app.route("/api/v1/market/price", methods=["GET"])
 def price() -> Response:
-    """Where the market of the caller's zone stands."""
+    """The market of the caller's zone."""
     caller = app.caller()
     summary = database.statement(lambda conn: market.price_summary(conn, caller.user_id))
     return app.present(answers.price_summary(summary))
@@ -214,9 +214,9 @@ def price() -> Response:
 
 @app.route("/api/v1/market/history", methods=["GET"], takes_query=True)
 def history() -> Response:
-    """Candles of the caller's zone: each whole, of every interval that `from` and `to` touch; none without a trade.
+    """Complete candles of the caller's zone, for all intervals with trades that `from` and `to` touch.
 
-    A window of `MAX_CANDLES` intervals that begins within one touches one more.
+    A window of `MAX_CANDLES` intervals that begins inside an interval touches one more.
     """
     caller = app.caller()
     query = app.query(HistoryQuery)

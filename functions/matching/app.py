@@ -1,4 +1,4 @@
-"""The loop's steps: a minute's marks, a tick of each zone at each mark, and what devices are told after it."""
+"""The loop's steps: a minute's marks, a tick of each zone at each mark, and the commands to devices after it."""
 
 import time
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ def _database() -> Database:
 
 @cache
 def _publish() -> Publish:
-    import boto3  # noqa: PLC0415 -- a tick needs none of it
+    import boto3  # noqa: PLC0415 -- not needed by a tick
     from botocore.config import Config  # noqa: PLC0415
 
-    # A later step publishes what was not published soon. The second try is for a connection that was closed.
+    # A later step publishes what is not published soon. The second attempt is for a connection that was closed.
     settings = Config(
         max_pool_connections=PUBLISHERS, connect_timeout=1, read_timeout=2, retries={"total_max_attempts": 2}
     )
@@ -40,13 +40,13 @@ def _publish() -> Publish:
 
 
 def marks(event: Mapping[str, Any], _context: object) -> dict[str, list[Any]]:
-    """The marks of the minute that begins with the schedule's time, each with when it is too late; and all zones.
+    """The marks of the minute that begins at the schedule's time, each with its deadline; and all zones.
 
-    The schedule's time and not the execution's start, because executions start a little late, each by another little.
-    An execution that nothing scheduled is the first after a deploy: the schedule's own first comes a minute after it
-    was made, or somewhat later, so that one takes two minutes. Where both tick at a mark, the second does nothing.
+    The schedule's time is used, not the execution's start, because executions start with varying delays. An execution
+    without a schedule is the first after a deploy. The schedule itself first fires about a minute or more after its
+    creation, so that execution covers two minutes. If both tick at a mark, the second does nothing.
 
-    A zone that is added meanwhile is matched from the next minute on. Raises what the database raises: the loop asks
+    A zone that is added meanwhile is matched from the next minute. Raises what the database raises: the loop asks
     again, and gets the marks that are left then.
     """
     _database().start_deadline(MARKS_DATABASE_S)
@@ -95,11 +95,12 @@ def tick(event: Mapping[str, str], _context: object) -> dict[str, int]:
 
 
 def commands(event: Mapping[str, Any], _context: object) -> dict[str, int]:
-    """Tell the devices of all zones what they are to do, then let the books show what can trade now.
+    """Publish the commands to the devices of all zones, then update what the books show.
 
-    Raises what the database raises: the next step is the retry.
+    It makes trades of the matches, publishes the commands that are due, lets each order show what can trade now, and
+    adds the changes to the price levels. Raises what the database raises: the next step is the retry.
 
-    `missed`: the mark was passed over, and nothing was matched at it.
+    `missed`: the mark was skipped, and nothing was matched at it.
     """
     if event["missed"]:
         log("tick.missed", level="warning", mark=event["mark"])

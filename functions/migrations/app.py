@@ -1,6 +1,6 @@
-"""The custom resource `Schema`: on every deploy that changes the migrations, the database follows.
+"""The custom resource `Schema`: migrates the database on every deploy that changes the migrations.
 
-CloudFormation waits until its ResponseURL is answered, so every way through `handle` ends with an answer. A failure
+CloudFormation waits until its ResponseURL is answered, so every path through `handle` ends with an answer. A failure
 fails the deploy, which then rolls back.
 """
 
@@ -23,12 +23,12 @@ PHYSICAL_ID = "schema"
 
 
 def handle(event: dict[str, object], context: object) -> None:
-    """Serve one request of CloudFormation: Create and Update migrate, Delete leaves the data alone."""
+    """Serve one request of CloudFormation: Create and Update migrate, Delete keeps the data."""
     del context
     try:
         answer = succeeded(event, physical_id=PHYSICAL_ID, Version=serve(event))
     except psycopg.ProgrammingError as error:
-        # Of a connection string that cannot be read, libpq's message quotes parts.
+        # libpq's error quotes parts of a connection string that it cannot read.
         sqlstate = error.sqlstate
         reason = str(error) if sqlstate else "The database's URL is not one that PostgreSQL understands."
         answer = failed(event, f"Migrations failed: {reason}", physical_id=PHYSICAL_ID)
@@ -51,10 +51,10 @@ def serve(event: dict[str, object]) -> int:
 
 
 def is_rollback(event: dict[str, object]) -> bool:
-    """Say whether CloudFormation is taking an update back: the function's version goes down.
+    """Whether CloudFormation is rolling an update back: the function's version decreases.
 
-    The newer schema stays then, for migrations have no way back; refusing it, as a deploy of old software would be
-    refused, would only make the rollback fail too.
+    The newer schema then stays, since migrations cannot be undone. Refusing it, as for a deploy of old software, would
+    only make the rollback fail too.
     """
     return published_version(event.get("ResourceProperties")) < published_version(event.get("OldResourceProperties"))
 

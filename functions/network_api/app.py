@@ -17,7 +17,7 @@ app = Api("network_api", settings=config.http_settings(), database=database)
 
 
 class NodeRequest(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Where the node is."""
+    """The location of a node."""
 
     location: Location
 
@@ -32,7 +32,7 @@ def nodes() -> Response:
 
 @app.route("/api/v1/network/node/register", methods=["POST"])
 def register() -> Response:
-    """A new node of the caller's, once for each Idempotency-Key."""
+    """Register a node of the caller's, once for each Idempotency-Key."""
     caller, request = app.caller(), app.read(NodeRequest)
     with database.transaction() as conn:
 

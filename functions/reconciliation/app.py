@@ -1,6 +1,6 @@
-"""The nightly comparison of database and chain: what differs is a line in the log, and an alarm.
+"""The nightly comparison of database and chain: each difference is a line in the log, and raises an alarm.
 
-Reads only, and holds no key. The same as `make reconcile`, but without the devices' own records.
+Only reads, and holds no key. The same as `make reconcile`, without the devices' own records.
 """
 
 import time
@@ -18,13 +18,13 @@ from energy_market.usecases.reconcile import OutOfTime
 from energy_market.usecases.reconcile import reconcile as compare
 
 RECHECK_S: Final = 20.0  # some ticks and sweeps
-LEFT_FOR_THE_REST_S: Final = 30.0  # of the function's timeout, to connect, to look again and to report
+LEFT_FOR_THE_REST_S: Final = 30.0  # of the function's timeout: for connecting, the second reading and the report
 CHAIN_TIMEOUT_S: Final = 20.0  # for one answer
 MAX_LINES: Final = 100  # in the log; `make reconcile` lists more
 
 
 class LambdaContext(Protocol):
-    """What we use of what Lambda passes beside the event."""
+    """The part of Lambda's context that is used here."""
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the function is stopped."""
@@ -33,7 +33,7 @@ class LambdaContext(Protocol):
 def reconcile(_event: object, context: LambdaContext) -> dict[str, int]:
     """Compare, and report.
 
-    Raises what keeps it from comparing: the schedule tries again, and after a day without a run there is an alarm.
+    Raises errors that prevent the comparison: the schedule retries, and a day without a run raises an alarm.
     """
     began = time.monotonic()
     chain = config.chain_settings()

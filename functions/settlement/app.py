@@ -1,6 +1,6 @@
-"""Settlement: what devices answer to locks, from the queue; the sweep that pays what is locked; and the deploy's check.
+"""Settlement: answers to locks, from the queue; the sweep that pays locked trades; and the check of a deploy.
 
-The check is the custom resource `Chain`: a deploy to a chain on which trades cannot be paid fails, and is rolled back.
+The check is the custom resource `Chain`: a deploy to a chain on which trades cannot be paid fails and is rolled back.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from energy_market.evm.node_check import Gap
 
 SWEEP_S: Final = 20.0
-LEFT_FOR_THE_REST_S: Final = 5.0  # of the function's timeout, for what is not the chain
+LEFT_FOR_THE_REST_S: Final = 5.0  # of the function's timeout, for work without the chain
 WAIT_FOR_OTHER_SWEEP_S: Final = 3.0
 ANSWERS_DATABASE_S: Final = 7.0  # of the 10 of the function that takes answers to locks
 CHECK_S: Final = 30.0
@@ -34,7 +34,7 @@ CHECK_ID: Final = "chain"
 
 
 class LambdaContext(Protocol):
-    """What we use of what Lambda passes beside the event."""
+    """The part of Lambda's context that is used here."""
 
     def get_remaining_time_in_millis(self) -> int:
         """Milliseconds until the function is stopped."""
@@ -46,9 +46,9 @@ def _database() -> Database:
 
 
 def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[str, str]]]:
-    """Take each answer in a transaction of its own; those that the database could not take come again.
+    """Take each answer in its own transaction; SQS repeats those that the database did not store.
 
-    This function reads what strangers' devices say, so it does not hold the operator's key: it wakes the sweep.
+    This function reads messages of others' devices, so it does not hold the operator's key: it only starts the sweep.
     """
     window_s = config.settlement_window_s()
     database = _database()
@@ -71,7 +71,7 @@ def lock_responses(event: Mapping[str, Any], _context: object) -> dict[str, list
 
 def _wake_sweep() -> None:
     """Have the sweep settle now what the loop's next step would settle within five seconds."""
-    # Imported here, and AWS's client where it is made: answers have a deadline, and only the first of many needs it.
+    # Imported here, and the client is made when needed: answers have a deadline, and only the first of many needs it.
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
     def wake() -> None:
@@ -93,11 +93,11 @@ def _functions() -> Any:  # noqa: ANN401 -- boto3's clients are made at run time
 
 
 def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
-    """Learn what the chain did, and pay what is locked. A chain that is away is a line in the log, and the next sweep.
+    """Learn what the chain did, and pay locked trades. If the chain is away, log it and leave it to the next sweep.
 
     Raises what the database raises.
     """
-    # Imported here: answers to locks have a deadline, and need none of it.
+    # Imported here: answers to locks have a deadline, and do not need these.
     from energy_market.evm.rpc import ChainError  # noqa: PLC0415
     from energy_market.usecases.settling.settle import settle_trades  # noqa: PLC0415
 
@@ -124,9 +124,9 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
 
 
 def check(event: Mapping[str, Any], _context: object) -> None:
-    """Serve one request of CloudFormation: Create and Update ask the chain, Delete and taking an update back do not.
+    """Serve one request of CloudFormation: Create and Update check the chain; Delete and a rollback do not.
 
-    A contract that is paused fails no deploy: its owner pauses it to have another operator's key deployed.
+    A paused contract fails no deploy: its owner pauses it to let another operator's key be deployed.
     """
     try:
         gaps = [] if event["RequestType"] == "Delete" or is_older_deploy(event) else _chain_gaps()

@@ -1,4 +1,4 @@
-"""What devices report, from the queue."""
+"""Devices' reports, from the queue."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def _database() -> Database:
 
 
 def handle(event: Mapping[str, Any], _context: object) -> dict[str, list[dict[str, str]]]:
-    """Take each report in a transaction of its own; those that the database could not take come again."""
+    """Take each report in its own transaction; SQS repeats those that the database did not store."""
     database = _database()
     database.start_deadline(DATABASE_S)
     kinds: Counter[str] = Counter()

@@ -1,11 +1,11 @@
-"""What the owner of the settlement contract does: deploy it, and govern it. Needs `make set-up`.
+"""Deploy and govern the settlement contract, as its owner. Needs `make set-up`.
 
     .local/venv/bin/python infra/contracts/owner.py deploy --token ADDRESS --operator ADDRESS --limit TOKENS
     .local/venv/bin/python infra/contracts/owner.py show | pause | unpause | operator ADDRESS
                                                   | limit TOKENS | raise | transfer ADDRESS | accept
 
 RPC_URL     the chain's node
-OWNER_KEY   the owner's private key (`show` needs none)
+OWNER_KEY   the owner's private key (not needed by `show`)
 CONTRACT    the settlement contract's address (`deploy` prints it)
 
 Amounts are in tokens: an hour's limit of 5000 is five thousand tokens, whatever the token's decimals.
@@ -39,7 +39,7 @@ PATIENCE_S: Final = 600.0
 
 
 def show(contract: Contract) -> None:
-    """Print how the contract stands."""
+    """Print the contract's state."""
     token = Contract(rpc=contract.rpc, artifact=TOKEN, address=contract.read("TOKEN"))
     decimals = token.read("decimals")
     limit, _, _ = contract.read("budget")
@@ -56,7 +56,7 @@ def show(contract: Contract) -> None:
 
 
 def govern(contract: Contract, owner: LocalAccount, command: str, value: Any) -> None:  # noqa: ANN401 -- by command
-    """Do one thing, and print what came of it. Raises `evm.rpc.ChainError`."""
+    """Execute one command, and print the contract's new state. Raises `evm.rpc.ChainError`."""
     match command:
         case "pause" | "unpause":
             contract.transact(owner, command)
@@ -74,7 +74,7 @@ def govern(contract: Contract, owner: LocalAccount, command: str, value: Any) ->
 
 
 def main() -> None:
-    """Do what the command line says."""
+    """Execute the command line."""
     arguments = _parser().parse_args()
     with closing(Rpc(_named("RPC_URL"), deadline_s=PATIENCE_S)) as rpc:
         if arguments.command == "deploy":
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _address(text: str) -> str:
     if not is_address(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no address")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an address")
     return to_checksum_address(text)
 
 
@@ -122,9 +122,9 @@ def _amount(text: str) -> Decimal:
     try:
         amount = Decimal(text)
     except InvalidOperation as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount") from error
     if not amount.is_finite() or amount < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an amount")
     return amount
 
 
@@ -138,7 +138,7 @@ def _tokens(units: int, decimals: int) -> str:
 
 
 def _said(error: ChainError) -> str:
-    """What the contract or the node said, with the contract's own word where it has one."""
+    """The error message of the contract or the node, with the name of the contract's own error if it has one."""
     data = error.data if isinstance(error, Refused) else None
     for entry in SETTLEMENT.abi:
         if entry["type"] == "error" and data and data.startswith("0x" + _selector(entry)):

@@ -80,7 +80,7 @@ def test_a_chain_that_has_all_lacks_nothing() -> None:
     [
         ({"eth_chainId": "0x1"}, "chain_id", "the node is on chain 1, not on 31337"),
         ({"eth_chainId": Unreachable("refused")}, "node", "the node cannot be asked"),
-        ({"eth_chainId": NO_METHOD}, "node", "the node refuses to be asked about the contract"),
+        ({"eth_chainId": NO_METHOD}, "node", "the node refuses calls to the contract"),
         ({node_check.TOKEN: "0x"}, "contract", f"there is no settlement contract at {CONTRACT}"),
         ({node_check.TOKEN: Refused(3, "execution reverted")}, "contract", "there is no settlement contract at"),
         ({node_check.TOKEN: "0x" + word(2**200)}, "contract", "there is no settlement contract at"),
@@ -91,7 +91,7 @@ def test_a_chain_that_has_all_lacks_nothing() -> None:
         ({node_check.DECIMALS: "0x" + word(25)}, "decimals", "the token has 25 decimals, but amounts need 9 to 24"),
         ({node_check.OPERATOR: "0x" + word(7)}, "operator", "the contract's operator is 0x00"),
         ({node_check.PAUSED: "0x" + word(1)}, "paused", "the contract is paused by its owner"),
-        ({"eth_getBlockByNumber": None}, "blocks", "the node does not answer as it should eth_getBlockByNumber"),
+        ({"eth_getBlockByNumber": None}, "blocks", "the node gives a malformed answer to eth_getBlockByNumber"),
         ({"eth_getBlockByNumber": NO_METHOD}, "blocks", "the node refuses eth_getBlockByNumber"),
         ({"eth_getBlockByNumber": BLOCK | {"gasLimit": "0x1000"}}, "gas_limit", "a block has room for 4096 gas"),
         ({"eth_getBlockByNumber": BLOCK | {"timestamp": hex(NOW_S + 700)}}, "clock", "700 seconds ahead"),

@@ -349,13 +349,13 @@ def test_the_other_sides_words_are_in_the_error_and_nothing_that_the_address_hid
 @pytest.mark.parametrize(
     ("status", "body", "sentence"),
     [
-        (401, b"", r"HTTP status 401 \(it wants other credentials than RpcUrl has\), without a word"),
+        (401, b"", r"HTTP status 401 \(it requires other credentials than those in RpcUrl\), without an explanation"),
         (403, b"<html><style>p{}</style><p>Access denied</p></html>", r"HTTP status 403 .*: Access denied"),
         (404, b"not here", r"HTTP status 404 \(there is no node at this path\): not here"),
         (502, b"<h1>Bad Gateway</h1>", "HTTP status 502: Bad Gateway"),
-        (200, b"<html>Sign in</html>", "no JSON: Sign in"),
-        (200, b"", "no JSON, without a word"),
-        (200, b'"hello"', 'not to what was asked: "hello"'),
+        (200, b"<html>Sign in</html>", "not JSON: Sign in"),
+        (200, b"", "not JSON, without an explanation"),
+        (200, b'"hello"', 'does not fit the request: "hello"'),
         (400, b"bad request", "HTTP status 400: bad request"),
         (413, b"too large", "HTTP status 413: too large"),
     ],

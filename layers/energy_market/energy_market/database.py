@@ -160,7 +160,7 @@ def _find_out_whose_session(connection: BoundedConnection, *, statement_s: float
 
 def _refuse_to_read_only(transaction_read_only: str) -> None:
     if transaction_read_only == "on":
-        raise ReadsOnly("The server takes no writes: another one does.")
+        raise ReadsOnly("The server accepts no writes: another one is the writer.")
 
 
 class Database:

@@ -1,4 +1,4 @@
-"""What the API answers with: the domain's integers as the JSON numbers of the specification."""
+"""The bodies of the API's answers: the domain's integers as the JSON numbers of the specification."""
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -21,7 +21,7 @@ from energy_market.domain.users import User
 
 
 def order(found: Order, *, viewer: UUID) -> dict[str, Any]:
-    """An order. Which device it is bound to, and why that one cannot sell now, is its owner's to know."""
+    """An order. Only its owner sees its device, and why that device cannot sell now."""
     answer: dict[str, Any] = {
         "id": found.id,
         "user_id": found.user_id,
@@ -47,7 +47,7 @@ def order(found: Order, *, viewer: UUID) -> dict[str, Any]:
 
 
 def own_trade(found: Trade, *, viewer: UUID) -> dict[str, Any]:
-    """A trade as one of its two sides sees it: the other's order is not named."""
+    """A trade as one of its two sides sees it, without the other side's order."""
     is_donor = found.donor_id == viewer
     return {
         "id": found.id,
@@ -70,7 +70,7 @@ def own_trade(found: Trade, *, viewer: UUID) -> dict[str, Any]:
 
 
 def operators_trade(found: Trade) -> dict[str, Any]:
-    """A trade as an operator sees it: both sides, and what became of it."""
+    """A trade as an operator sees it: both sides, and its outcome."""
     return {
         "id": found.id,
         "sell_order_id": found.sell_order_id,
@@ -103,7 +103,7 @@ def _terms_and_course(found: Trade) -> dict[str, Any]:
 
 
 def public_trade(found: Trade) -> dict[str, Any]:
-    """A confirmed trade as the market sees it: nobody is named but by the chain."""
+    """A confirmed trade as the market sees it, without its users; the transaction on the chain is public."""
     return {
         "id": found.id,
         "kwh_amount": kwh(found.energy_wh),
@@ -115,7 +115,7 @@ def public_trade(found: Trade) -> dict[str, Any]:
 
 
 def stuck_batch(found: StuckBatch) -> dict[str, Any]:
-    """A transaction of the chain's operator that is not mined."""
+    """A transaction of the operator's account that is not mined."""
     return {
         "id": found.id,
         "chain_id": found.chain_id,
@@ -131,7 +131,7 @@ def stuck_batch(found: StuckBatch) -> dict[str, Any]:
 
 
 def market_state(found: MarketState, *, verified_only: bool) -> dict[str, Any]:
-    """Whether the market is paused, and whom it is for."""
+    """Whether the market is paused, and whether it requires verified users."""
     return {
         "paused": found.paused,
         "changed_at": found.changed_at,
@@ -145,7 +145,7 @@ def level(found: Level) -> dict[str, Any]:
 
 
 def price_summary(found: PriceSummary) -> dict[str, Any]:
-    """Where the market stands."""
+    """The market's current prices."""
     return {
         "last_price": _price_or_none(found.last_micro),
         "last_trade_at": found.last_at,
@@ -174,7 +174,7 @@ def candle(found: Candle) -> dict[str, Any]:
 
 
 def device(found: Device, *, now: datetime, device_online_s: int) -> dict[str, Any]:
-    """A device as its owner sees it. One that has not been heard of for `device_online_s` seconds is offline."""
+    """A device as its owner sees it. A device without a message for `device_online_s` seconds is offline."""
     is_silent = found.last_ping is None or found.last_ping <= now - timedelta(seconds=device_online_s)
     return {
         "id": found.id,
@@ -194,7 +194,7 @@ def device(found: Device, *, now: datetime, device_online_s: int) -> dict[str, A
 
 
 def report(found: Report) -> dict[str, Any]:
-    """What a device sent; the payload as it was, whatever its firmware put into it."""
+    """A device's report, with its payload unchanged, whatever the firmware sent."""
     return {
         "kind": "status" if found.kind in {"donor_status", "recipient_status"} else found.kind,
         "received_at": found.received_at,
@@ -203,7 +203,7 @@ def report(found: Report) -> dict[str, Any]:
 
 
 def user(found: User) -> dict[str, Any]:
-    """A user, as they are shown to themselves and to operators."""
+    """A user, as they see themselves and as operators see them."""
     return {
         "id": found.id,
         "wallet_address": found.wallet_address,
@@ -217,7 +217,7 @@ def user(found: User) -> dict[str, Any]:
 
 
 def act(found: Act) -> dict[str, Any]:
-    """What an operator did."""
+    """An operator's act."""
     return {
         "id": found.id,
         "operator_id": found.operator_id,
@@ -232,12 +232,12 @@ def act(found: Act) -> dict[str, Any]:
 
 
 def certificate(found: Certificate) -> dict[str, Any]:
-    """A certificate of a device, without anything that one could connect with."""
+    """A certificate of a device, without anything that would allow a connection."""
     return {"certificate_id": found.id, "issued_at": found.issued_at, "valid_until": found.valid_until}
 
 
 def device_topics(found: Device) -> dict[str, Any]:
-    """The topics of a device, by what they are for (docs/device-protocol.md)."""
+    """The topics of a device, by purpose (docs/device-protocol.md)."""
     if found.side == "recipient":
         publish, subscribe = {"status": topics.RECIPIENT_STATUS, "alert": topics.ALERT}, dict[str, str]()
     else:
@@ -290,7 +290,7 @@ def network_node(found: NetworkNode) -> dict[str, Any]:
 
 
 def dashboard(found: Dashboard) -> dict[str, Any]:
-    """One's own figures; every trade status is there, be it with 0."""
+    """A user's own figures; every trade status is present, even at 0."""
     return {
         **_totals(found.totals),
         "open_orders": found.open_orders,

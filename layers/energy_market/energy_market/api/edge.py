@@ -1,8 +1,8 @@
-"""The API edge: how a request of API Gateway becomes a call of a view, and what the view answers, or raises, an answer.
+"""The API edge: turns a request of API Gateway into a call of a view, and the view's answer or error into a response.
 
-`Api` is a Chalice app whose own JSON, CORS, and error handling are not used: Chalice reads JSON numbers as floats, and
-turns a view's exception into an anonymous 500 before a middleware could see it. So views are wrapped and called here,
-bodies are read raw, and every answer is built in one place. For each request: one audit line on standard output.
+`Api` is a Chalice app that does not use Chalice's JSON, CORS and error handling. Chalice reads JSON numbers as floats,
+and turns a view's exception into an anonymous 500 before a middleware can see it. Views are therefore wrapped and
+called here, bodies are read raw, and every answer is built in one place. Each request prints one audit line.
 """
 
 import hashlib
@@ -32,13 +32,13 @@ MAX_BODY_BYTES: Final = 16 * 1024
 MAX_IDEMPOTENCY_KEY: Final = 255
 PREFLIGHT_LIFE_S: Final = 600
 DATABASE_S: Final = 8.0
-"""Seconds of a request, from its begin, in which the database is waited for."""
+"""Seconds from the begin of a request in which the database is awaited."""
 RETRY_AFTER_S: Final = 2
-"""What a client is told to wait when the database is away; its own pause, with jitter, comes on top."""
+"""Seconds that a client is told to wait when the database is away; its own pause, with jitter, is added."""
 
 T = TypeVar("T")
 
-# The one place where an error gets its status.
+# The only place where an error gets its status.
 STATUS_OF: Final[Mapping[type[MarketError], int]] = {
     errors.InvalidRequest: 400,
     errors.Unauthorized: 401,
@@ -53,11 +53,11 @@ STATUS_OF: Final[Mapping[type[MarketError], int]] = {
 
 
 class ParsedType(Protocol):
-    """A type of `fields.py`, which reads itself."""
+    """A type of `fields.py`, which parses itself."""
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Raises `InvalidRequest`."""
+        """Parse a value. Raises `InvalidRequest`."""
 
 
 class Api(Chalice):
@@ -66,9 +66,9 @@ class Api(Chalice):
     def __init__(
         self, name: str, *, settings: HttpSettings, database: Database, database_s: float = DATABASE_S
     ) -> None:
-        """`database` is the sandbox's one connection; nothing is opened yet.
+        """`database` is the sandbox's single connection, which is opened later.
 
-        `database_s`: seconds of a request in which it is waited for; then the client is told to come again.
+        `database_s`: seconds of a request in which it is awaited; after that the client is told to retry.
         """
         super().__init__(name, configure_logs=False)
         self._settings = settings
@@ -76,7 +76,7 @@ class Api(Chalice):
         self._database_s = database_s
         self._exchange: Exchange | None = None
 
-    # ---- what a view uses
+    # ---- for views
 
     def route(  # type: ignore[override] # views of this API know nothing of Chalice's other options
         self,
@@ -87,10 +87,11 @@ class Api(Chalice):
         needs_database: bool = True,
         sign_in_limit: int | None = None,
     ) -> Callable[[Callable[..., Response]], Callable[..., Response]]:
-        """Serve a path. Query parameters are refused unless the view takes them, which must read them with `query`.
+        """Serve a path. Query parameters are refused unless the view takes them; it must then read them with `query`.
 
-        A route that `needs_database` counts requests in it, and is refused while it is away; the others are served, and
-        have no `caller`. `sign_in_limit` caps the requests per minute of one source over all routes that have it.
+        If a route `needs_database`, its requests are counted there, and refused while it is away. Other routes are
+        always served, and have no `caller`. `sign_in_limit` caps the requests per minute of one source over all routes
+        that have it.
         """
         register = super().route(path, methods=list(methods), content_types=[], cors=False)
 
@@ -101,7 +102,7 @@ class Api(Chalice):
                     if not takes_query:
                         self._refuse_parameters()
                     return view(**path_parameters)
-                except Exception as error:  # noqa: BLE001 - the edge: whatever it is, the client gets an answer
+                except Exception as error:  # noqa: BLE001 - the edge: whatever fails, the client gets an answer
                     return self._refusal(error)
 
             register(answered)
@@ -123,10 +124,10 @@ class Api(Chalice):
             raise InvalidRequest("invalid_body", "The body holds a NUL character.")
         try:
             read = msgspec.json.Decoder(type_, dec_hook=_parse, float_hook=_decimal).decode(body)
-            # The decoder takes the last of two values, other readers the first: nobody knows which one was meant.
+            # The decoder takes the last of two values, other readers take the first: the sender's intent is unknown.
             json.loads(body, object_pairs_hook=_distinct, parse_int=str, parse_float=str)
         except msgspec.ValidationError as refusal:
-            from energy_market.api import refusals  # noqa: PLC0415 - only for who is refused
+            from energy_market.api import refusals  # noqa: PLC0415 - only for refusals
 
             raise refusals.of_body(type_, refusal) from None
         except (ValueError, RecursionError):
@@ -138,28 +139,28 @@ class Api(Chalice):
         try:
             return msgspec.convert(self._parameters(), type_, dec_hook=_parse)
         except msgspec.ValidationError as refusal:
-            from energy_market.api import refusals  # noqa: PLC0415 - only for who is refused
+            from energy_market.api import refusals  # noqa: PLC0415 - only for refusals
 
             raise refusals.of_query(type_, refusal) from None
         except UnicodeError:
             raise InvalidRequest("invalid_query", "The query is not text in UTF-8.") from None
 
     def path_id(self, text: str) -> UUID:
-        """A path parameter that is an id. What is spelt unlike an id names nothing: raises `NotFound`."""
+        """A path parameter that is an id. Raises `NotFound` if it is not spelt like an id."""
         try:
             return msgspec.convert(text, UUID)
         except ValueError:  # no id, or not even a text that can be encoded
             raise errors.NotFound("not_found", "There is nothing with this id.") from None
 
     def caller(self) -> tokens.Caller:
-        """Who is asking. Raises `Unauthorized` without a valid access token of a session that goes on."""
+        """The caller. Raises `Unauthorized` without a valid access token of an open session."""
         caller = self._current.caller
         if not isinstance(caller, tokens.Caller):
             raise caller or RuntimeError("This route does not look at who is asking.")
         return caller
 
     def source(self) -> str:
-        """The network that is asking, as API Gateway saw it."""
+        """The network of the request's sender, as API Gateway saw it."""
         return network_of(self._current.source_ip)
 
     def note_user(self, user_id: UUID) -> None:
@@ -167,7 +168,7 @@ class Api(Chalice):
         self._current.user_id = user_id
 
     def idempotency_key(self) -> str | None:
-        """The Idempotency-Key header. Raises `InvalidRequest` if it is no word of at most 255 characters."""
+        """The Idempotency-Key header. Raises `InvalidRequest` unless it has 1 to 255 printable characters."""
         key = self._current.headers.get("idempotency-key")
         if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
             raise InvalidRequest("invalid_idempotency_key", "Idempotency-Key must be 1 to 255 printable characters.")
@@ -191,11 +192,11 @@ class Api(Chalice):
         next_cursor: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Response:
-        """Answer with a text that is ready to be sent."""
+        """Answer with a text that is already rendered."""
         answer: dict[str, str | list[str]] = {"Content-Type": media_type, "Cache-Control": "no-store"}
         answer.update(headers or {})
         if next_cursor is not None:
-            # Relative to the address the client asked, which a stage or a proxy in between may have changed.
+            # Relative to the address that the client requested, which a stage or a proxy may have changed.
             query = urlencode({**self._parameters(), "cursor": next_cursor})
             answer["Link"] = f'<?{query}>; rel="next"'
         return Response(body=body, status_code=status, headers=answer)
@@ -246,9 +247,10 @@ class Api(Chalice):
         return self._exchange
 
     def _admit(self, *, needs_database: bool, sign_in_limit: int | None) -> None:
-        """Find out who asks, and refuse a source, or a user, that has asked too often.
+        """Identify the caller, and refuse a source or a user above its limit.
 
-        One statement counts both and looks after the session. Where the database is not needed, nor is its count.
+        One statement counts both and checks the session. Routes that do not need the database do not need its count
+        either.
         """
         exchange = self._current
         source = self.source()
@@ -262,7 +264,7 @@ class Api(Chalice):
             limits[f"user {asking.user_id}"] = self._settings.user_limit_per_minute
             session_id = asking.session_id
         try:
-            # If it must be said twice it counts twice, which is no harm.
+            # If the statement is repeated, the request counts twice, which is harmless.
             rate = self._database.statement(lambda conn: admission.admit(conn, list(limits), session_id=session_id))
         except UNAVAILABLE:
             if needs_database:
@@ -280,7 +282,7 @@ class Api(Chalice):
         exchange.caller = asking
 
     def _token(self) -> tokens.Caller | Unauthorized:
-        """Whom the access token speaks for, or what is wrong with it."""
+        """The caller that the access token names, or what is wrong with the token."""
         header = self._current.headers.get("authorization", "")
         scheme, _, token = header.partition(" ")
         if not header:
@@ -293,7 +295,7 @@ class Api(Chalice):
             return refusal
 
     def _body(self) -> bytes:
-        """The body's bytes, whose length is known to be within the limit before anything is decoded."""
+        """The body's bytes. Their number is checked against the limit before anything is decoded."""
         body = self._current.event.get("body") or ""
         encoded = bool(self._current.event.get("isBase64Encoded"))
         limit = (MAX_BODY_BYTES + 2) // 3 * 4 if encoded else MAX_BODY_BYTES
@@ -328,7 +330,7 @@ class Api(Chalice):
                     refusal.headers["Retry-After"] = str(error.retry_after_s)
                 if isinstance(error, Unauthorized):
                     refusal.headers["WWW-Authenticate"] = "Bearer"
-                if isinstance(error, errors.UnsupportedMediaType):  # what is taken: RFC 9110, 15.5.16
+                if isinstance(error, errors.UnsupportedMediaType):  # the accepted types: RFC 9110, 15.5.16
                     refusal.headers |= {"Accept": "application/json", "Accept-Encoding": "identity"}
                 return refusal
         _log(
@@ -347,7 +349,7 @@ class Api(Chalice):
         return self.present({"error": sentence, "code": code}, status=status)
 
     def _cross_origin_headers(self, methods: Mapping[str, object]) -> dict[str, str]:
-        """What lets a browser's page of an allowed origin use the API. There are no cookies, so no credentials."""
+        """The headers that let a page of an allowed origin use the API. There are no cookies, so no credentials."""
         allowed = self._settings.allowed_origins
         headers = {} if "*" in allowed else {"Vary": "Origin"}
         origin = self._current.headers.get("origin")
@@ -369,7 +371,7 @@ _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
 
 def encode(value: object) -> str:
-    """JSON, with decimals as numbers, all their digits written out."""
+    """JSON, with decimals as numbers with all their digits."""
     return _ENCODER.encode(value).decode()
 
 
@@ -378,7 +380,7 @@ def _parse(type_: type[ParsedType], value: object) -> object:
 
 
 def _distinct(pairs: list[tuple[str, object]]) -> None:
-    """Raise `InvalidRequest` for an object of JSON that names a key twice."""
+    """Raise `InvalidRequest` for a JSON object that has a key twice."""
     names: set[str] = set()
     for name, _ in pairs:
         if name in names:
@@ -395,6 +397,6 @@ def _decimal(text: str) -> Decimal:
 
 
 def _log(**fields: object) -> None:
-    """One line of JSON on standard output, where Lambda collects it."""
+    """Print one line of JSON, which Lambda collects."""
     sys.stdout.write(encode(fields) + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""One request of API Gateway, and where it comes from."""
+"""One request of API Gateway, and its source."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,14 +10,14 @@ from energy_market.domain import tokens
 from energy_market.domain.errors import Unauthorized
 
 IPV4_AS_IPV6: Final = bytes(10) + b"\xff\xff"
-"""Prefix of an IPv6 address that spells an IPv4 one (RFC 4291, 2.5.5.2)."""
+"""Prefix of an IPv6 address that contains an IPv4 address (RFC 4291, 2.5.5.2)."""
 UNKNOWN_SOURCE: Final = "unknown"
-"""Where a request comes from that names no address; all such requests have one allowance together."""
+"""Source of all requests without an address, which share one limit."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """One request and what became known while serving it."""
+    """One request, and what was learned while serving it."""
 
     method: str
     path: str
@@ -25,19 +25,20 @@ class Exchange:
     request_id: str
     event: Mapping[str, Any]
     user_id: UUID | None = None
-    caller: tokens.Caller | Unauthorized | None = None  # or why who asks is not known; None before it was looked at
+    caller: tokens.Caller | Unauthorized | None = None  # or why they are unknown; None before the check
     headers: dict[str, str] = field(default_factory=dict)  # lower-case names
 
     @classmethod
     def of(cls, event: Mapping[str, Any]) -> Self:
-        """The source is what API Gateway saw: a header that the client sends could name anyone.
+        """Read an event. The source is the address that API Gateway saw, since a client's header could name any.
 
-        On the local stack that header (X-Forwarded-For) is what the gateway "saw". Whatever it holds, it is a source.
+        On the local stack, the gateway takes it from that header (X-Forwarded-For). Any content of the header is used
+        as the source.
         """
         context = event["requestContext"]
         return cls(
             method=context["httpMethod"],
-            # Half a character (a lone surrogate) cannot be written into the log.
+            # Half a character (a lone surrogate) cannot be written to the log.
             path=(event.get("path") or context["resourcePath"]).encode(errors="replace").decode(),
             source_ip=address_of((context.get("identity") or {}).get("sourceIp")) or UNKNOWN_SOURCE,
             request_id=context["requestId"],
@@ -47,7 +48,7 @@ class Exchange:
 
 
 def address_of(text: object) -> str | None:
-    """The IP address in what is said of a source, or None: the first of a list, without port, brackets or zone."""
+    """The IP address in a description of a source, or None: the first of a list, without port, brackets or zone."""
     if not isinstance(text, str):
         return None
     first = text.partition(",")[0].strip()
@@ -63,7 +64,7 @@ def address_of(text: object) -> str | None:
 
 
 def network_of(source_ip: str) -> str:
-    """Who a source is: an IPv4 address, or the 64 bits of an IPv6 address that one subscriber has all the others of."""
+    """The network of a source: an IPv4 address, or the first 64 bits of an IPv6 address, which one subscriber owns."""
     if ":" not in source_ip:
         return source_ip
     address = inet_pton(AF_INET6, source_ip)

@@ -1,7 +1,7 @@
-"""Types of JSON fields and query parameters that need more than a JSON type: each knows how to parse itself.
+"""Types of JSON fields and query parameters that need more than a JSON type: each parses itself.
 
-A `parse` takes what the JSON (or the query string) held; `http.py` calls it while decoding. It raises `InvalidRequest`,
-or ValueError where `EXPECTED` says all there is to say: `refusals.py` makes a sentence of it that names the field.
+A `parse` takes the value from the JSON or the query string; `edge.py` calls it while decoding. It raises
+`InvalidRequest`, or ValueError if `EXPECTED` explains enough: `refusals.py` then makes a sentence that names the field.
 """
 
 import re
@@ -18,8 +18,8 @@ from energy_market.domain.quantities import parse_kwh, parse_price, parse_price_
 MAX_PAGE: Final = 500
 
 VISIBLE: Final = r"^[^\x00-\x1f\x7f]*[^\x00-\x20\x7f][^\x00-\x1f\x7f]*\Z"
-"""Words: something visible in them, and no control characters."""
-# A place in words.
+"""Pattern of a text with at least one visible character, and no control characters."""
+# A place, as a text.
 Location = Annotated[
     str,
     Meta(
@@ -29,7 +29,7 @@ Location = Annotated[
         description="a text of 1 to 200 characters, not blank and without control characters",
     ),
 ]
-# A moment of a query.
+# A time in a query.
 Instant = Annotated[datetime, Meta(tz=True)]
 _NUMBER: Final = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _PLAIN_INTEGER: Final = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -45,7 +45,7 @@ class EnergyWh(int):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Above 0, at most 1,000,000 kWh, at most 3 decimals."""
+        """Parse a number above 0, at most 1,000,000 kWh, with at most 3 decimals."""
         return cls(parse_kwh(value))
 
 
@@ -57,18 +57,18 @@ class PriceMicro(int):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Above 0, at most 1,000 tokens, at most 6 decimals."""
+        """Parse a number above 0, at most 1,000 tokens, with at most 6 decimals."""
         return cls(parse_price(value))
 
 
 class PriceParameter(int):
-    """Micro-tokens per kWh that orders' prices are compared with, from a query parameter in tokens per kWh."""
+    """Micro-tokens per kWh to compare orders' prices with, from a query parameter in tokens per kWh."""
 
     EXPECTED: ClassVar[str] = "a number of tokens per kWh from 0 to 1000, with at most 6 decimals and no sign"
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """0, or what an order's price may be; no sign. Raises ValueError."""
+        """Parse 0 or a valid price of an order, without a sign. Raises ValueError."""
         if not isinstance(value, str) or not _NUMBER.fullmatch(value):
             raise ValueError(cls.EXPECTED)
         try:
@@ -86,27 +86,27 @@ class WalletAddress(str):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Any accepted spelling."""
-        from energy_market.domain.wallets import parse_address  # noqa: PLC0415 -- slow, and most functions need it not
+        """Parse an address in any accepted spelling."""
+        from energy_market.domain.wallets import parse_address  # noqa: PLC0415 -- slow, and few functions need it
 
         return cls(parse_address(value))
 
 
 class PageLimit(int):
-    """How many rows a page may have, from a query parameter."""
+    """Maximum rows of a page, from a query parameter."""
 
     EXPECTED: ClassVar[str] = f"a whole number from 1 to {MAX_PAGE}"
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """1 to 500. Raises ValueError."""
+        """Parse a number from 1 to 500. Raises ValueError."""
         if not isinstance(value, str) or not _PLAIN_INTEGER.fullmatch(value) or not 1 <= int(value) <= MAX_PAGE:
             raise ValueError(cls.EXPECTED)
         return cls(int(value))
 
 
 class Cursor(str):
-    """Where the next page begins: an opaque word that only its own route can read."""
+    """The beginning of the next page: an opaque word that only its own route can read."""
 
     __slots__ = ()
     EXPECTED: ClassVar[str] = "one that a Link header of this route gave"
@@ -114,7 +114,7 @@ class Cursor(str):
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Raises `InvalidRequest` for what no `spell` has written."""
+        """Parse a cursor. Raises `InvalidRequest` for a text that `spell` cannot have written."""
         if not isinstance(value, str) or not _CURSOR.fullmatch(value):
             raise cls.refusal()
         try:
@@ -128,7 +128,7 @@ class Cursor(str):
         return urlsafe_b64encode(position.encode("ascii")).rstrip(b"=").decode()
 
     def integers(self, count: int) -> tuple[int, ...]:
-        """The position as that many non-negative integers, which `spell` was given joined by commas."""
+        """The position as `count` non-negative integers, which `spell` was given joined by commas."""
         parts = self.split(",")
         if len(parts) != count or not all(part.isdecimal() and len(part) < 19 for part in parts):  # noqa: PLR2004
             raise self.refusal()
@@ -136,11 +136,11 @@ class Cursor(str):
 
     @classmethod
     def spell_moment(cls, moment: datetime, seq: int) -> str:
-        """The opaque word for a place among rows in the order of time, and of `seq` where they have the same."""
+        """The opaque word for a position among rows ordered by time, and by `seq` at equal times."""
         return cls.spell(f"{(moment - _EPOCH) // timedelta(microseconds=1)},{seq}")
 
     def moment(self) -> tuple[datetime, int]:
-        """What `spell_moment` was given, exactly."""
+        """The exact arguments of `spell_moment`."""
         microseconds, seq = self.integers(2)
         try:
             return _EPOCH + timedelta(microseconds=microseconds), seq

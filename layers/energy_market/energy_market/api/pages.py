@@ -1,4 +1,4 @@
-"""Pages of a list: which one is wanted, and where the next begins."""
+"""Pages of a list: the requested one, and the beginning of the next."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 class PageQuery(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Query parameters of a list; those of a route add its own."""
+    """Query parameters of a list; a route's subclass adds its own."""
 
     limit: PageLimit = DEFAULT_PAGE
     cursor: Cursor | None = None
 
     def place(self) -> int | None:
-        """The place after which the page begins; None for the first page. Raises `InvalidRequest`."""
+        """The position after which the page begins; None for the first page. Raises `InvalidRequest`."""
         return None if self.cursor is None else self.cursor.integers(1)[0]
 
     def next(self, page: Sequence[T], place_of: Callable[[T], int]) -> str | None:

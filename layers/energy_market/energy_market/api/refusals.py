@@ -1,6 +1,6 @@
-"""Sentences for people about a wrong field: a decoder speaks of types, paths, and regular expressions.
+"""Sentences for people about a wrong field; the decoder's own texts speak of types, paths and regular expressions.
 
-Loaded only when something is refused.
+Only imported when a request is refused.
 """
 
 import re
@@ -15,7 +15,7 @@ import msgspec
 from energy_market.domain.errors import InvalidRequest
 
 SHOWN_CHARACTERS: Final = 40
-"""Characters of a name that are repeated to whoever sent it."""
+"""Maximum characters of a name that are repeated to its sender."""
 
 TIME: Final = "a time with a time zone, like 2026-11-28T12:00:00Z"
 _WORDS: Final[Mapping[Any, str]] = {
@@ -24,24 +24,24 @@ _WORDS: Final[Mapping[Any, str]] = {
     str: "a text",
     UUID: "an id (a UUID)",
 }
-# The decoder's own texts. A name in the first two is the sender's: it may hold anything.
+# The decoder's own texts. A name in the first two comes from the sender, and may hold anything.
 _MISSING: Final = re.compile(r"Object missing required field `(.+)`", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _PLACE: Final = re.compile(r" - at `\$\.(\w+)[^`]*`\Z")
 
 
 def of_body(struct: type, refusal: msgspec.ValidationError) -> InvalidRequest:
-    """The refusal of a JSON body that is no `struct`."""
+    """The refusal of a JSON body that does not fit `struct`."""
     return _refusal(struct, refusal, code="invalid_body", what="field", whole="The body must be a JSON object.")
 
 
 def of_query(struct: type, refusal: msgspec.ValidationError) -> InvalidRequest:
-    """The refusal of query parameters that are no `struct`."""
+    """The refusal of query parameters that do not fit `struct`."""
     return _refusal(struct, refusal, code="invalid_query", what="query parameter", whole="The query is malformed.")
 
 
 def shown(name: str) -> str:
-    """A name that somebody sent, short enough to be repeated."""
+    """A name from a sender, short enough to be repeated."""
     return name if len(name) <= SHOWN_CHARACTERS else f"{name[:SHOWN_CHARACTERS]}..."
 
 
@@ -61,7 +61,7 @@ def _refusal(struct: type, refusal: msgspec.ValidationError, *, code: str, what:
 
 
 def _expected(annotation: Any) -> tuple[str, str | None, bool]:  # noqa: ANN401 - whatever a Struct may have
-    """What a value must be, in words; the code of its own, if its refusal has one; whether it may be null."""
+    """(The expected value in words, the error code of its type or None, whether null is allowed)."""
     origin = get_origin(annotation)
     if origin in {Union, UnionType}:
         (type_,) = (part for part in get_args(annotation) if part is not NoneType)

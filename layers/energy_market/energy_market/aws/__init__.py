@@ -1,1 +1,1 @@
-"""What only AWS does: its registry of devices, its dead-letter queues, its deploys."""
+"""Services that only AWS has: the registry of devices, dead-letter queues, deploys."""

@@ -1,4 +1,4 @@
-"""CloudFormation's custom resources: what a function is asked on a deploy, and where it answers."""
+"""CloudFormation's custom resources: the answers that a function gives during a deploy."""
 
 import json
 import urllib.request
@@ -7,11 +7,11 @@ from typing import Any, Final
 
 ANSWER_TIMEOUT_S: Final = 20
 REASON_LIMIT: Final = 1_000
-"""Characters of a reason: CloudFormation cuts an answer at 4 KB."""
+"""Maximum characters of a reason: CloudFormation truncates answers at 4 KB."""
 
 
 def succeeded(event: Mapping[str, Any], *, physical_id: str, **data: object) -> dict[str, object]:
-    """The answer that all is well. `physical_id` must stay the same, or CloudFormation deletes what had the old one."""
+    """The answer of success. `physical_id` must not change, or CloudFormation deletes the resource with the old id."""
     return {
         "Status": "SUCCESS",
         "PhysicalResourceId": physical_id,
@@ -23,12 +23,12 @@ def succeeded(event: Mapping[str, Any], *, physical_id: str, **data: object) -> 
 
 
 def failed(event: Mapping[str, Any], reason: str, *, physical_id: str) -> dict[str, object]:
-    """The answer that fails the deploy, which then rolls back; people read `reason`."""
+    """The answer that fails the deploy, which then rolls back; `reason` is for people."""
     return {**succeeded(event, physical_id=physical_id), "Status": "FAILED", "Reason": reason[:REASON_LIMIT]}
 
 
 def respond(url: str, answer: Mapping[str, object]) -> None:
-    """Put the answer where CloudFormation waits for it. Raises `OSError` if that fails."""
+    """Send the answer to CloudFormation's URL. Raises `OSError` if that fails."""
     request = urllib.request.Request(  # noqa: S310 - CloudFormation's own URL
         url, data=json.dumps(answer).encode(), method="PUT", headers={"Content-Type": ""}
     )
@@ -37,7 +37,7 @@ def respond(url: str, answer: Mapping[str, object]) -> None:
 
 
 def is_older_deploy(event: Mapping[str, Any]) -> bool:
-    """Say whether CloudFormation is taking an update back: the property `DeployedAt` goes down."""
+    """Whether CloudFormation is rolling an update back: the property `DeployedAt` decreases."""
     now, before = (
         str((event.get(name) or {}).get("DeployedAt") or "") for name in ("ResourceProperties", "OldResourceProperties")
     )

@@ -1,6 +1,6 @@
-"""Messages of devices that failed for good, in queues of their own (SQS).
+"""Device messages that failed for good, in queues of their own (SQS).
 
-The AWS SDK is imported when a queue is asked, not before: it costs more than the rest of a cold start.
+The AWS SDK is imported when a queue is first used: the import takes longer than the rest of a cold start.
 """
 
 from collections.abc import Mapping
@@ -11,25 +11,25 @@ from energy_market.domain.settings import DeadLetterQueue
 if TYPE_CHECKING:
     from types_boto3_sqs import SQSClient
 
-MOST_AT_ONCE: Final = 10  # what SQS gives out
-HIDDEN_S: Final = 30  # a message that was received and not deleted is there again after that
-MOST_A_REQUEST: Final = 200  # some seconds, of the 29 that API Gateway waits
+MOST_AT_ONCE: Final = 10  # the maximum that SQS returns
+HIDDEN_S: Final = 30  # a received message that is not deleted reappears after that
+MOST_A_REQUEST: Final = 200  # takes some of the 29 seconds that API Gateway waits
 
 
 class DeadLetters:
-    """The queues of dead letters, by what their messages are about."""
+    """The dead-letter queues, by kind of message."""
 
     def __init__(self, queues: Mapping[str, DeadLetterQueue]) -> None:
-        """Nothing is connected yet."""
+        """Store the queues' addresses; the connection is made later."""
         self._queues = queues
         self._client: SQSClient | None = None
 
     def waiting(self) -> dict[str, int]:
-        """About how many messages lie in each queue."""
+        """The approximate number of messages in each queue."""
         return {name: waiting(self._sqs(), queue.url) for name, queue in self._queues.items()}
 
     def replay(self, name: str) -> tuple[int, int]:
-        """Put at most 200 messages back where they came from; how many, and about how many are left."""
+        """Move at most 200 messages back to their source. Returns how many, and about how many are left."""
         queue = self._queues[name]
         moved = move_back(self._sqs(), queue.url, queue.source_url, most=MOST_A_REQUEST)
         return moved, waiting(self._sqs(), queue.url)
@@ -39,7 +39,7 @@ class DeadLetters:
             import boto3  # noqa: PLC0415
             from botocore.config import Config  # noqa: PLC0415
 
-            # The request is answered before API Gateway stops waiting for it.
+            # The request is answered before API Gateway gives up.
             self._client = boto3.client(
                 "sqs",
                 config=Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 2}),
@@ -48,15 +48,15 @@ class DeadLetters:
 
 
 def waiting(sqs: "SQSClient", queue: str) -> int:
-    """About how many messages could be received from a queue."""
+    """The approximate number of messages that can be received from a queue."""
     attributes = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["ApproximateNumberOfMessages"])
     return int(attributes["Attributes"]["ApproximateNumberOfMessages"])
 
 
 def move_back(sqs: "SQSClient", letters: str, source: str, *, most: int | None = None) -> int:
-    """Move what lies in a queue of dead letters now; how many messages. One that fails again is not moved again.
+    """Move the messages that now lie in a dead-letter queue. Returns how many. Later failures are not moved again.
 
-    A message is deleted only after it was sent, so a crash between the two leaves it in both queues.
+    A message is deleted only after it was sent, so a crash in between leaves it in both queues.
     """
     to_move = waiting(sqs, letters) if most is None else min(most, waiting(sqs, letters))
     moved = 0

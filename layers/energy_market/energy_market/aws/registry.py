@@ -1,6 +1,6 @@
-"""Device identities in AWS IoT: a thing named by the device's id, and the certificate it connects with.
+"""Device identities in AWS IoT: a thing named by the device's id, and the certificate with which it connects.
 
-The AWS SDK is imported when a certificate is issued, not before: it costs more than the rest of a cold start.
+The AWS SDK is imported when a certificate is issued: the import takes longer than the rest of a cold start.
 """
 
 import binascii
@@ -26,7 +26,7 @@ _CSR: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What a device proves itself with. No private key where the device made its own and sent a CSR."""
+    """A device's certificate, with its private key unless the device made its own and sent a CSR."""
 
     certificate_arn: str
     certificate_id: str
@@ -35,7 +35,7 @@ class Credentials:
 
 
 def check_csr(csr: str) -> None:
-    """Raise `InvalidRequest` for what cannot be a certificate signing request, before anything is made for it."""
+    """Raise `InvalidRequest` if this cannot be a certificate signing request, before anything is created for it."""
     match = _CSR.fullmatch(csr) if len(csr) <= MAX_CSR_CHARACTERS else None
     if match is None or not _is_one_sequence(match[2]):
         raise bad_csr()
@@ -47,32 +47,32 @@ def bad_csr() -> InvalidRequest:
 
 
 class DeviceRegistry:
-    """AWS IoT, as far as devices and their certificates need it."""
+    """The part of AWS IoT that devices and their certificates need."""
 
     def __init__(self, policy: str) -> None:
-        """`policy`: the IoT policy of every device's certificate. Nothing is connected yet."""
+        """`policy`: the IoT policy of every device's certificate. The connection is made later."""
         self._policy = policy
         self._client: IoTClient | None = None
 
     def issue(self, device_id: UUID, csr: str | None) -> Credentials:
-        """Make the thing and a first certificate, which the broker does not let in yet.
+        """Create the thing and its first certificate, which the broker does not accept yet.
 
-        What was made when it fails is left to `tidy`. Raises `InvalidRequest` for a bad CSR.
+        If this fails, `tidy` removes what was created. Raises `InvalidRequest` for a bad CSR.
         """
         self._iot().create_thing(thingName=str(device_id))
         return self.certify(device_id, csr)
 
     def certify(self, device_id: UUID, csr: str | None) -> Credentials:
-        """Make a certificate for a thing, which the broker does not let in before `activate`; or none if a step fails.
+        """Create a certificate for a thing; the broker accepts it after `activate`. If a step fails, none remains.
 
-        It is made inactive: of a process that dies before the certificate is its thing's, or before it is written down,
-        nothing is left that opens a door. Raises `InvalidRequest` for a bad CSR.
+        It is created inactive, so if the process dies before it is attached and recorded, what remains cannot connect.
+        Raises `InvalidRequest` for a bad CSR.
         """
         iot = self._iot()
         with ExitStack() as undo:
             made = self._certificate(iot, csr)
             undo.callback(_delete_certificate, iot, made.certificate_id)
-            # The thing before the policy: a certificate that may do anything is found by its thing's name.
+            # The thing before the policy: a certificate that has rights can then be found by its thing's name.
             iot.attach_thing_principal(thingName=str(device_id), principal=made.certificate_arn)
             undo.callback(iot.detach_thing_principal, thingName=str(device_id), principal=made.certificate_arn)
             iot.attach_policy(policyName=self._policy, target=made.certificate_arn)
@@ -80,22 +80,22 @@ class DeviceRegistry:
             return made
 
     def activate(self, certificate_id: str) -> None:
-        """Have the broker let it in; again changes nothing."""
+        """Have the broker accept the certificate; harmless if repeated."""
         self._iot().update_certificate(certificateId=certificate_id, newStatus="ACTIVE")
 
     def tidy(self, device_id: UUID, *, kept: Collection[str], ended: Collection[str], is_removed: bool) -> None:
-        """Delete every certificate of a thing but those `kept`, whoever made them, and of a removed device the thing.
+        """Delete every certificate of a thing except those `kept`, and for a removed device also the thing.
 
-        Each loses its rights first: the broker asks for these with every message, also on a connection that is open.
-        `ended`: certificates that may have been taken from their thing already. Raises what AWS says last; what was
-        done until then stays done, and the rest is for the next time.
+        Each certificate loses its rights first: the broker checks them for every message, even on an open connection.
+        `ended`: certificates that may have been detached from their thing already. Raises the last error of AWS;
+        completed steps stay done, and the next call does the rest.
         """
         iot = self._iot()
         try:
             arns = iot.list_thing_principals(thingName=str(device_id))["principals"]
         except iot.exceptions.ResourceNotFoundException:
             arns, is_removed = [], False
-        with ExitStack() as each:  # every step is tried, whatever the one before did; the last one first
+        with ExitStack() as each:  # every step is tried, even if another fails; in reverse order
             if is_removed:
                 each.callback(iot.delete_thing, thingName=str(device_id))
             for certificate_id in set(ended) - {arn.rpartition("/")[2] for arn in arns}:
@@ -108,7 +108,7 @@ class DeviceRegistry:
 
     def _certificate(self, iot: "IoTClient", csr: str | None) -> Credentials:
         if csr is None:
-            made = iot.create_keys_and_certificate()  # inactive, unless one asks
+            made = iot.create_keys_and_certificate()  # inactive by default
             return Credentials(
                 certificate_arn=made["certificateArn"],
                 certificate_id=made["certificateId"],
@@ -131,7 +131,7 @@ class DeviceRegistry:
             import boto3  # noqa: PLC0415
             from botocore.config import Config  # noqa: PLC0415
 
-            # A slow call fails while there is time left to undo what was made before it.
+            # A slow call fails early enough to undo the steps before it.
             self._client = boto3.client(
                 "iot",
                 config=Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 2}),
@@ -140,20 +140,20 @@ class DeviceRegistry:
 
 
 def _detach_policy(iot: "IoTClient", policy: str, arn: str) -> None:
-    """A certificate whose registration died before it had its policy has none to lose."""
+    """Detach the policy; a certificate whose registration died before it was attached has no policy to lose."""
     with suppress(iot.exceptions.ResourceNotFoundException):
         iot.detach_policy(policyName=policy, target=arn)
 
 
 def _delete_certificate(iot: "IoTClient", certificate_id: str) -> None:
-    """A certificate must be inactive before it can be deleted; one that is gone already is no trouble."""
+    """Deactivate the certificate, as AWS requires, and delete it; a missing certificate is no error."""
     with suppress(iot.exceptions.ResourceNotFoundException):
         iot.update_certificate(certificateId=certificate_id, newStatus="INACTIVE")
         iot.delete_certificate(certificateId=certificate_id, forceDelete=True)
 
 
 def _is_one_sequence(text: str) -> bool:
-    """Whether this is the base64 of one DER sequence and nothing after it: what a CSR is at its outermost."""
+    """Whether this is the base64 of exactly one DER sequence, which is the outermost form of a CSR."""
     try:
         der = b64decode("".join(text.split()), validate=True)
     except binascii.Error:

@@ -1,9 +1,9 @@
-"""Which orders a tick must read, given that an earlier tick has matched all others.
+"""The orders that a tick must read, given that an earlier tick has matched all others.
 
 A tick that has matched the whole book leaves no two orders that could trade: during its walk, the remainders of orders
-and devices only fall. Any later trade therefore has a side that is *new* since: an order that arrived, returned, grew
-or got its device, or an ask whose device is back or has more energy. It is enough to match the new orders with the
-resting orders that they reach by price. That walk makes the same trades as a walk over the whole book.
+and devices only fall. Any later trade therefore has a side that is *new* since. Such a side is an order that arrived,
+returned, grew or got its device, or an ask whose device is back or has more energy. It is enough to match the new
+orders with the resting orders that they reach by price. That walk makes the same trades as a walk over the whole book.
 
 Only the best resting orders are read: as many as the new ones can take, and a few more. Afterwards it is checked
 whether that was enough: a new order without a partner, or with a partner worse than the last one read, might have found

@@ -178,9 +178,9 @@ def _walk(book: Book, free_wh: Mapping[int, int]) -> list[Match]:  # noqa: C901 
 class _Bids:
     """The bids of one walk, best first; a bid's place in that order is its rank.
 
-    The best open bid nearly always fits. Where it does not, searching all bids for the first that fits would make the
-    walk quadratic, as in the specification's loop. All-or-none bids are therefore found by size. After a few misfits,
-    the others are found with trees, which are built when first needed.
+    The best open bid nearly always fits. If it does not, searching all bids for the first that fits would make the walk
+    quadratic, as in the specification's loop. All-or-none bids are therefore found by size. After a few misfits, the
+    others are found with trees, which are built when first needed.
     """
 
     def __init__(self, book: Book) -> None:

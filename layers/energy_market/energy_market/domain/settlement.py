@@ -28,11 +28,11 @@ class SettlementRules:
 
     def __post_init__(self) -> None:
         if not 1 <= self.confirmations <= self.finality_blocks:
-            raise ValueError("finality takes at least as many blocks as a confirmation, and that at least one")
+            raise ValueError("a confirmation takes at least one block, and finality at least as many as a confirmation")
         if self.max_batch < 1:
             raise ValueError("a batch holds at least one trade")
         if not 0 <= self.min_priority_fee_wei <= self.max_fee_wei:
-            raise ValueError("the least tip must be at least nothing and at most the highest fee")
+            raise ValueError("the minimum tip must not be negative or above the maximum fee")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

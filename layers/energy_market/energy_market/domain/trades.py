@@ -39,7 +39,7 @@ NOBODYS_FAULT: Final[tuple[FailReason, ...]] = ("settlement_expired", "chain_ref
 
 MAX_TRIES_OF_A_PAIR: Final = 5
 MAX_FAILURES_IN_A_ROW: Final = 3
-"""Number of consecutive failures of its device at which an order is cancelled, and at which the device pauses.
+"""Number of consecutive failures of its device at which an ask is rejected, and at which the device pauses.
 
 Trades that were matched before a failure was noticed count as one failure together: a device that is away for a minute
 fails ten trades once. A confirmed trade ends the row of failures. An answer `locked` does not: a device that locks and

@@ -1,1 +1,1 @@
-"""The ledger: an EVM chain, spoken to by JSON-RPC. Only `rpc` may be imported without the EVM libraries."""
+"""The ledger: an EVM chain, accessed by JSON-RPC. Only `rpc` may be imported without the EVM libraries."""

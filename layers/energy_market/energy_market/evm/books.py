@@ -1,6 +1,6 @@
-"""The settlement contract as anybody can read it: every payment it made, and each account's escrow.
+"""The settlement contract as anybody can read it: every payment that it made, and each account's escrow.
 
-Needs no key and none of the EVM libraries: events and answers are words of 32 bytes.
+Needs no key and no EVM library: events and answers are words of 32 bytes.
 """
 
 from collections import defaultdict
@@ -17,9 +17,9 @@ from energy_market.evm.rpc import Refused, Rpc, Unreachable
 from energy_market.evm.values import digest, quantity, word, words
 
 BLOCKS_PER_QUERY: Final = 10_000
-"""Nodes bound what they answer to by blocks, by entries or by bytes; a query that is refused is halved."""
+"""Maximum blocks per query. Nodes limit answers by blocks, entries or bytes; a refused query is halved."""
 PERIOD_S: Final = 3600
-"""Seconds that the contract's limit and caps are for (`EnergySettlement.PERIOD`)."""
+"""Seconds of the period of the contract's limit and caps (`EnergySettlement.PERIOD`)."""
 
 Moved = Mapping[str, int]
 
@@ -39,7 +39,7 @@ class Paid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holdings:
-    """What the contract holds of the token, what it says is escrow, and what it must be by the events."""
+    """The contract's tokens, the escrow that it states, and the escrow according to the events."""
 
     held: int
     stated: int
@@ -49,8 +49,8 @@ class Holdings:
 def account(rpc: Rpc, *, contract: str, wallet: str, now_s: float) -> Account:
     """Ask the contract about an account, in one request. Raises WrongChain, Refused, Unreachable.
 
-    `now_s`: Unix seconds. Rooms are as of then, and not of the newest block: some chains make none while nobody sends
-    anything.
+    `now_s`: Unix seconds. The remaining allowances are as of now, not of the newest block: some chains make no blocks
+    while nobody sends a transaction.
     """
     hour = int(now_s) // PERIOD_S
 
@@ -75,15 +75,15 @@ def account(rpc: Rpc, *, contract: str, wallet: str, now_s: float) -> Account:
 
 
 class Books:
-    """Reads the contract's events from the first to the newest, once, and keeps each account's balance by them.
+    """Reads the contract's events once, from the first to the newest, and keeps each account's balance.
 
-    A look at a chain that goes on: what was read belongs together if `stand` says so at the end.
+    The chain grows during the reading; `stand` tells at the end whether everything read belongs together.
     """
 
     def __init__(
         self, rpc: Rpc, *, chain_id: int, contract: str, token: str, token_decimals: int, first_block: int = 0
     ) -> None:
-        """Asks nothing yet. `token` and `token_decimals` are what is expected. `first_block`: nothing is before it."""
+        """Makes no request yet. `token`, `token_decimals`: expected values. `first_block`: no event is before it."""
         self._rpc = rpc
         self.chain_id = chain_id
         self.contract = parse_address(contract)
@@ -94,30 +94,30 @@ class Books:
         self.start_again()
 
     def start_again(self) -> None:
-        """Forget what was read."""
-        self.block = self._first_block - 1  # the newest that was read
+        """Forget everything that was read."""
+        self.block = self._first_block - 1  # the newest block that was read
         self._moved: dict[str, int] = defaultdict(int)
         self._heads: dict[int, str] = {}
 
     def start_deadline(self, deadline_s: float) -> None:
-        """From now on, all questions together may take this long."""
+        """Limit all later requests together to `deadline_s` seconds."""
         self._rpc.start_deadline(deadline_s)
 
     def check(self) -> list[str]:
-        """What the contract contradicts of the configuration. Raises WrongChain if it is not there.
+        """Contradictions between the contract and the configuration. Raises WrongChain if there is no contract.
 
-        Amounts are compared by the decimals that the token has, whatever is configured.
+        Amounts are compared with the token's own decimals, whatever is configured.
         """
         facts = node_check.ask(self._rpc, chain_id=self.chain_id, contract=self.contract)
         expected = Expected(
             chain_id=self.chain_id, contract=self.contract, token=self._token, token_decimals=self.token_decimals
         )
-        gaps = node_check.contradictions(replace(facts, paused=False), expected)  # a pause is nobody's error
+        gaps = node_check.contradictions(replace(facts, paused=False), expected)  # a pause is no error
         self._token, self.token_decimals = facts.token, facts.decimals
         return [gap.sentence for gap in gaps]
 
     def read_on(self) -> Iterator[list[Paid]]:
-        """The payments from where the last reading ended to the newest block, a page at a time, oldest first."""
+        """The payments after the last reading up to the newest block, a page at a time, oldest first."""
         (head,) = self._rpc.call_many([("eth_getBlockByNumber", ["latest", False])], present=True)
         if isinstance(head, Refused):
             raise head
@@ -138,7 +138,7 @@ class Books:
             yield payments
 
     def again(self, payments: Collection[Paid]) -> list[Paid]:
-        """What the chain now says of these trades in the blocks that these payments were in."""
+        """The chain's current payments of these trades, in the blocks of the given payments."""
         by_block: dict[int, set[UUID]] = defaultdict(set)
         for payment in payments:
             by_block[payment.block_number].add(payment.trade_id)
@@ -153,7 +153,7 @@ class Books:
         return node_check.surely(lambda: self._settled(ids)) if ids else set()
 
     def _settled(self, ids: Sequence[UUID]) -> set[UUID]:
-        # areSettled(bytes32[]): where the list begins, its length, its words.
+        # areSettled(bytes32[]): the offset of the list, its length, its words.
         data = _ARE_SETTLED + word(32) + word(len(ids)) + "".join(word(one.int) for one in ids)
         answers = words(self._rpc.call("eth_call", {"to": self.contract, "data": data}, "latest"))[2:]
         if len(answers) != len(ids):
@@ -162,15 +162,15 @@ class Books:
 
     @property
     def accounts(self) -> list[str]:
-        """Whoever's escrow ever changed."""
+        """The accounts whose escrow has ever changed."""
         return sorted(self._moved)
 
     def escrow_by_events(self, account: str) -> int:
-        """What an account deposited and received less what it withdrew and paid, up to `block`."""
+        """An account's deposits and receipts minus its withdrawals and payments, up to `block`."""
         return self._moved[account]
 
     def escrow(self, accounts: Sequence[str]) -> dict[str, int]:
-        """What the contract says each account has at `block`: to be asked soon, for nodes forget old states."""
+        """Each account's escrow at `block`, as the contract states it. Ask soon: nodes drop old states."""
         answers = self._all([self._view(self.contract, _ESCROW + word(int(account, 16))) for account in accounts])
         return {account: quantity(answer) for account, answer in zip(accounts, answers, strict=True)}
 
@@ -185,7 +185,7 @@ class Books:
         return Holdings(held=quantity(held), stated=quantity(stated), by_events=sum(self._moved.values()))
 
     def stand(self) -> bool:
-        """Whether no reorganisation has touched what was read: a block's hash holds those of all before it."""
+        """Whether no reorganisation has touched the blocks that were read. A block's hash covers all earlier blocks."""
         blocks = self._all([("eth_getBlockByNumber", [hex(number), False]) for number in self._heads])
         return all(
             block is not None and digest(_field(block, "hash")) == known
@@ -206,7 +206,7 @@ class Books:
             self._moved[paid.buyer] -= paid.amount
             self._moved[paid.seller] += paid.amount
             return paid
-        if topic not in {_DEPOSITED, _WITHDRAWN}:  # some nodes answer with more than was asked for
+        if topic not in {_DEPOSITED, _WITHDRAWN}:  # some nodes send more than was requested
             return None
         try:
             account, (amount,) = _address(entry["topics"][1]), words(entry["data"])

@@ -19,12 +19,12 @@ LONGEST_PAUSE_S: Final = 0.5
 
 
 class Reverted(ChainError):
-    """A transaction was mined and undone."""
+    """A transaction was mined, and reverted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """What the compiler made of a contract."""
+    """The compiler's output for a contract."""
 
     name: str
     abi: list[Any]
@@ -51,7 +51,7 @@ class Artifact:
         return function_abi_to_4byte_selector(entry) + encode(_types(entry["inputs"]), arguments)
 
     def answer(self, function: str, data: bytes) -> Any:  # noqa: ANN401 -- what the ABI says
-        """What a function returned: its value, a tuple where there are several."""
+        """The decoded result of a function: its value, or a tuple of several."""
         values = decode(_types(self._function(function)["outputs"]), data)
         return values[0] if len(values) == 1 else values
 
@@ -68,17 +68,17 @@ class Contract:
     address: str
 
     def read(self, function: str, *arguments: object) -> Any:  # noqa: ANN401 -- what the ABI says
-        """What a view function answers at the latest block."""
+        """The result of a view function at the latest block."""
         call = {"to": self.address, "data": "0x" + self.artifact.call(function, *arguments).hex()}
         return self.artifact.answer(function, bytes.fromhex(self.rpc.call("eth_call", call, "latest")[2:]))
 
     def transact(self, account: LocalAccount, function: str, *arguments: object) -> dict[str, Any]:
-        """Call a function by a transaction and wait for its receipt. Raises Reverted, and `rpc`'s errors."""
+        """Call a function in a transaction and wait for its receipt. Raises Reverted, and `rpc`'s errors."""
         return transact(self.rpc, account, to=self.address, data=self.artifact.call(function, *arguments))
 
 
 def deploy(rpc: Rpc, account: LocalAccount, artifact: Artifact, *arguments: object) -> Contract:
-    """Create a contract and wait until it stands. Raises Reverted, and `rpc`'s errors."""
+    """Create a contract and wait until it exists. Raises Reverted, and `rpc`'s errors."""
     receipt = transact(rpc, account, to=None, data=artifact.creation(*arguments))
     return Contract(rpc=rpc, artifact=artifact, address=to_checksum_address(receipt["contractAddress"]))
 
@@ -93,10 +93,10 @@ def transact(
     wait_s: float = 30.0,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Any]:
-    """Sign, send, and wait for the receipt. One at a time for each account.
+    """Sign, send, and wait for the receipt. Only one at a time for each account.
 
-    Raises Reverted when it was mined and undone, Refused when the node would not have it, Unreachable when it was not
-    mined in `wait_s` seconds. For the operator's settlements use the ledger, which survives a crash; this does not.
+    Raises Reverted if the transaction was mined and reverted, Refused if the node rejects it, and Unreachable if it was
+    not mined in `wait_s` seconds. For the operator's settlements use the ledger, which survives a crash; this does not.
     """
     rpc.start_deadline(wait_s)
     call = {"from": account.address, "data": "0x" + data.hex(), "value": hex(value)} | ({"to": to} if to else {})
@@ -122,12 +122,12 @@ def transact(
         sleep(pause_s)
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
     if int(receipt["status"], 16) != 1:
-        raise Reverted(f"the transaction {transaction_hash} was undone")
+        raise Reverted(f"the transaction {transaction_hash} was reverted")
     return dict(receipt)
 
 
 def _types(parameters: list[Any]) -> list[str]:
-    """ABI types as eth-abi wants them: a tuple is spelled out."""
+    """ABI types in eth-abi's spelling, with the components of tuples."""
     return [
         f"({','.join(_types(p['components']))}){p['type'].removeprefix('tuple')}"
         if p["type"].startswith("tuple")

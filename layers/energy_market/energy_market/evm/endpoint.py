@@ -1,4 +1,4 @@
-"""A node's address, and one HTTP exchange with it. What the address may hide is shown to nobody."""
+"""A node's address, and one HTTP exchange with it. Secrets in the address are never shown."""
 
 import base64
 import re
@@ -15,7 +15,7 @@ from energy_market.evm.refusals import Unreachable
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 CHUNK_BYTES: Final = 64 * 1024
 WORDS_KEPT: Final = 300
-"""Characters of another side's text in an error."""
+"""Maximum characters of the other side's text in an error."""
 MIN_SECRET_CHARACTERS: Final = 4
 USER_AGENT: Final = "energy-market"
 REDIRECTS: Final = range(300, 400)
@@ -24,7 +24,7 @@ _UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An answer by HTTP. `body` is None where it is too long; `pause_s`: the seconds of its header Retry-After."""
+    """An HTTP answer. `body` is None if it is too long; `pause_s`: seconds of its Retry-After header."""
 
     status: int
     body: bytes | None
@@ -32,10 +32,10 @@ class Reply:
 
 
 class Endpoint:
-    """One address, one kept connection."""
+    """An address, and one kept connection to it."""
 
     def __init__(self, url: str) -> None:
-        """Connects to nothing yet. Raises ValueError, which does not quote the address."""
+        """Connects later. Raises ValueError, which does not quote the address."""
         parts = _parts_of(url)
         self._secure, self._host, self._port = parts.scheme == "https", str(parts.hostname), parts.port
         self._target = _target(parts)
@@ -43,7 +43,7 @@ class Endpoint:
             "Content-Type": "application/json",
             "Accept": "application/json",
             "Accept-Encoding": "identity",
-            "User-Agent": USER_AGENT,  # some firewalls refuse who sends none
+            "User-Agent": USER_AGENT,  # some firewalls reject requests without it
             **_authorization(parts),
         }
         self._secrets = _secrets(parts)
@@ -56,7 +56,7 @@ class Endpoint:
             self._connection = None
 
     def post(self, body: bytes, *, timeout_s: float) -> Reply:
-        """Send a body, and read the answer to it. Raises Unreachable."""
+        """Send a body and read its answer. Raises Unreachable."""
         is_kept = self._connection is not None and self._connection.sock is not None
         try:
             try:
@@ -65,14 +65,14 @@ class Endpoint:
                 self.close()
                 if not is_kept:
                     raise
-            # A proxy ends connections that it has kept for long enough: that says nothing of the node.
+            # A proxy closes connections after some time; that says nothing about the node.
             return self._exchange(body, timeout_s)
         except (OSError, HTTPException) as error:
             self.close()
             raise Unreachable(f"the node cannot be reached: {error or type(error).__name__}") from error
 
     def words(self, text: str) -> str:
-        """Another side's text for the log: without what the address hides, in one line, not long."""
+        """The other side's text for the log: without the address's secrets, on one line, shortened."""
         text = text[: 100 * WORDS_KEPT]
         for secret in self._secrets:
             text = re.sub(re.escape(secret), "***", text, flags=re.IGNORECASE)
@@ -86,11 +86,11 @@ class Endpoint:
         connection.request("POST", self._target, body, self._headers)
         response = connection.getresponse()
         if response.status in REDIRECTS:
-            # Not followed: what the address hides is for its own host only.
+            # Not followed: the address's secrets are for its own host only.
             self.close()
             raise Unreachable(
                 f"the node's address redirects (HTTP status {response.status}) to"
-                f" {_host_of(response.getheader('Location'), self._host)}: RpcUrl must name where the node is"
+                f" {_host_of(response.getheader('Location'), self._host)}: RpcUrl must name the node's own address"
             )
         answer = bytearray()
         while len(answer) <= MAX_ANSWER_BYTES and (chunk := response.read1(CHUNK_BYTES)):
@@ -98,7 +98,7 @@ class Endpoint:
             if time.monotonic() >= give_up:
                 raise TimeoutError("the answer takes too long")
         if len(answer) <= MAX_ANSWER_BYTES:
-            response.read()  # of nothing more: the connection may be used again
+            response.read()  # reads nothing, but lets the connection be reused
         plain = _unpacked(bytes(answer), response) if len(answer) <= MAX_ANSWER_BYTES else None
         if plain is None:
             self.close()
@@ -115,7 +115,7 @@ class Endpoint:
 
 
 def _parts_of(url: str) -> SplitResult:
-    """Raises ValueError, which does not quote the address: it may hold an access key."""
+    """Parse an address. Raises ValueError, which does not quote the address: it may hold an access key."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -141,7 +141,7 @@ def _authorization(parts: SplitResult) -> dict[str, str]:
 
 
 def _secrets(parts: SplitResult) -> list[str]:
-    """What of an address may be a key, as it may be echoed: the longest first."""
+    """The parts of an address that may be secret, in all their spellings, longest first."""
     written = [parts.username or "", parts.password or "", *parts.path.split("/"), *re.split("[&=]", parts.query)]
     found = {form for one in written for form in (one, unquote(one))}
     found |= {value.removeprefix("Basic ") for value in _authorization(parts).values()}
@@ -149,7 +149,7 @@ def _secrets(parts: SplitResult) -> list[str]:
 
 
 def _host_of(location: str | None, here: str) -> str:
-    """Scheme and host of a redirect's goal: the rest may hold a key."""
+    """Scheme and host of a redirect's target; the rest may hold a key."""
     try:
         goal = urlsplit(location or "")
         host = goal.hostname or here
@@ -159,7 +159,7 @@ def _host_of(location: str | None, here: str) -> str:
 
 
 def _unpacked(body: bytes, response: HTTPResponse) -> bytes | None:
-    """The body without its content coding, which we did not ask for; None where it is too long."""
+    """The body without its content coding, which was not requested; None if it is too long."""
     coding = (response.getheader("Content-Encoding") or "identity").strip().lower()
     if coding == "identity":
         return body
@@ -169,12 +169,12 @@ def _unpacked(body: bytes, response: HTTPResponse) -> bytes | None:
     try:
         plain = unpack.decompress(body, MAX_ANSWER_BYTES + 1)
     except zlib.error:
-        raise HTTPException(f"the answer calls itself {coding} and is not") from None
+        raise HTTPException(f"the answer claims to be {coding} and is not") from None
     return plain if len(plain) <= MAX_ANSWER_BYTES else None
 
 
 def _retry_after_s(value: str | None) -> float:
-    """Seconds by the header Retry-After (RFC 9110, 10.2.3): a number, or a date."""
+    """Seconds of a Retry-After header (RFC 9110, 10.2.3), which is a number or a date."""
     if not value:
         return 0.0
     if value.strip().isdecimal():

@@ -1,6 +1,6 @@
-"""The settlement contract as the operator uses it: build, sign, send, and see what became of it.
+"""The settlement contract as the operator uses it: build, sign, send, and learn the outcome.
 
-Nothing here remembers anything: what was signed is the caller's to store, before it is sent.
+Nothing is stored here: the caller stores what was signed, before it is sent.
 """
 
 import re
@@ -33,36 +33,36 @@ BUDGET: Final = "budget()"
 TRADE_SETTLED: Final = "TradeSettled(bytes32,address,address,uint256,uint256)"
 TRADE_SKIPPED: Final = "TradeSkipped(bytes32,uint8)"
 
-PERIOD_S: Final = 3600  # what the contract's limit is for
-# An upper bound of what a trade can cost: three storage slots, its event and its call data. Measured: 56,000 when both
-# the id's and the seller's slots are new. The estimate alone would not do: it is taken before the trades under way are
-# paid, and a trade that is skipped in the estimate may be paid in the block.
+PERIOD_S: Final = 3600  # the period of the contract's limit
+# Upper bound of a trade's cost: three storage slots, its event and its call data. Measured: 56,000 if both the id's and
+# the seller's slots are new. The estimate alone is not enough: it is made before the trades under way are paid, and a
+# trade that is skipped in the estimate may be paid in the block.
 GAS_PER_BATCH: Final = 60_000
 GAS_PER_TRADE: Final = 75_000
-# A replacement must pay at least a tenth more, both fees (the rule of the common nodes); we pay an eighth more.
+# A replacement must raise both fees by at least a tenth (the rule of the common nodes); we raise them by an eighth.
 REPLACEMENT_NUMERATOR, REPLACEMENT_DENOMINATOR = 9, 8
 LOG_BLOCKS_PER_QUERY: Final = 1000
-FACTS_FOR_S: Final = 60.0  # for so long the contract's facts (token, operator, paused) are not asked again
+FACTS_FOR_S: Final = 60.0  # before the contract's facts (token, operator, paused) are read again
 SEARCH_S: Final = 2.0
-"""Seconds of a sweep for the search of one payment in the chain's events; the next sweep goes on from there."""
+"""Seconds of a sweep for the search of one payment in the chain's events; the next sweep continues there."""
 LEARNT_S: Final = 600.0
-"""Seconds for which it is remembered what a node has refused: a tip below its floor, events of many blocks."""
+"""Seconds for which a node's limits are remembered: a tip below its minimum, events of too many blocks."""
 LOWER: Final = (0, 1, 2, 4)
-"""Blocks below the newest at which to look, one after the other, while the node that answers does not know it."""
+"""Blocks below the newest to look at, in this order, while the node that answers does not know the block."""
 CLOCK_SKEW_S: Final = 600  # between the database's clock and the chain's
-# What a count or a fee (in wei for each gas), a time, and anything else can be at most: they go into bigint columns and
+# Maximum bits of a count or a fee (in wei per unit of gas), of a nonce, and of a time. They go into bigint columns and
 # timestamps.
 COUNT_BITS: Final = 63
-NONCE_BITS: Final = 32  # nobody has sent so much: a batch under a nonce that is made up would wait for ever
+NONCE_BITS: Final = 32  # no account has sent more: a batch under an invented nonce would wait for ever
 TIME_BITS: Final = 37
 
 
 class NotYet(ChainError):
-    """The search for a payment takes longer than this sweep has for it; it is gone on with."""
+    """The search for a payment takes longer than this sweep has for it; the next sweep continues."""
 
 
 class Reverts(ChainError):
-    """The contract would undo this batch. `data` is what it said, as 0x-hex."""
+    """The contract would revert this batch. `data`: its answer, as 0x-hex."""
 
     def __init__(self, message: str, data: str | None) -> None:
         super().__init__(message)
@@ -70,7 +70,7 @@ class Reverts(ChainError):
 
 
 class Skip(IntEnum):
-    """Why the contract did not pay a trade (`EnergySettlement.sol`)."""
+    """The reason why the contract did not pay a trade (`EnergySettlement.sol`)."""
 
     ALREADY_SETTLED = 1
     INSUFFICIENT_ESCROW = 2
@@ -80,26 +80,26 @@ class Skip(IntEnum):
 
 
 class Sent(Enum):
-    """What the node said to a transaction. Only the chain says whether it is mined."""
+    """The node's answer to a transaction. Only the chain decides whether it is mined."""
 
     ACCEPTED = "accepted"  # in its pool, now or before
     NONCE_USED = "nonce_used"  # a transaction with this nonce is mined: this one, or another
-    NOT_NOW = "not_now"  # the pool is full, or waits for nonces before this one
-    UNDERPRICED = "underpriced"  # fees below what the pool or the next block asks
-    OUTBID = "outbid"  # the pool holds another with this nonce, which this one does not pay enough more than
-    TOO_MUCH = "too_much"  # gas, bytes or costs beyond what the node takes of one transaction
+    NOT_NOW = "not_now"  # the pool is full, or waits for earlier nonces
+    UNDERPRICED = "underpriced"  # fees below the minimum of the pool or the next block
+    OUTBID = "outbid"  # the pool holds another with this nonce, whose fees are not raised enough
+    TOO_MUCH = "too_much"  # gas, bytes or costs beyond the node's limits for one transaction
     NO_FUNDS = "no_funds"  # the operator cannot pay the gas
     REFUSED = "refused"
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the node does not hold it."""
+        """Whether the node does not hold the transaction."""
         return self not in {Sent.ACCEPTED, Sent.NONCE_USED, Sent.NOT_NOW}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """A trade as the contract is asked to pay it. Amount in nano-tokens, energy in Wh."""
+    """A payment of a trade, as the contract is asked for it. Amount in nano-tokens, energy in Wh."""
 
     id: UUID
     buyer: str
@@ -111,13 +111,13 @@ class Payment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fees:
-    """In wei for each gas."""
+    """Fees in wei per unit of gas."""
 
     max_fee_per_gas: int
     max_priority_fee_per_gas: int
 
     def replacing(self, old: "Fees") -> "Fees":
-        """These fees, or as much as it takes for the pool to drop a transaction with the old ones for this."""
+        """These fees, raised if necessary so that the pool replaces a transaction with the old fees by this one."""
         return Fees(
             max_fee_per_gas=max(self.max_fee_per_gas, _raised(old.max_fee_per_gas)),
             max_priority_fee_per_gas=max(self.max_priority_fee_per_gas, _raised(old.max_priority_fee_per_gas)),
@@ -137,12 +137,12 @@ class Signed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A block's header, as far as it concerns us. `time_s`: Unix seconds."""
+    """The relevant fields of a block's header. `time_s`: Unix seconds."""
 
     number: int
     hash: str
     time_s: int
-    base_fee: int  # in wei for each gas; 0 where the node leaves it out
+    base_fee: int  # in wei per unit of gas; 0 if the node leaves it out
     gas_limit: int
 
 
@@ -150,8 +150,8 @@ class Block:
 class View:
     """The chain at one moment.
 
-    A nonce is how many transactions of the operator's were mined, so it is also the next one to be. `nonce_pending`
-    adds those that wait in the node's pool without a gap.
+    `nonce` is the number of the operator's mined transactions, and so the next nonce to be mined. `nonce_pending` also
+    counts those that wait in the node's pool without a gap.
     """
 
     head: Block
@@ -164,7 +164,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """A mined transaction and what it did with each trade."""
+    """A mined transaction, and its effect on each trade."""
 
     hash: str
     block_number: int
@@ -189,7 +189,7 @@ class Ledger:
         operator_key: str,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Asks nothing yet. `token` and `token_decimals` are what is expected: amounts go by what the token says."""
+        """Makes no request yet. `token`, `token_decimals`: expected values; amounts use the token's own decimals."""
         self._rpc = rpc
         self.chain_id = chain_id
         self.contract = to_checksum_address(contract)
@@ -200,12 +200,12 @@ class Ledger:
         self._checked_at: float | None = None
         self._unit: int | None = None
         self.gaps: list[Gap] = []
-        self.limit_nano = 0  # of what all trades move in an hour, once `look` has asked
-        self._by_hash = True  # whether the node takes a block's hash for its state (EIP-1898)
-        self._log_blocks, self._log_blocks_until = LOG_BLOCKS_PER_QUERY, 0.0  # as many as the node answers for
+        self.limit_nano = 0  # for all trades in an hour; known after the first `look`
+        self._by_hash = True  # whether the node accepts a block's hash to name a state (EIP-1898)
+        self._log_blocks, self._log_blocks_until = LOG_BLOCKS_PER_QUERY, 0.0  # blocks that the node answers for at once
         self._least_tip_wei, self._learnt_until = 0, 0.0
-        self.most_trades: int | None = None  # of a batch, since nodes refused more
-        self._searched: dict[tuple[str, UUID], int] = {}  # where the search for a payment goes on, downwards
+        self.most_trades: int | None = None  # maximum of a batch, after nodes refused more
+        self._searched: dict[tuple[str, UUID], int] = {}  # block where the search for a payment continues, downwards
 
     def elsewhere(self, *, contract: str, operator: str) -> Self:
         """The same node, asked about another contract or another operator's transactions. It cannot sign."""
@@ -215,12 +215,12 @@ class Ledger:
         return other
 
     def learn_tip(self, tip_wei: int) -> None:
-        """For a while no less is suggested: the pool took no less, whatever the node says."""
+        """Suggest no lower tip for `LEARNT_S`: the pool accepted nothing lower, whatever the node says."""
         self._least_tip_wei, self._learnt_until = tip_wei, time.monotonic() + LEARNT_S
 
     @property
     def expected(self) -> Expected:
-        """What the configuration says of the chain."""
+        """The configured values of the chain."""
         return Expected(
             chain_id=self.chain_id,
             contract=self.contract,
@@ -230,7 +230,7 @@ class Ledger:
         )
 
     def doubt(self) -> None:
-        """Ask the contract for its facts anew at the next look."""
+        """Read the contract's facts again at the next look."""
         self._checked_at = None
 
     @property
@@ -239,23 +239,23 @@ class Ledger:
         return self._key is not None
 
     def start_deadline(self, deadline_s: float) -> None:
-        """From now on, all questions together may take this long."""
+        """Limit all later requests together to `deadline_s` seconds."""
         self._rpc.start_deadline(deadline_s)
 
     def remaining_s(self) -> float:
-        """What is left of the budget, in seconds."""
+        """Seconds that are left of the budget."""
         return self._rpc.remaining_s()
 
     def close(self) -> None:
-        """Drop the kept connection; the next question opens another."""
+        """Drop the kept connection; the next request opens another."""
         self._rpc.close()
 
-    # ------------------------------------------------------------------------------------------------ what is
+    # ------------------------------------------------------------------------------------------------ reading
 
     def look(self, *, finality_blocks: int) -> View:
-        """The chain now, or a few blocks ago if the newest is not known to every node behind the address.
+        """The chain now, or a few blocks ago if not every node behind the address knows the newest block.
 
-        The state of no other block is asked for: many nodes keep that of the latest 128 only. Raises WrongChain,
+        Only the state of recent blocks is read, because many nodes keep that of the latest 128 only. Raises WrongChain,
         Refused, Unreachable.
         """
         self._check()
@@ -269,7 +269,7 @@ class Ledger:
         raise behind
 
     def _head(self) -> Block:
-        """The newest block; its base fee by the fees' history where the node leaves it out."""
+        """The newest block; its base fee comes from `eth_feeHistory` if the node leaves it out."""
         (answer,) = self._rpc.call_many([("eth_getBlockByNumber", ["latest", False])], present=True)
         head = _block(_given(answer))
         return head if answer.get("baseFeePerGas") is not None else replace(head, base_fee=self._base_fee_by_history())
@@ -287,7 +287,7 @@ class Ledger:
             ],
         )
         nonce = quantity(_given(nonce_then), bits=NONCE_BITS)
-        # Without the pool's word, what is stored says which nonces are taken.
+        # Without the pool's count, the stored batches tell which nonces are taken.
         has_no_word = pending is None or isinstance(pending, Refused)
         nonce_pending = nonce if has_no_word else quantity(pending, bits=NONCE_BITS)
         return View(
@@ -300,12 +300,12 @@ class Ledger:
         )
 
     def _fees(self, head: Block) -> Fees:
-        """What a transaction pays now: the tip that the node suggests.
+        """The fees of a transaction now, with the tip that the node suggests.
 
-        Without one, it is the median of the newest block, or what the gas price has beyond the base fee. Raises
+        If it suggests none, the tip is the median of the newest block, or the gas price minus the base fee. Raises
         Refused, Unreachable.
         """
-        # Asked by itself: a gateway that does not allow the method may refuse all that is asked with it.
+        # Sent alone: a gateway that does not allow the method may refuse the whole list that contains it.
         (tip,) = self._rpc.call_many([("eth_maxPriorityFeePerGas", [])])
         if tip is None or isinstance(tip, Refused):
             (history,) = self._rpc.call_many([_FEE_HISTORY])
@@ -322,17 +322,16 @@ class Ledger:
         return Fees(max_fee_per_gas=2 * head.base_fee + tip_wei, max_priority_fee_per_gas=tip_wei)
 
     def _base_fee_by_history(self) -> int:
-        """What a node leaves out of its blocks. Raises WrongChain where there is none: the chain is before EIP-1559."""
+        """The base fee that a node leaves out of its blocks. Raises WrongChain if the chain is older than EIP-1559."""
         base_fee = node_check.base_fee_of(self._rpc.call_many([_FEE_HISTORY])[0])
         if base_fee is None:
             raise WrongChain("the chain's blocks have no base fee, so it takes no transactions of EIP-1559")
         return base_fee
 
     def nonce_at(self, block_number: int) -> int:
-        """How many transactions of the operator's were mined up to that block, at least.
+        """A lower bound of the number of the operator's transactions that were mined up to that block.
 
-        0 where that is not known: the chain is younger, or the node no longer has the block's state. Raises
-        Unreachable.
+        0 if it is unknown: the chain is younger, or the node no longer has the block's state. Raises Unreachable.
         """
         if block_number < 0:
             return 0
@@ -340,14 +339,14 @@ class Ledger:
         return 0 if answer is None or isinstance(answer, Refused) else quantity(answer, bits=COUNT_BITS)
 
     def block_hashes(self, numbers: Sequence[int]) -> list[str | None]:
-        """The hash of the block that now has each number; None where the node that was asked knows none."""
+        """The hash of the block that has each number now; None if the node knows no such block."""
         answers = self._rpc.call_many([("eth_getBlockByNumber", [hex(number), False]) for number in numbers])
         return [None if one is None or isinstance(one, Refused) else _block(one).hash for one in answers]
 
     def receipts(self, hashes: Sequence[str]) -> dict[str, Receipt | None]:
-        """The receipt of each transaction, None if it is not mined; what the node can't say now is absent.
+        """The receipt of each transaction; None if it is not mined. Transactions without a usable answer are left out.
 
-        None comes from a node that is behind as well: it is no proof.
+        A node that is behind also answers None, so None proves nothing.
         """
         answers = self._rpc.call_many([("eth_getTransactionReceipt", [one]) for one in hashes])
         receipts: dict[str, Receipt | None] = {}
@@ -362,7 +361,7 @@ class Ledger:
         return receipts
 
     def paid(self, ids: Collection[UUID], *, at: Block) -> set[UUID]:
-        """Those of the trades that were paid, by whatever transaction, up to that block."""
+        """Those of the trades that any transaction has paid up to that block."""
         asked = list(ids)
         if not asked:
             return set()
@@ -375,9 +374,9 @@ class Ledger:
             raise WrongChain(f"there is no settlement contract at {self.contract}") from error
 
     def movable_nano(self, *, at: Block, now_s: float) -> int:
-        """What the contract lets trades move, in nano-tokens, after that block and as of now (Unix seconds).
+        """The amount in nano-tokens that the contract lets trades move, after that block and now (Unix seconds).
 
-        By the later of the two clocks: some chains make no block while nobody sends anything.
+        The later of the two clocks decides, because some chains make no block while nobody sends a transaction.
         """
         no_contract = f"there is no settlement contract with a limit at {self.contract}"
         try:
@@ -393,10 +392,10 @@ class Ledger:
         return int(max(0, limit - (0 if is_over else moved)) // self._units_of_a_nano())
 
     def payment_of(self, trade: UUID, *, since: datetime, head: Block) -> tuple[str, int] | None:
-        """(hash, block number) of the transaction that paid a trade after `since`; None if none did.
+        """(Hash, block number) of the transaction that paid a trade after `since`; None if none did.
 
-        Walks back from the head in steps that the node answers for. Raises NotYet when that takes longer than a sweep
-        has for one trade.
+        Searches backwards from the head, in steps that the node answers. Raises NotYet if that takes longer than
+        `SEARCH_S`.
         """
         since_s = int(since.timestamp()) - CLOCK_SKEW_S
         newest = self._searched.pop((self.contract, trade), head.number)
@@ -433,10 +432,10 @@ class Ledger:
             newest = oldest - 1
         return None
 
-    # ------------------------------------------------------------------------------------------------ what is to be
+    # ------------------------------------------------------------------------------------------------ writing
 
     def gas_for(self, payments: Sequence[Payment]) -> int:
-        """The gas limit for a batch, after trying it on the latest state. Raises Reverts, Refused, Unreachable."""
+        """The gas limit for a batch, after an estimate on the latest state. Raises Reverts, Refused, Unreachable."""
         call = {"from": self.operator, "to": self.contract, "data": "0x" + self._settle(payments).hex()}
         try:
             estimate = quantity(self._rpc.call("eth_estimateGas", call))
@@ -447,7 +446,7 @@ class Ledger:
         return max(estimate * 5 // 4, GAS_PER_BATCH + GAS_PER_TRADE * len(payments))
 
     def reverts(self, payments: Sequence[Payment], *, at: Block) -> bool:
-        """Whether the contract would undo this batch after that very block. Raises Refused, Unreachable."""
+        """Whether the contract would revert this batch after exactly that block. Raises Refused, Unreachable."""
         try:
             self._call(self._settle(payments), at)
         except Refused as error:
@@ -457,11 +456,11 @@ class Ledger:
         return False
 
     def sign(self, payments: Sequence[Payment], *, nonce: int, gas: int, fees: Fees) -> Signed:
-        """A batch under a nonce."""
+        """Sign a batch under a nonce."""
         return self._sign({"to": self.contract, "data": self._settle(payments), "gas": gas}, nonce, fees)
 
     def sign_again(self, raw: bytes, fees: Fees) -> Signed:
-        """The same call under the same nonce, with other fees."""
+        """Sign the same call under the same nonce, with other fees."""
         old = TypedTransaction.from_bytes(HexBytes(raw)).as_dict()
         return self._sign(
             {"to": to_checksum_address(old["to"]), "data": old["data"], "gas": old["gas"]}, old["nonce"], fees
@@ -485,7 +484,7 @@ class Ledger:
         ]
 
     def send(self, raw: bytes) -> tuple[Sent, str]:
-        """Hand a signed transaction to the node; what it said, and in its own words. Raises Unreachable."""
+        """Hand a signed transaction to the node. Returns its verdict, and its own words. Raises Unreachable."""
         try:
             self._rpc.call("eth_sendRawTransaction", "0x" + raw.hex())
         except TooMuch as error:
@@ -497,9 +496,9 @@ class Ledger:
     # ------------------------------------------------------------------------------------------------ inside
 
     def _check(self) -> None:
-        """Ask whether it is the right chain; of the contract in use its facts as well. Both again after `FACTS_FOR_S`.
+        """Check that it is the right chain, and read the facts of the contract in use; again after `FACTS_FOR_S`.
 
-        What contradicts the configuration is in `gaps`: then nothing must be signed.
+        Contradictions to the configuration are in `gaps`; while there are any, nothing may be signed.
         """
         now_s = self._monotonic()
         if self._checked_at is not None and not self.gaps and now_s - self._checked_at < FACTS_FOR_S:
@@ -521,7 +520,7 @@ class Ledger:
         """The token's smallest units in a nano-token, by the token's own decimals."""
         if self._unit is None:
             self._check()
-        assert self._unit is not None  # a ledger that signs has asked, and no other needs it
+        assert self._unit is not None  # only a ledger that signs needs it, and its check has set it
         return self._unit
 
     def _block_at(self, tag: str) -> Block:
@@ -531,15 +530,15 @@ class Ledger:
         return _block(answer)
 
     def _call(self, data: bytes, at: Block) -> str:
-        """What the contract answers to the operator after that block."""
+        """The contract's answer to a call by the operator after that block."""
         call = {"from": self.operator, "to": self.contract, "data": "0x" + data.hex()}
         (answer,) = self._at(at, lambda state: [("eth_call", [call, state])])
         return str(answer)
 
     def _at(self, block: Block, calls: Callable[[object], Sequence[tuple[str, list[object]]]]) -> list[Any]:
-        """The answers to calls about the state after a block, named by its hash: no other node takes another for it.
+        """The answers to calls on the state after a block. The block is named by its hash, so no node can mistake it.
 
-        A node that does not know EIP-1898 is asked by the block's number.
+        A node that does not support EIP-1898 is asked by the block's number.
         """
         if self._by_hash:
             try:
@@ -608,8 +607,8 @@ class Ledger:
                 hash=digest(answer["transactionHash"]),
                 block_number=quantity(answer["blockNumber"], bits=COUNT_BITS),
                 block_hash=digest(answer["blockHash"]),
-                # Chains by older rules than Byzantium's have no status. What is undone leaves no event, and the
-                # contract emits one for each trade.
+                # Chains with rules older than Byzantium's have no status. A reverted transaction leaves no event, while
+                # the contract emits one for each trade.
                 succeeded=bool(paid or skipped) if status is None else quantity(status) == 1,
                 gas_used=quantity(answer["gasUsed"]),
                 paid=frozenset(paid),
@@ -620,7 +619,7 @@ class Ledger:
 
 
 def _verdict(message: str) -> Sent:
-    """Nodes agree on no codes here, only roughly on words (geth, Erigon, Nethermind, Besu, Anvil)."""
+    """The verdict in a node's words. Nodes agree on no codes here (geth, Erigon, Nethermind, Besu, Anvil)."""
     words = message.lower()
     if any(part in words for part in ("already known", "already imported", "known transaction", "already in mempool")):
         return Sent.ACCEPTED
@@ -651,7 +650,7 @@ _SPELLINGS: Final = (
         ),
     ),
 )
-"""The other verdicts, in this order: "replacement transaction underpriced" is not "underpriced"."""
+"""Patterns of the other verdicts, in this order: "replacement transaction underpriced" is not "underpriced"."""
 
 
 def _raised(fee: int) -> int:
@@ -671,7 +670,7 @@ def _topic(event: str) -> str:
 
 
 def _place(logs: Any) -> tuple[str, int]:  # noqa: ANN401 -- JSON
-    """(transaction's hash, block's number) of the first of some log entries."""
+    """(Transaction hash, block number) of the first log entry."""
     try:
         return digest(logs[0]["transactionHash"]), quantity(logs[0]["blockNumber"], bits=COUNT_BITS)
     except (KeyError, IndexError, TypeError) as error:
@@ -679,7 +678,7 @@ def _place(logs: Any) -> tuple[str, int]:  # noqa: ANN401 -- JSON
 
 
 def _given(answer: Any) -> Any:  # noqa: ANN401 -- JSON
-    """An answer without which nothing can be done. Raises Refused."""
+    """An answer that is indispensable. Raises Refused."""
     if isinstance(answer, Refused):
         raise answer
     return answer

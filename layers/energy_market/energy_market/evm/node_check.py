@@ -1,7 +1,7 @@
-"""What the settlement needs of a node, its chain, the contract and the token: asked, not believed.
+"""The settlement's needs of a node, its chain, the contract and the token, each checked by a request.
 
-The deploy asks all of it and fails with a sentence for each need that is not met; `GET /api/v1/health` asks the same.
-The sweep and the nightly comparison ask for the facts of the contract alone (`ask`, `contradictions`).
+The deploy checks all of them and fails with a sentence for each unmet need; `GET /api/v1/health` checks the same.
+The sweep and the nightly comparison only check the facts of the contract (`ask`, `contradictions`).
 Imports only `rpc`, `values` and the standard library: the health route uses it without the EVM libraries.
 """
 
@@ -16,18 +16,18 @@ from energy_market.evm.rpc import ChainError, Refused, Rpc, Unreachable, is_reve
 from energy_market.evm.values import is_quantity, quantity, word, words
 
 AMOUNT_DECIMALS: Final = 9
-"""Decimals of the market's amounts, which are nano-tokens: a token needs as many at least."""
+"""Decimals of the market's amounts, which are nano-tokens. A token needs at least as many."""
 MOST_DECIMALS: Final = 24
-"""Most decimals of a token: with more, amounts do not fit the contract (`EnergySettlement.sol`)."""
+"""Maximum decimals of a token: with more, amounts do not fit the contract (`EnergySettlement.sol`)."""
 GAS_FOR_ONE_TRADE: Final = 135_000
-"""Gas that a block must have room for: a batch of one trade (`ledger.GAS_PER_BATCH`, `GAS_PER_TRADE`)."""
+"""Minimum gas of a block: a batch of one trade (`ledger.GAS_PER_BATCH`, `GAS_PER_TRADE`)."""
 CLOCK_AHEAD_S: Final = 600
-"""Seconds that the chain's clock may be ahead of ours: trades run out by the chain's clock."""
+"""Seconds that the chain's clock may be ahead of ours; trades expire by the chain's clock."""
 BLOCKS_BEHIND: Final = 10
-"""Blocks that a node may lack of those it knows of before it counts as catching up."""
+"""Blocks that a node may lag behind the highest block it knows, before it counts as catching up."""
 LOOKS_FOR_CONTRACT: Final = 3
 WORDS_KEPT: Final = 200
-"""Characters of a node's own words that are repeated."""
+"""Maximum characters of a node's own words that are repeated."""
 
 NEEDS: Final[dict[str, str]] = {
     "node": "JSON-RPC by HTTP is answered in time",
@@ -51,7 +51,7 @@ NEEDS: Final[dict[str, str]] = {
     "logs": "`eth_getLogs` is answered for one block",
     "send": "`eth_sendRawTransaction` is answered",
 }
-"""Needs by name: the rows of the page of needs in `docs/operations.md`."""
+"""Needs by name: the rows of the table of needs in `docs/operations.md`."""
 
 # Selectors, written out because Keccak is not in the standard library (tests/unit/test_node_check.py).
 TOKEN: Final = "0x82bfefc8"  # noqa: S105 -- TOKEN()
@@ -69,7 +69,7 @@ _NO_SUCH_OPCODE: Final = re.compile(r"opcode|invalid instruction|not ?activated|
 _NO_SUCH_METHOD: Final = re.compile(r"method .*\bnot\b|(unsupported|unknown|unavailable) method|not whitelisted")
 _METHOD_NOT_FOUND: Final = -32601
 _NOTHING: Final = "0x" + 32 * "00"
-_NO_TRANSACTION: Final = "0xc0"  # no node takes it for one, so nothing is sent
+_NO_TRANSACTION: Final = "0xc0"  # every node rejects it, so nothing is sent
 
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ class WrongChain(ChainError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What the configuration says. Addresses in any spelling; `operator` is None where the key is not known."""
+    """The configured values. Addresses in any spelling; `operator` is None if the key is not known."""
 
     chain_id: int
     contract: str
@@ -92,18 +92,18 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the contract and its token say of themselves. Addresses in lower case."""
+    """The contract's and its token's own values. Addresses in lower case."""
 
     token: str
     decimals: int
     operator: str
     paused: bool
-    limit: int | None  # of what is moved in an hour, in the token's smallest unit; None for a contract without one
+    limit: int | None  # per hour, in the token's smallest unit; None for a contract without a limit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A need (a word of `NEEDS`) that is not met: a sentence, and the node's own words where it refused something."""
+    """An unmet need (a name in `NEEDS`): a sentence, and the node's own words if it refused something."""
 
     need: str
     sentence: str
@@ -111,9 +111,9 @@ class Gap:
 
 
 def surely(ask: Callable[[], T]) -> T:
-    """The answer to a question; a contract that seems to be absent is asked for three times.
+    """The answer to a question; if the contract seems to be absent, the question is asked three times.
 
-    One of the nodes behind an address may lag by hours, and not know the contract yet.
+    One of several nodes behind an address may lag by hours, and not know the contract yet.
     """
     for _ in range(LOOKS_FOR_CONTRACT - 1):
         with suppress(WrongChain):
@@ -152,7 +152,7 @@ def _facts(rpc: Rpc, *, chain_id: int, contract: str) -> Facts:
 
 
 def contradictions(facts: Facts, expected: Expected) -> list[Gap]:
-    """What of the contract keeps trades from being paid, or does not agree with the configuration."""
+    """Properties of the contract that prevent payments or contradict the configuration."""
     gaps = []
     if facts.limit is None:
         gaps.append(
@@ -195,13 +195,13 @@ def contradictions(facts: Facts, expected: Expected) -> list[Gap]:
 
 
 def check(rpc: Rpc, expected: Expected, *, now_s: float | None = None) -> list[Gap]:
-    """Every need that is not met; none if trades can be settled. Takes as long as the deadline of `rpc` at most."""
+    """Every unmet need; an empty list if trades can be settled. Takes at most the budget of `rpc`."""
     try:
         facts = ask(rpc, chain_id=expected.chain_id, contract=expected.contract)
     except WrongChain as error:
         return [Gap(need="chain_id" if "on chain" in str(error) else "contract", sentence=str(error))]
     except Refused as error:
-        return [Gap(need="node", sentence="the node refuses to be asked about the contract", words=_said(error))]
+        return [Gap(need="node", sentence="the node refuses calls to the contract", words=_said(error))]
     except Unreachable as error:
         return [Gap(need="node", sentence="the node cannot be asked", words=str(error)[:WORDS_KEPT])]
     try:
@@ -221,7 +221,7 @@ def _gaps_of_node(rpc: Rpc, contract: str, operator: str, now_s: float) -> list[
             ("eth_getTransactionReceipt", [_NOTHING]),
         ]
     )
-    # One by one: a gateway that does not allow a method may refuse all that is asked with it.
+    # One at a time: a gateway that does not allow a method may refuse the whole list that contains it.
     optional: list[tuple[str, list[object]]] = [
         ("eth_sendRawTransaction", [_NO_TRANSACTION]),
         ("eth_call", [{"data": _CANCUN}, "latest"]),
@@ -255,7 +255,7 @@ def _gaps_of_node(rpc: Rpc, contract: str, operator: str, now_s: float) -> list[
 
 def _gaps_of_logs(rpc: Rpc, contract: str, head: Any) -> list[Gap]:  # noqa: ANN401 -- JSON
     if not (isinstance(head, dict) and is_quantity(head.get("number"))):
-        return []  # there is no block to ask about, which is a gap of its own
+        return []  # the missing block is a gap of its own
     asked = {"address": contract, "fromBlock": head["number"], "toBlock": head["number"]}
     (logs,) = rpc.call_many([("eth_getLogs", [asked])])
     return [] if isinstance(logs, list) else [_unanswered("logs", "eth_getLogs", logs)]
@@ -286,7 +286,7 @@ def _gaps_of_block(head: Any, history: Any, now_s: float) -> list[Gap]:  # noqa:
 
 
 def base_fee_of(history: Any) -> int | None:  # noqa: ANN401 -- JSON
-    """The base fee of the next block by an answer to `eth_feeHistory`, in wei for each gas; None if it has none."""
+    """The next block's base fee in an answer to `eth_feeHistory`, in wei per unit of gas; None if it has none."""
     try:
         return quantity(history["baseFeePerGas"][-1])
     except (KeyError, IndexError, TypeError, Unreachable):
@@ -294,7 +294,7 @@ def base_fee_of(history: Any) -> int | None:  # noqa: ANN401 -- JSON
 
 
 def tip_of(history: Any) -> int | None:  # noqa: ANN401 -- JSON
-    """The median tip of the newest block by an answer to `eth_feeHistory`, in wei for each gas; None if it has none."""
+    """The newest block's median tip in an answer to `eth_feeHistory`, in wei per unit of gas; None if it has none."""
     try:
         return quantity(history["reward"][-1][0])
     except (KeyError, IndexError, TypeError, Unreachable):
@@ -308,7 +308,7 @@ def _is_missing_method(answer: object) -> bool:
 
 
 def _lacks_cancun(answer: object) -> bool:
-    """Whether the chain shows that it lacks them: a node that takes no code to run says nothing about opcodes."""
+    """Whether the chain evidently lacks them; a node that refuses to run code says nothing about opcodes."""
     if isinstance(answer, Refused):
         return _NO_SUCH_OPCODE.search(answer.message.lower()) is not None
     return is_quantity(answer) and quantity(answer) != 1
@@ -324,7 +324,7 @@ def _is_catching_up(answer: object) -> bool:
 
 
 def _unanswered(need: str, method: str, answer: object) -> Gap:
-    how = "refuses" if isinstance(answer, Refused) else "does not answer as it should"
+    how = "refuses" if isinstance(answer, Refused) else "gives a malformed answer to"
     return Gap(need=need, sentence=f"the node {how} {method}", words=_said(answer))
 
 
@@ -337,7 +337,7 @@ def _view(contract: str, selector: str) -> tuple[str, list[object]]:
 
 
 def _words_of(answer: object, count: int, absent: WrongChain) -> list[int]:
-    """The words of a view's answer. Raises `absent` when nothing that answers so is there; Refused, Unreachable."""
+    """The words of a view's answer. Raises `absent` if nothing there answers like that; also Refused, Unreachable."""
     if isinstance(answer, Refused):
         raise absent if is_revert(answer) else answer
     found = words(answer)

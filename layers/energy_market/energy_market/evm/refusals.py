@@ -1,13 +1,13 @@
-"""How nodes and their providers say no: an error tree, and what is behind the many spellings.
+"""Refusals of nodes and their providers: an error tree, and the meaning of the many spellings.
 
     ChainError
-    ├── Unreachable        no usable answer came in time: ask again later
-    │   └── Later          the other side has no time for us now
+    ├── Unreachable        no usable answer came in time: retry later
+    │   └── Later          the other side is busy or limits our rate
     └── Refused            the node answered the call with an error
         ├── Behind         it does not know a block that another node, or it a moment ago, had
-        └── TooMuch        the question or its answer is too long: ask for less
+        └── TooMuch        the request or its answer is too long: ask for less
 
-A word list knows the common spellings. Behind it stand rules that need none: see `evm.rpc`.
+A word list covers the common spellings. Rules that need no words apply beyond them: see `evm.rpc`.
 """
 
 import re
@@ -22,12 +22,12 @@ _RATE: Final = re.compile(
     r"\brate\b|rate.?limit|too many requests|too many concurrent|requests? (limit|count|per)|per (second|minute|day)"
     r"|compute unit|throughput|quota|\b429\b"
 )
-"""Words that say "later" beyond doubt."""
+"""Words that certainly mean "later"."""
 _BUSY: Final = re.compile(
     r"try again|retry|busy|overload|temporar|service unavailable|no (healthy )?backend|capacity|credits|limit exceeded"
     r"|time.?out|timed out|deadline exceeded|internal (json-rpc )?error|server error"
 )
-"""Words that may say "later", where no size is spoken of."""
+"""Words that may mean "later", unless the message speaks of a size."""
 _SIZE: Final = re.compile(r"gas|range|result|more than|too (large|big|long|wide)|size|batch|blocks|payload|oversized")
 _BEHIND: Final = re.compile(
     r"(header|block|hash)\b.{0,80}(not|n't be) found|unknown (block|header)|cannot find (block|header)|no such block"
@@ -36,27 +36,27 @@ _BEHIND: Final = re.compile(
 
 
 class ChainError(Exception):
-    """The chain could not be asked, or did not do what was asked."""
+    """The chain could not be asked, or refused the request."""
 
 
 class Unreachable(ChainError):
-    """No usable answer came in time. Whether the node acted on the request is not known."""
+    """No usable answer came in time. It is unknown whether the node acted on the request."""
 
     def __init__(self, message: str, *, pause_s: float = 0.0) -> None:
-        """`pause_s`: seconds that the other side wants us to wait."""
+        """`pause_s`: seconds that the other side asks us to wait."""
         super().__init__(message)
         self.pause_s = pause_s
 
 
 class Later(Unreachable):
-    """The other side has no time for us now."""
+    """The other side is busy or limits our rate."""
 
 
 class Refused(ChainError):
     """The node answered with an error."""
 
     def __init__(self, code: int, message: str, data: object = None) -> None:
-        """`data` is the revert data, as 0x-hex, where the node gives it."""
+        """`data` is the revert data, as 0x-hex, if the node sends it."""
         super().__init__(f"{message} ({code})")
         self.code = code
         self.message = message
@@ -68,21 +68,21 @@ class Behind(Refused):
 
 
 class TooMuch(Refused):
-    """The question or its answer is too long, as it would be again: less must be asked for."""
+    """The request or its answer is too long, and would be again: ask for less."""
 
 
 def is_revert(refusal: Refused) -> bool:
-    """Whether it was the contract that refused, not the node."""
+    """Whether the contract refused, and not the node."""
     return refusal.code == REVERT_CODE or "revert" in refusal.message.lower()
 
 
 def is_later(refusal: Refused) -> bool:
-    """Whether a node says, beyond doubt, that it has no time for us now."""
+    """Whether a node certainly says that it is busy or limits our rate."""
     return bool(_RATE.search(refusal.message.lower())) and not is_revert(refusal)
 
 
 def may_be_later(refusal: Refused) -> bool:
-    """Whether a refusal is tried again before it is believed: others mean the same codes and words differently."""
+    """Whether to retry before a refusal is believed: its code or words also have other meanings elsewhere."""
     if isinstance(refusal, Behind):
         return True
     words = refusal.message.lower()
@@ -91,6 +91,6 @@ def may_be_later(refusal: Refused) -> bool:
 
 
 def is_behind(refusal: Refused) -> bool:
-    """Whether a node does not know a block, as far as its words go."""
+    """Whether the node's words say that it does not know a block."""
     words = refusal.message.lower()
     return bool(_BEHIND.search(words)) or (refusal.code == RESOURCE_NOT_FOUND and "state" not in words)

@@ -1,8 +1,8 @@
 """JSON-RPC over HTTP. Imports only the standard library: the health route uses it without the EVM libraries.
 
-Providers refuse in many ways and words (`evm.refusals`). "Later" is asked again, "less" is asked for less, and all else
-is a refusal of one call. A list that is refused, or twice gets no answer, is halved down to single calls; a refusal
-inside a list is believed only when the call alone is refused as well.
+Providers refuse in many ways and words (`evm.refusals`). "Later" is retried, "too much" is asked for in smaller parts,
+and everything else is a refusal of one call. A list that is refused, or twice gets no answer, is halved down to single
+calls. A refusal inside a list is believed only if the call alone is refused as well.
 """
 
 import json
@@ -30,43 +30,43 @@ __all__ = ["Behind", "ChainError", "Refused", "Rpc", "TooMuch", "Unreachable", "
 
 MAX_CALLS_PER_REQUEST: Final = 50
 SHORT_LISTS_S: Final = 600.0
-"""Seconds for which lists stay as short as a node wanted them; then a longer one is tried again."""
+"""Seconds for which lists stay as short as a node wanted them; after that a longer one is tried again."""
 FIRST_BACKOFF_S: Final = 0.1
 MAX_BACKOFF_S: Final = 2.0
 LIST_TRIES: Final = 2
 """Tries of a list of calls that gets no answer, before it is halved."""
 UNSURE_TRIES: Final = 4
-"""Tries of what is refused with words that may mean "later", before the refusal is believed."""
+"""Tries of a call that is refused in words that may mean "later", before the refusal is believed."""
 LOGS: Final = "eth_getLogs"
-"""The method whose question can be made smaller: a proxy before a node gives up on a long one without a word of it."""
+"""The method whose request can be made smaller; a proxy may give up on a long one without any answer."""
 BEHIND_TRIES: Final = 8
-"""Tries of what a node does not know yet: of several behind one address another one may, and soon this one."""
+"""Tries of a call whose block the node does not know yet; another node behind the address, or this one, soon may."""
 OK: Final = range(200, 300)
 SERVER_ERRORS: Final = range(500, 600)
 OVERLOADED: Final = frozenset({408, 425, TOO_MANY_REQUESTS, 503})
-"""HTTP statuses that say "later", whatever the body says."""
+"""HTTP statuses that mean "later", whatever the body says."""
 TOO_LARGE: Final = 413
 MALFORMED: Final = frozenset({400, TOO_LARGE, 414, 422, 431})
-"""HTTP statuses that judge the request, not who asks or when."""
+"""HTTP statuses that judge the request itself, not its sender or its time."""
 ADVICE: Final = {
-    401: " (it wants other credentials than RpcUrl has)",
+    401: " (it requires other credentials than those in RpcUrl)",
     403: " (it refuses this client)",
     404: " (there is no node at this path)",
-    407: " (a proxy wants credentials)",
+    407: " (a proxy requires credentials)",
 }
 
 Call = tuple[str, list[object]]
 
 
 class _ListRefused(Exception):
-    """The list as a whole was refused: it may be answered in parts."""
+    """The list as a whole was refused; its parts may be answered."""
 
 
 class Rpc:
-    """One node. Retries what did not get through, with exponential backoff and full jitter, until a deadline.
+    """One node. Retries requests that got no answer, with exponential backoff and full jitter, until a deadline.
 
-    A retry repeats a request whose answer was lost, so it is only for methods that may be repeated: all reads are,
-    and so is sending a signed transaction (the same bytes have one effect).
+    A retry repeats a request whose answer was lost, so it only suits methods that may be repeated. All reads are, and
+    so is sending a signed transaction, since the same bytes take effect once.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Rpc:
         sleep: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`timeout_s` bounds one attempt; `deadline_s` all attempts together, counted from now or `start_deadline`."""
+        """`timeout_s` limits one attempt; `deadline_s` all attempts together, counted from now or from `start_deadline`."""
         self._endpoint = Endpoint(url)
         self._timeout_s = timeout_s
         self._monotonic = monotonic
@@ -91,11 +91,11 @@ class Rpc:
         self._short_lists_until = 0.0
 
     def start_deadline(self, deadline_s: float) -> None:
-        """From now on, all calls together may take this long; a call beyond it raises Unreachable."""
+        """Limit all later calls together to `deadline_s` seconds; a call beyond it raises Unreachable."""
         self._deadline = self._monotonic() + deadline_s
 
     def remaining_s(self) -> float:
-        """What is left of the budget, in seconds; negative when it is spent."""
+        """Seconds that are left of the budget; negative once it is spent."""
         return self._deadline - self._monotonic()
 
     def call(self, method: str, *params: object) -> Any:  # noqa: ANN401 -- JSON
@@ -106,9 +106,9 @@ class Rpc:
         return answer
 
     def call_many(self, calls: Sequence[Call], *, present: bool = False) -> list[Any]:
-        """The results of many calls in few requests, in their order; a call that the node refused gives a Refused.
+        """The results of many calls in few requests, in their order; a refused call gives a Refused.
 
-        `present`: what is asked for is known to exist, so null says that the node is behind. Raises Unreachable.
+        `present`: the requested items are known to exist, so null means that the node is behind. Raises Unreachable.
         """
         answers: list[Any] = []
         while len(answers) < len(calls):
@@ -124,7 +124,7 @@ class Rpc:
     # ------------------------------------------------------------------------------------------------ again, or less
 
     def _answers(self, calls: Sequence[Call], *, present: bool) -> list[Any]:
-        """An answer to each of the calls, however often and in whatever portions they must be asked."""
+        """An answer to each of the calls, after all retries and divisions that it takes."""
         found: dict[int, Any] = {}
         waiting = list(range(len(calls)))
         backoff_s, tries = FIRST_BACKOFF_S, 0
@@ -172,7 +172,7 @@ class Rpc:
     def _in_parts(
         self, calls: Sequence[Call], found: dict[int, Any], waiting: Sequence[int], *, present: bool
     ) -> list[Any]:
-        """Ask in halves for what a list left open. The length that was answered is remembered for a while."""
+        """Ask for the open calls of a list in halves. The length that was answered is remembered for a while."""
         size = (len(waiting) + 1) // 2
         for start in range(0, len(waiting), size):
             part = waiting[start : start + size]
@@ -186,20 +186,20 @@ class Rpc:
     # ------------------------------------------------------------------------------------------------ one request
 
     def _request(self, calls: Sequence[Call], *, present: bool) -> list[Any]:
-        """What became of each call: its result, Refused, or Unreachable where it is to be asked again.
+        """The outcome of each call: its result, Refused, or Unreachable if it should be retried.
 
-        Raises Unreachable where none was answered, and _ListRefused.
+        Raises Unreachable if no call was answered, and _ListRefused.
         """
         timeout_s = min(self._timeout_s, self.remaining_s())
         if timeout_s <= 0:
-            raise Unreachable("the time for talking to the chain is used up")
+            raise Unreachable("the time for requests to the chain is used up")
         first = self._last_id + 1
         self._last_id += len(calls)
         requests = [
             {"jsonrpc": "2.0", "id": first + number, "method": method, "params": params}
             for number, (method, params) in enumerate(calls)
         ]
-        # A single call is not sent as a list: not every proxy before a node knows lists.
+        # A single call is not sent as a list: some proxies before nodes do not support lists.
         alone = len(requests) == 1
         reply = self._endpoint.post(json.dumps(requests[0] if alone else requests).encode(), timeout_s=timeout_s)
         if reply.status in OVERLOADED:
@@ -209,7 +209,7 @@ class Rpc:
         return self._list(reply, range(first, first + len(calls)), present=present)
 
     def _answer(self, reply: Reply, id_: int, *, present: bool) -> Any:  # noqa: ANN401 -- JSON
-        """What became of a call that was asked alone. Raises Unreachable."""
+        """The outcome of a call that was sent alone. Raises Unreachable."""
         if reply.body is None:
             return TooMuch(reply.status, "the node's answer is too long")
         answer = _json(reply.body)
@@ -223,7 +223,7 @@ class Rpc:
         raise self._trouble(reply)
 
     def _list(self, reply: Reply, ids: Sequence[int], *, present: bool) -> list[Any]:
-        """What became of each call of a list. Raises Unreachable, and _ListRefused."""
+        """The outcome of each call of a list. Raises Unreachable, and _ListRefused."""
         if reply.body is None:
             raise _ListRefused
         answers = _json(reply.body)
@@ -249,7 +249,7 @@ class Rpc:
         if "result" not in answer:
             return Unreachable("the node's answer has neither a result nor an error")
         if answer["result"] is None and present:
-            return Behind(0, "the node does not know what another one has")
+            return Behind(0, "the node does not know what another node knows")
         return answer["result"]
 
     def _refusal(self, error: object, reply: Reply) -> ChainError:
@@ -257,30 +257,30 @@ class Rpc:
             return Refused(0, self._endpoint.words(str(error)))
         code, data, told = error.get("code"), error.get("data"), str(error.get("message", ""))
         if data is not None and not (isinstance(data, str) and data.startswith("0x")):
-            # Some put what they mean there: "invalid params", "range 9009594 is bigger than range limit 2000".
+            # Some nodes put their reason there: "invalid params", "range 9009594 is bigger than range limit 2000".
             told += f" {json.dumps(data)}"
         refusal = Refused(code if isinstance(code, int) else 0, self._endpoint.words(told), data)
         if is_later(refusal):
-            return Later(f"the node has no time for us: {refusal}", pause_s=reply.pause_s)
+            return Later(f"the node asks us to come later: {refusal}", pause_s=reply.pause_s)
         if is_behind(refusal):
             return Behind(refusal.code, refusal.message, data)
         return refusal
 
     def _trouble(self, reply: Reply, kind: type[Unreachable] = Unreachable) -> Unreachable:
-        """Why an answer is none, with the other side's own words."""
+        """The reason why an answer is unusable, with the other side's own words."""
         body = reply.body or b""
         if reply.status not in OK:
             what = f"the node answered with HTTP status {reply.status}{ADVICE.get(reply.status, '')}"
         elif _json(body) is None:
-            what = "the node's answer is no JSON"
+            what = "the node's answer is not JSON"
         else:
-            what = "the node's answer is not to what was asked"
+            what = "the node's answer does not fit the request"
         words = self._endpoint.words(body.decode("utf-8", "replace"))
-        return kind(f"{what}: {words}" if words else f"{what}, without a word", pause_s=reply.pause_s)
+        return kind(f"{what}: {words}" if words else f"{what}, without an explanation", pause_s=reply.pause_s)
 
 
 def _is_believed(outcome: ChainError, *, alone: bool, tries: int) -> bool:
-    """Whether an error is the answer to its call: not in a list, and not as long as it may mean "later"."""
+    """Whether an error is the final answer to its call: not inside a list, and not while it may mean "later"."""
     if not isinstance(outcome, Refused):
         return False
     if isinstance(outcome, Behind):
@@ -289,7 +289,7 @@ def _is_believed(outcome: ChainError, *, alone: bool, tries: int) -> bool:
 
 
 def _json(body: bytes) -> Any:  # noqa: ANN401 -- JSON
-    """None for what is no JSON, and for null."""
+    """The parsed body; None if it is not JSON, and for null."""
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
@@ -297,11 +297,11 @@ def _json(body: bytes) -> Any:  # noqa: ANN401 -- JSON
 
 
 def _id(answer: dict[str, Any]) -> str:
-    """As text: some send a number back as text, or with a point."""
+    """The id as text: some nodes return a number as text, or with a decimal point."""
     id_ = answer.get("id")
     return str(int(id_) if isinstance(id_, float) and id_.is_integer() else id_)
 
 
 def _is_error_to_nobody(answer: dict[str, Any]) -> bool:
-    """An error whose id is null or absent: the other side had not read as far as the id."""
+    """Whether it is an error whose id is null or absent: the other side had not read as far as the id."""
     return answer.get("id") is None and answer.get("error") is not None

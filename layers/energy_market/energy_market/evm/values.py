@@ -1,6 +1,6 @@
-"""What nodes answer, read as the numbers, words and hashes that it is meant as (Ethereum's JSON-RPC specification).
+"""Nodes' answers, read as the numbers, words and hashes that Ethereum's JSON-RPC specification defines.
 
-Quantities are 0x-hex by the specification; some gateways send JSON numbers, capitals, or zeros in front.
+Quantities are 0x-hex by the specification; some gateways send JSON numbers, capitals, or leading zeros.
 """
 
 import re
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from energy_market.evm.rpc import Unreachable
 
-WORD: Final = 64  # hexadecimal digits of the 32 bytes that events and the contract's answers are made of
+WORD: Final = 64  # hexadecimal digits of a word of 32 bytes, the unit of events and of the contract's answers
 WORD_BITS: Final = 256
 _DIGITS: Final = re.compile(r"[0-9a-fA-F]+")
 
@@ -23,7 +23,7 @@ def is_quantity(answer: object) -> bool:
 
 
 def quantity(answer: Any, *, bits: int = WORD_BITS) -> int:  # noqa: ANN401 -- JSON
-    """A number of at most so many bits: what is beyond that, no node counts. Raises Unreachable if it is none."""
+    """A number of at most `bits` bits; no true count is larger. Raises Unreachable if it is malformed or larger."""
     if isinstance(answer, int) and not isinstance(answer, bool):
         number = answer
     elif isinstance(answer, str) and answer[:2].lower() == "0x":  # without it nobody knows which digits they are
@@ -36,7 +36,7 @@ def quantity(answer: Any, *, bits: int = WORD_BITS) -> int:  # noqa: ANN401 -- J
 
 
 def words(answer: object) -> list[int]:
-    """The words of a contract's answer or of an event's data. Raises Unreachable if it is not made of words."""
+    """The words of a contract's answer or of an event's data. Raises Unreachable if they are malformed."""
     if not isinstance(answer, str) or answer[:2].lower() != "0x" or len(answer) % WORD != 2:  # noqa: PLR2004 -- of 0x
         raise Unreachable("the node sent malformed words")
     return [_hexadecimal(answer[start : start + WORD]) for start in range(2, len(answer), WORD)]
@@ -54,7 +54,7 @@ def word(number: int) -> str:
 
 
 def digest(answer: Any) -> str:  # noqa: ANN401 -- JSON
-    """A hash or a topic as we store and compare it: in lower case. Raises Unreachable if it is no text."""
+    """A hash or a topic, as it is stored and compared: in lower case. Raises Unreachable if it is not a text."""
     if not isinstance(answer, str):
         raise Unreachable("the node sent a malformed hash")
     return answer.lower()

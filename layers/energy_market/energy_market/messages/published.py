@@ -10,16 +10,16 @@ import msgspec
 from energy_market.domain.commands import Command
 from energy_market.domain.quantities import kwh
 
-PUBLISHERS: Final = 16  # at once; the client needs as many connections, or makes new ones again and again
+PUBLISHERS: Final = 16  # concurrent calls; with fewer connections the client would keep opening new ones
 PUBLISH_S: Final = 5.0
-"""Seconds in which commands are begun to be published: those that a silent broker leaves are claimed again later."""
+"""Seconds in which publishing may begin: commands that a silent broker leaves are claimed again later."""
 
 
 _ENCODER: Final = msgspec.json.Encoder(decimal_format="number")
 
 
 def payload(command: Command) -> bytes:
-    """The message that says it."""
+    """The JSON message of a command."""
     fields: dict[str, object] = {"transaction_id": command.transaction_id}
     match command.kind:
         case "lock":
@@ -32,19 +32,19 @@ def payload(command: Command) -> bytes:
 
 
 class IotData(Protocol):
-    """The one call of boto3's `iot-data` client that we use."""
+    """The only method of boto3's `iot-data` client that is used here."""
 
     def publish(self, *, topic: str, qos: int, payload: bytes) -> object:
-        """Publish to one topic; raises botocore's errors."""
+        """Publish to a topic; raises botocore's errors."""
 
 
 Publish = Callable[[Iterable[Command]], list[tuple[Command, Exception]]]
 
 
 def publisher(client: IotData) -> Publish:
-    """A function that publishes commands concurrently, at least once each, and returns those that failed, with why.
+    """A function that publishes commands concurrently, at least once each. It returns those that failed, with errors.
 
-    One that failed is not tried again here: its row is still waiting, and the next tick claims it again.
+    A failed command is not retried here: its row still waits, and the next tick claims it again.
     """
     pool = ThreadPoolExecutor(max_workers=PUBLISHERS)
 

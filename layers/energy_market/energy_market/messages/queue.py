@@ -1,4 +1,4 @@
-"""A batch of devices' messages from a queue, each taken by itself."""
+"""A queue's batch of device messages, each taken separately."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -10,16 +10,17 @@ from energy_market.logs import log
 from energy_market.messages.received import Dropped, QueuedMessage, read_queued
 from energy_market.messages.reports import Refused
 
-MAX_NAME_CHARACTERS: Final = 200  # of a topic or a client id that was none of ours
+MAX_NAME_CHARACTERS: Final = 200  # of a logged topic or client id that is not ours
 
 
 def take_each(
     records: Iterable[Mapping[str, Any]], take: Callable[[QueuedMessage], None]
 ) -> dict[str, list[dict[str, str]]]:
-    """Have each record's message taken; the answer to SQS, by which those come again that the database did not take.
+    """Pass each record's message to `take`. Returns SQS's partial answer: it repeats what the database did not store.
 
-    `take` raises Dropped for a message that changes nothing, and psycopg's errors. After Unreachable the rest is given
-    back unread: each would wait for a connection of its own, longer than the function may take.
+    `take` raises Dropped for a message that changes nothing, and psycopg's errors. After Unreachable the remaining
+    messages are returned to the queue unread: each would wait for a connection, together longer than the function may
+    run.
     """
     waiting = list(records)
     again: list[str] = []
@@ -42,7 +43,7 @@ def take_each(
 
 
 def _log_dropped(dropped: Dropped, message: QueuedMessage | None, *, message_id: str) -> None:
-    """The line of a message that changed nothing: which, whose, and why."""
+    """Log a message that changed nothing, with its sender and the reason."""
     log(
         "device.message.dropped",
         level="warning",

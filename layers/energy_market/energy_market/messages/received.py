@@ -1,7 +1,7 @@
 """Messages from devices (the specification, section 3).
 
-A device is who the topic says. The topic must agree with the MQTT client id, and both with the certificate of the
-connection, which the broker's rule adds; what a payload says of its sender is never read.
+The topic names the device. It must agree with the MQTT client id, and both with the certificate of the connection,
+which the broker's rule adds. A sender's id inside a payload is never read.
 """
 
 from uuid import UUID
@@ -12,26 +12,26 @@ from energy_market.domain import topics
 
 
 class Dropped(Exception):
-    """A message that changes nothing, and why: a snake_case word for the log."""
+    """A message that changes nothing, and the reason: a snake_case word for the log."""
 
     def __init__(self, reason: str) -> None:
-        """`reason` is logged; nothing of the message is."""
+        """`reason` is logged; no part of the message is."""
         super().__init__(reason)
         self.reason = reason
 
 
 class QueuedMessage(msgspec.Struct, frozen=True):
-    """A device's message as every rule queues it: whole and encoded, so that no payload can pass for our own fields."""
+    """A device's message as the rules queue it: whole and encoded, so that a payload cannot imitate our own fields."""
 
     topic: str
     client_id: str
     payload: bytes  # base64 in the queue
     received_at_ms: int
-    principal: str = ""  # the certificate of the connection; none of what the broker itself says
+    principal: str = ""  # the connection's certificate; empty for the broker's own messages
 
 
 def read_queued(body: str) -> QueuedMessage:
-    """A message as it lies in the queue; Dropped if it is none."""
+    """A message from the text in the queue. Raises Dropped if it is malformed."""
     try:
         return msgspec.json.decode(body, type=QueuedMessage)
     except msgspec.MsgspecError as error:
@@ -39,7 +39,7 @@ def read_queued(body: str) -> QueuedMessage:
 
 
 def addressed(message: QueuedMessage) -> tuple[str, UUID]:
-    """(topic with `+`, whose it is) of a message; Dropped if the connection was somebody else's."""
+    """(Topic with `+`, device) of a message. Raises Dropped if the connection is another client's."""
     known = topics.parsed(message.topic)
     if known is None:
         raise Dropped("unknown_topic")
@@ -50,7 +50,7 @@ def addressed(message: QueuedMessage) -> tuple[str, UUID]:
 
 
 def device_uuid(text: str) -> UUID:
-    """A device's id; Dropped if it cannot be one of ours, in our spelling."""
+    """A device's id. Raises Dropped if it cannot be one of ours, in our spelling."""
     try:
         device_id = UUID(text)
     except ValueError as error:

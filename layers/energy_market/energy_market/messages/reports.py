@@ -1,8 +1,8 @@
-"""What devices report, read field by field (docs/device-protocol.md, "What may be missing").
+"""Devices' reports, read field by field (docs/device-protocol.md, "What may be missing").
 
-What moves money or energy is read strictly: a field that is there and malformed refuses the message, and says which
-and why. What only informs or orders is clipped or ignored, and that is said, too. A field that is missing, or null,
-says nothing.
+Fields that move money or energy are read strictly: if one is malformed, the message is refused, with the field and the
+reason. Fields that only inform or order are clipped or ignored, and this is reported too. A missing field, or null,
+carries no information.
 """
 
 import json
@@ -21,7 +21,7 @@ MAX_PAYLOAD_BYTES: Final = 16 * 1024
 MAX_SEQ: Final = 2**63 - 1
 MAX_EXPONENT: Final = 1000
 BATTERY_OFF_PERCENT: Final = 5
-"""A battery level this far outside 0 to 100 is a gauge's error and is clipped; further off it is ignored."""
+"""Percent outside of 0 to 100 that are taken for a gauge's error and clipped; a level further off is ignored."""
 
 _FULL_PERCENT: Final = 100
 _BOM: Final = b"\xef\xbb\xbf"
@@ -36,10 +36,10 @@ TRANSFER_WORDS: Final[tuple[TransferWord, ...]] = ("started", "delivering", "del
 
 
 class Refused(Dropped):
-    """A device's own message that is not taken: `reason` is a code, `sentence` says to its owner what is wrong."""
+    """A device's own message that is refused: `reason` is a code, `sentence` tells its owner what is wrong."""
 
     def __init__(self, code: str, sentence: str, *, field: str | None = None) -> None:
-        """`field` is the protocol's name of what is missing or malformed; nothing that the device sent is in any."""
+        """`field` is the protocol's name of the missing or malformed field. No argument quotes what the device sent."""
         super().__init__(code)
         self.field = field
         self.sentence = sentence
@@ -47,7 +47,7 @@ class Refused(Dropped):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ignored:
-    """A field that was left out, while the rest of its message was taken."""
+    """A field that was ignored in a message that was otherwise taken."""
 
     field: str
     sentence: str
@@ -55,7 +55,7 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payload:
-    """A JSON object that a device sent: its fields, and a text of it that the database can keep."""
+    """A JSON object from a device: its fields, and its text in a form that the database can store."""
 
     fields: Mapping[str, Any]
     text: str
@@ -63,7 +63,7 @@ class Payload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LockResponse:
-    """`energy/donor/{device_id}/lock/response`: one of the two ids is there."""
+    """`energy/donor/{device_id}/lock/response`: at least one of the two ids is present."""
 
     order_id: UUID | None
     transaction_id: UUID | None
@@ -74,7 +74,7 @@ class LockResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DonorStatus:
-    """`energy/donor/{device_id}/status`. None: it does not say."""
+    """`energy/donor/{device_id}/status`. None: the field is missing."""
 
     available_wh: int | None
     battery_level: Decimal | None
@@ -85,7 +85,7 @@ class DonorStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferStatus:
-    """`energy/transfer/{device_id}/status`. `delivered`: it is over; `refused`: nothing is reserved for it here."""
+    """`energy/transfer/{device_id}/status`. `delivered`: it is over; `refused`: the device holds no reservation."""
 
     transaction_id: UUID
     status: TransferWord
@@ -95,7 +95,7 @@ class TransferStatus:
 
 
 def read_object(payload: bytes) -> Payload:
-    """Any JSON object; Refused if it is none. A byte order mark before it and NULs after it are left alone."""
+    """Any JSON object; otherwise raises Refused. A leading byte order mark and trailing NULs are ignored."""
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise Refused("payload_too_large", f"A message has at most {MAX_PAYLOAD_BYTES} bytes.")
     raw = payload.removeprefix(_BOM).rstrip(b"\0 \t\r\n")
@@ -110,7 +110,7 @@ def read_object(payload: bytes) -> Payload:
 
 
 def read_lock_response(payload: Payload) -> LockResponse:
-    """An answer to a lock; Refused if it names neither the trade nor the order, or no word of the protocol."""
+    """An answer to a lock. Raises Refused if it names neither trade nor order, or its word is not in the protocol."""
     reader = _Reader(payload)
     order_id, transaction_id = reader.id("order_id"), reader.id("transaction_id")
     if order_id is None and transaction_id is None:
@@ -125,7 +125,7 @@ def read_lock_response(payload: Payload) -> LockResponse:
 
 
 def read_donor_status(payload: Payload) -> DonorStatus:
-    """A donor's status; Refused for an amount of energy that is none."""
+    """A donor's status. Raises Refused if its amount of energy is invalid."""
     reader = _Reader(payload)
     return DonorStatus(
         available_wh=reader.energy_wh("available_kwh"),
@@ -137,9 +137,9 @@ def read_donor_status(payload: Payload) -> DonorStatus:
 
 
 def read_transfer_status(payload: Payload) -> TransferStatus:
-    """How far a delivery is; Refused without the trade, without a word of the protocol, or for a wrong amount.
+    """A delivery's progress. Raises Refused without the trade or a word of the protocol, or for an invalid amount.
 
-    The amount may be missing, but not where it decides: in `delivered`.
+    The amount may be missing, except in `delivered`, where it decides.
     """
     reader = _Reader(payload)
     transaction_id = reader.id("transaction_id")
@@ -159,7 +159,7 @@ def read_transfer_status(payload: Payload) -> TransferStatus:
 
 
 class _NoNumber:
-    """Stands for what no device measures: not a number, or one that PostgreSQL cannot hold."""
+    """A value that no device measures: not a number, or a number that PostgreSQL cannot hold."""
 
 
 _NOT_A_NUMBER: Final = _NoNumber()
@@ -180,11 +180,11 @@ _DECODER: Final = msgspec.json.Decoder(dict[str, Any], float_hook=_number)
 
 
 def _with_names_for_numbers(raw: bytes) -> tuple[dict[str, Any], str]:
-    """JSON but for NaN and Infinity, which Python and others write for a number that they have not got."""
+    """JSON with NaN and Infinity, which Python and others write for a number that they do not have."""
     try:
         fields = json.loads(raw, parse_float=_number, parse_constant=lambda _: _NOT_A_NUMBER)
         text = json.dumps(json.loads(raw, parse_constant=lambda _: None), allow_nan=False)
-        _DECODER.decode(text.encode())  # it is strict about the rest
+        _DECODER.decode(text.encode())  # strict about everything else
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise Refused("invalid_payload", "The message is no JSON object in UTF-8.") from None
     return fields, text
@@ -203,7 +203,7 @@ def _missing(field: str) -> Refused:
 
 
 class _Reader:
-    """The fields of one message, and what was ignored of it."""
+    """The fields of one message, and those that were ignored."""
 
     def __init__(self, payload: Payload) -> None:
         self._fields = payload.fields
@@ -268,10 +268,10 @@ def _amount(value: object) -> int | Decimal | None:
 
 
 def _energy_wh(value: object) -> int:
-    """Whole watt-hours, rounded down: what is left out was neither promised nor delivered."""
+    """Whole watt-hours, rounded down: the fraction was neither promised nor delivered."""
     amount = _amount(value)
     limit_kwh = MAX_ENERGY_WH // 1000
-    # Less than a watt-hour below 0 is a meter's noise about 0.
+    # A value less than a watt-hour below 0 is a meter's noise around 0.
     if amount is None or not Decimal("-0.001") < amount <= limit_kwh:
         raise ValueError(f"must be a number of kWh from 0 to {limit_kwh:,}")
     return max(0, int((Decimal(amount) * 1000 if isinstance(amount, int) else amount.scaleb(3, _FLOOR)) // 1))

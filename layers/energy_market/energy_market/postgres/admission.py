@@ -1,4 +1,4 @@
-"""How often each source of requests, and each user, has asked in the present minute; and whether a session goes on."""
+"""Requests of each source and user in the current minute; and whether a session is still open."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from psycopg import Connection
 
 PRUNED_AT_ONCE = 50
 
-# By how many are counted: one statement for each, which the server plans once.
+# One statement for each number of names, so that the server plans each once.
 _COUNT: Final[Mapping[int, LiteralString]] = {
     names: "INSERT INTO rate_limits (source, minute, requests) VALUES "
     + ", ".join(["(%s, date_trunc('minute', now()), 1)"] * names)
@@ -23,7 +23,7 @@ _COUNT: Final[Mapping[int, LiteralString]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """Requests of each of those counted in this minute, this one included, and how long the minute still lasts."""
+    """Requests of each name in this minute, this one included, and the seconds until the minute ends."""
 
     requests: list[int]
     rest_of_minute_s: int
@@ -33,10 +33,10 @@ class Admission:
 def admit(conn: Connection, who: Sequence[str], *, session_id: UUID | None = None) -> Admission:
     """Count one more request of each of `who`, three at most.
 
-    The first of a minute forgets up to 50 counts of minutes gone by.
+    The first request of a minute also deletes up to 50 counts of past minutes.
 
-    Whoever counts for the same names gives them in the same order, or two of them could wait for each other. The
-    same round trip also checks that the session has neither been ended nor expired.
+    All callers pass the same names in the same order; otherwise two of them could wait for each other. The same round
+    trip also checks that the session has neither been ended nor expired.
     """
     rows = conn.execute(_COUNT[len(who)], (*who, session_id)).fetchall()
     requests = [row[0] for row in rows]

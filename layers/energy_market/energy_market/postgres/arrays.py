@@ -1,8 +1,8 @@
-"""Arrays as PostgreSQL reads them."""
+"""Arrays in PostgreSQL's spelling."""
 
 from collections.abc import Iterable
 
 
 def array(numbers: Iterable[int]) -> str:
-    """An array as PostgreSQL spells it: psycopg takes ten times as long over a long list."""
+    """An array in PostgreSQL's spelling: psycopg takes ten times as long for a long list."""
     return "{" + ",".join(map(str, numbers)) + "}"

@@ -1,4 +1,4 @@
-"""Signed transactions and what became of them."""
+"""Signed transactions and their state."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ BatchStatus = Literal["Stored", "Mined", "Final", "Reverted", "Replaced"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Whose nonces these are."""
+    """The account whose nonces a batch uses."""
 
     chain_id: int
     sender: str
@@ -24,7 +24,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A batch and its signed forms: those with higher fees replace those before them."""
+    """A batch and its signed forms: a later form, with higher fees, replaces the earlier ones."""
 
     id: UUID
     nonce: int
@@ -32,18 +32,18 @@ class Batch:
     block_number: int | None
     block_hash: str | None
     mined_hash: str | None
-    open_trades: int  # of those it carries, how many still wait for the chain's word
+    open_trades: int  # trades that it carries and that the chain has not decided yet
     hashes: list[str]  # newest first
     newest_raw: bytes
     newest_max_fee: int
     newest_priority_fee: int
     newest_age_s: float
     newest_sends: int
-    newest_refusal: str | None  # the node's verdict when it was last handed in; None: taken, or not known
-    newest_tries: int  # forms in a row for which the chain asked the same
-    asked_max_fee: int  # what the chain asked for when the newest was signed
+    newest_refusal: str | None  # the node's last verdict; None: accepted, or not known
+    newest_tries: int  # forms in a row at unchanged network fees
+    asked_max_fee: int  # the network's fee when the newest form was signed
     asked_priority_fee: int
-    held_max_fee: int | None  # the highest of those that a node may hold; None if all were refused
+    held_max_fee: int | None  # the highest fee that a node may hold; None if all were rejected
     held_priority_fee: int | None
     since_sent_s: float | None
 
@@ -75,7 +75,7 @@ _BATCHES: Final = """
 
 
 def under_way(conn: Connection, account: Account, *, contract: str | None = None, limit: int) -> list[Batch]:
-    """Batches whose end is not final, by nonce; all, or those of one contract."""
+    """Batches that are not final yet, by nonce; with `contract`, only those of that contract."""
     return _batches(
         conn,
         account,
@@ -87,7 +87,7 @@ def under_way(conn: Connection, account: Account, *, contract: str | None = None
 
 
 def former(conn: Connection, account: Account, *, contract: str) -> list[tuple[str, str]]:
-    """(contract, sender) of what is under way on this chain and was signed when other ones were in use."""
+    """(Contract, sender) of batches under way on this chain that were signed for another contract or by another key."""
     return conn.execute(
         """
         SELECT b.contract, b.sender FROM settlement_batches b JOIN transactions t ON t.batch_id = b.id
@@ -102,7 +102,7 @@ def former(conn: Connection, account: Account, *, contract: str) -> list[tuple[s
 
 
 def ended_with_free_nonce(conn: Connection, account: Account, *, nonce: int, limit: int) -> list[Batch]:
-    """Batches whose end a reorganisation undid: no transaction has their nonce any more. `nonce`: the chain's next."""
+    """Batches whose end a reorganisation undid: their nonce is unused again. `nonce`: the chain's next one."""
     return _batches(
         conn,
         account,
@@ -114,7 +114,7 @@ def ended_with_free_nonce(conn: Connection, account: Account, *, nonce: int, lim
 
 
 def newest_final(conn: Connection, account: Account) -> Batch | None:
-    """The last batch that was taken for final."""
+    """The newest batch that counts as final."""
     found = _batches(conn, account, "b.status = 'Final'", "ORDER BY b.nonce DESC LIMIT 1")
     return found[0] if found else None
 
@@ -130,7 +130,7 @@ def _batches(
 
 
 def used_nonces(conn: Connection, account: Account, *, at_least: int) -> set[int]:
-    """The nonces from `at_least` on for which something was signed, whatever became of it."""
+    """The nonces, `at_least` or higher, for which something was signed, whatever happened to it."""
     rows = conn.execute(
         "SELECT nonce FROM settlement_batches WHERE chain_id = %s AND sender = %s AND nonce >= %s",
         (account.chain_id, account.sender, at_least),
@@ -151,9 +151,9 @@ def store(
     asked: tuple[int, int],
     trades: Sequence[UUID],
 ) -> UUID | None:
-    """Keep a signed batch, its trades now Submitted; None if one of them was no longer Locked: then roll back.
+    """Store a signed batch, its trades now Submitted; None if a trade was no longer Locked: then roll back.
 
-    Raises UniqueViolation when the nonce is another batch's.
+    Raises UniqueViolation if another batch has the nonce.
     """
     (batch_id,) = conn.execute(
         "INSERT INTO settlement_batches (chain_id, contract, sender, nonce) VALUES (%s, %s, %s, %s) RETURNING id",
@@ -186,9 +186,9 @@ def add_form(
     asked: tuple[int, int],
     tries: int = 1,
 ) -> bool:
-    """Keep another signed form of a batch; False if the batch is no longer waiting to be mined.
+    """Store another signed form of a batch; False if the batch no longer waits to be mined.
 
-    `asked`: the fees that the chain asks for now, whatever this form pays (maximum, tip).
+    `asked`: the fees that the network asks now, whatever this form pays (maximum, tip).
     """
     return (
         conn.execute(
@@ -206,7 +206,7 @@ def add_form(
 
 
 def mark_sent(conn: Connection, tx_hash: str, *, refusal: str | None) -> None:
-    """The node was handed these bytes, and took them or not."""
+    """Record that these bytes were handed to the node, and its refusal, if any."""
     conn.execute(
         "UPDATE signed_transactions SET sent_at = clock_timestamp(), sends = sends + 1, refusal = %s WHERE hash = %s",
         (refusal, tx_hash),
@@ -220,7 +220,7 @@ def raw_of(conn: Connection, tx_hash: str) -> bytes:
 
 
 def mark_mined(conn: Connection, batch_id: UUID, *, tx_hash: str, block_number: int, block_hash: str) -> bool:
-    """One of the batch's forms is in a block."""
+    """Record that one of the batch's forms is in a block."""
     return (
         conn.execute(
             """
@@ -234,9 +234,9 @@ def mark_mined(conn: Connection, batch_id: UUID, *, tx_hash: str, block_number: 
 
 
 def put_back(conn: Connection, batch_id: UUID) -> int:
-    """A reorganisation took the block of a batch: the batch waits again, and so do the trades it had paid.
+    """Undo a batch after a reorganisation removed its block: batch and paid trades wait again.
 
-    Returns how many trades went from Confirmed back to Submitted. A delivery that the device has begun stays begun.
+    Returns how many trades went from Confirmed back to Submitted. A delivery that has begun stays begun.
     """
     row = conn.execute(
         """
@@ -263,7 +263,7 @@ def put_back(conn: Connection, batch_id: UUID) -> int:
 
 
 def reopen(conn: Connection, batch_id: UUID) -> bool:
-    """The end of a batch without effect (Reverted, Replaced) was undone: it may be mined after all."""
+    """Reopen a batch that ended without effect (Reverted, Replaced) if that end was undone: it may still be mined."""
     return (
         conn.execute(
             """
@@ -278,7 +278,7 @@ def reopen(conn: Connection, batch_id: UUID) -> bool:
 
 
 def mark_final(conn: Connection, batch_id: UUID) -> bool:
-    """The block of a batch is deep enough to stay."""
+    """Record that the block of a batch is deep enough to stay."""
     return (
         conn.execute(
             "UPDATE settlement_batches SET status = 'Final' WHERE id = %s AND status = 'Mined'", (batch_id,)
@@ -295,10 +295,10 @@ def end_without_effect(
     reason: str,
     seen_in: tuple[int, str] | None = None,
 ) -> int:
-    """A batch that pays nothing: its trades are Locked again, to go into another. Returns how many.
+    """End a batch that pays nothing: its trades are Locked again, for another batch. Returns how many.
 
-    `seen_in`: number and hash of the block after which its nonce was used, where it is in none itself. While that
-    block stands, so does this end.
+    `seen_in`: number and hash of the block after which its nonce was used, if the batch is in no block itself. This end
+    stands as long as that block does.
     """
     row = conn.execute(
         """
@@ -324,7 +324,7 @@ def end_without_effect(
 
 
 def free(conn: Connection, batch_id: UUID, trades: Collection[UUID]) -> int:
-    """A mined batch did not pay these, but another one may: they are Locked again. Returns how many."""
+    """Lock trades again that a mined batch did not pay, so that another batch may. Returns how many."""
     return conn.execute(
         """
         UPDATE transactions SET status = 'Locked', submitted_at = NULL
@@ -337,7 +337,7 @@ def free(conn: Connection, batch_id: UUID, trades: Collection[UUID]) -> int:
 
 
 def waiting_trades(conn: Connection, batch_id: UUID) -> dict[UUID, datetime]:
-    """The trades of a batch that wait for the chain's word, and when each was locked."""
+    """The trades of a batch that the chain has not decided yet, and when each was locked."""
     return dict(
         conn.execute(
             "SELECT id, locked_at FROM transactions WHERE batch_id = %s AND status = 'Submitted' ORDER BY seq",
@@ -347,7 +347,7 @@ def waiting_trades(conn: Connection, batch_id: UUID) -> dict[UUID, datetime]:
 
 
 def forms_of(conn: Connection, trades: Sequence[UUID]) -> dict[UUID, list[str]]:
-    """The hashes of all that was ever signed to pay each of the trades."""
+    """The hashes of all transactions ever signed to pay each of the trades."""
     return dict(
         conn.execute(
             """
@@ -363,10 +363,10 @@ def forms_of(conn: Connection, trades: Sequence[UUID]) -> dict[UUID, list[str]]:
 def waits_for_blocks(
     conn: Connection, account: Account, *, contract: str, head_time: datetime, quiet_after_s: float
 ) -> bool:
-    """Whether the chain has made no block for so long, and a trade waits for more of them.
+    """Whether the chain has made no block for `quiet_after_s`, and a trade waits for more blocks.
 
-    A mined payment waits for its depth, and a trade whose time is over for a final block after it. Not while something
-    is signed that will be mined, and so makes a block.
+    A mined payment waits for its depth, and a trade whose time is over waits for a final block after it. False while a
+    signed batch waits to be mined, since that makes a block.
     """
     row = conn.execute(
         """
@@ -390,7 +390,7 @@ def waits_for_blocks(
 
 
 def stuck(conn: Connection, *, after_s: int, limit: int) -> list[StuckBatch]:
-    """Batches that have waited to be mined for longer than `after_s`, in the order of their nonces."""
+    """Batches that have waited to be mined for longer than `after_s`, by nonce."""
     with conn.cursor(row_factory=class_row(StuckBatch)) as cursor:
         return cursor.execute(
             """

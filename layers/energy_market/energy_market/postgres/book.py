@@ -1,7 +1,8 @@
 """The book as a tick reads and writes it (the tables `open_orders`, `matches` and `ticks`).
 
-All of it in one transaction that sees one moment (REPEATABLE READ): whoever changes an order that was matched in it
-makes the write fail with one of `MOVED`, and the tick is to be taken again.
+Everything happens in one transaction that sees one moment (REPEATABLE READ). If another transaction changes a matched
+order meanwhile, the write fails with one of `MOVED`, and the tick is tried again. Triggers write the columns that mark
+new rows: `open_orders.touched`, `iot_devices.freed` and `transactions.released` (migrations 0005 and 0010).
 """
 
 from collections import Counter
@@ -29,18 +30,18 @@ from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 
 MOVED: Final = (SerializationFailure, LockNotAvailable)
 WAIT_FOR_A_ROW_MS: Final = 200
-"""So long a tick waits for an order that somebody else is about to change, holding all others that it has matched. Less
-than the server takes to look for a deadlock, so that of two who wait for each other the tick gives way."""
+"""Milliseconds that a tick waits for an order that another transaction is changing, while it holds all its matched
+orders. Less than the server's deadlock timeout, so that of two that wait for each other the tick gives way."""
 WAIT_FOR_THE_BOOK_MS: Final = 1_000
-"""So long it waits to hold the book: whoever wants to change it meanwhile waits behind it."""
+"""Milliseconds that a tick waits to hold the book; meanwhile all changes of the book wait behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """What a tick of a zone has to do: end what is `late`, match what is `new` in the book, or `everything` in it.
+    """The work of a zone's tick: end what is `late`, match what is `new` in the book, or `everything` in it.
 
-    `first`: nothing is known of what earlier ticks have seen. While the market is `paused`, or `halted` because trades
-    could not be paid, nothing is to be matched.
+    `first`: it is not known what earlier ticks have seen. While the market is `paused`, or `halted` because trades
+    could not be paid, nothing is matched.
     """
 
     paused: bool
@@ -51,15 +52,15 @@ class Standing:
     first: bool
 
 
-# Written by a transaction that the latest tick, whose snapshot is {1}, did not see.
+# Written by a transaction that is not in {1}, the snapshot of the latest tick.
 _NEW: Final[LiteralString] = "{0} >= pg_snapshot_xmin({1}) AND NOT pg_visible_in_snapshot({0}, {1})"
 
 
 def _any_new(table: LiteralString, column: LiteralString) -> LiteralString:
     """Whether a table of the zone has a row whose `column` is new.
 
-    The first in the index's order, because the server, which knows nothing of snapshots, would else expect to come
-    across one soon, and read all there is. It may not be asked with EXISTS, which forgets the order.
+    Takes the first row in the index's order: the server knows nothing of snapshots, would expect to meet a new row
+    soon, and would otherwise read the whole table. EXISTS cannot be used, since it ignores the order.
     """
     new = _NEW.format(column, "t.seen")
     return f"(SELECT true FROM {table} WHERE zone = %(zone)s AND {new} ORDER BY {column} DESC LIMIT 1) IS NOT NULL"
@@ -81,8 +82,8 @@ _DUE: Final[LiteralString] = (
     + _any_new("transactions", "released")
     + """,
            t.seen IS NULL OR t.whole_at <= now() - make_interval(secs => %(every_s)s),
-           -- Or it is another server's count, after a restore: what was seen there says nothing here. Or other orders
-           -- may be matched than then.
+           -- After a restore, the snapshot is of another server and says nothing here. And other orders may be matched
+           -- than then, if the rule of admission has changed.
            t.seen IS NULL OR pg_snapshot_xmax(t.seen) > pg_snapshot_xmax(pg_current_snapshot())
            OR t.verified_only <> %(verified_only)s,
            (SELECT paused FROM market_state), """
@@ -93,9 +94,9 @@ _DUE: Final[LiteralString] = (
 
 
 def due(conn: Connection, zone: str, *, verified_only: bool, everything_every_s: int) -> Standing:
-    """Look whether anything is to be done.
+    """Find out what is due.
 
-    By indexes alone, and by what was written since the latest tick: it takes as long for a million orders as for ten.
+    Only reads indexes, and rows written since the latest tick, so it takes as long for a million orders as for ten.
     """
     row = conn.execute(_DUE, {"zone": zone, "verified_only": verified_only, "every_s": everything_every_s}).fetchone()
     assert row is not None  # one row is left-joined
@@ -108,24 +109,25 @@ def due(conn: Connection, zone: str, *, verified_only: bool, everything_every_s:
 def see_one_moment(conn: Connection, *, hold: bool) -> None:
     """Let the transaction that has just begun see one moment, and wait for no row for long.
 
-    `hold`: wait until nobody changes the book, and let nobody else change it, or lock a row of it, until the end. Who
-    waits for the book may have an order's row locked: whoever holds it must need no such row.
+    `hold`: wait until nobody changes the book; until this transaction ends, nobody else can change it or lock a row of
+    it. Another transaction that waits for the book may have locked an order's row, so the holder must not need any such
+    row.
 
-    Whoever has paused the market waits for the lock on its state (`market_state.wait_for_ticks`). It is taken before
-    the moment that is seen: a tick that has it either began before that wait, or sees the pause.
+    An operator's request that pauses the market waits for the lock on its state (`market_state.wait_for_ticks`). This
+    lock is taken before the moment that is seen: a tick that has it either began before that wait, or sees the pause.
     """
     conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     conn.execute(
         f"SET LOCAL lock_timeout = {WAIT_FOR_THE_BOOK_MS if hold else WAIT_FOR_A_ROW_MS};"
         "LOCK TABLE market_state IN ROW SHARE MODE",
-        prepare=False,  # they are two
+        prepare=False,  # two statements in one string cannot be prepared
     )
     if hold:
         _lock(conn)
 
 
 def hold(conn: Connection) -> None:
-    """Let nobody else change the book, or lock a row of it, until the transaction ends; wait for that, but not long.
+    """Until the transaction ends, let nobody else change the book or lock a row of it. The wait for it is short.
 
     Raises LockNotAvailable.
     """
@@ -138,7 +140,7 @@ def _lock(conn: Connection) -> None:
 
 
 def have_seen(conn: Connection, zone: str, *, verified_only: bool, everything: bool) -> None:
-    """What this transaction sees is what the next tick need not look at."""
+    """Record that this transaction's snapshot was matched, so the next tick need not look at it."""
     conn.execute(
         """
         INSERT INTO ticks (zone, seen, whole_at, verified_only)
@@ -152,7 +154,7 @@ def have_seen(conn: Connection, zone: str, *, verified_only: bool, everything: b
 
 
 def _by_whom(statement: LiteralString) -> dict[bool, LiteralString]:
-    """A statement about orders of a zone; under True, about those of verified users only."""
+    """A statement about orders of a zone; under True, restricted to those of verified users."""
     of_zone: LiteralString = "o.zone = %(zone)s"
     return {False: statement, True: statement.replace(of_zone, of_zone + " AND o.verified")}
 
@@ -160,15 +162,15 @@ def _by_whom(statement: LiteralString) -> dict[bool, LiteralString]:
 # --------------------------------------------------------------------------------------------------- what is new
 
 
-# Between two bounds: the server, which plans this once for all values, would expect a third of all rows beyond one, and
-# read the whole book. Whatever this transaction sees was written before its own snapshot ends.
+# Two bounds: the server plans this statement once for all values. With one bound it would expect a third of all rows
+# and read the whole book. Every row that this transaction sees was written before its own snapshot ends.
 _SINCE: Final[LiteralString] = (
     _NEW.format("{0}", "%(seen)s::pg_snapshot") + " AND {0} < pg_snapshot_xmax(pg_current_snapshot())"
 )
 _NEW_ORDER: Final[LiteralString] = (
     "SELECT o.type, o.all_or_none, o.remaining_wh, o.price_micro, o.arrival, o.user_no, o.device_no FROM "
 )
-# Before the limit: what is left out behind it would make room for nothing, and the rest would pass for all there is.
+# Applied before the limit: rows that are filtered out after it would leave a book that only seems complete.
 _TRADABLE: Final[LiteralString] = (
     "o.zone = %(zone)s AND (o.expires_at IS NULL OR o.expires_at > now())"
     " AND (o.type = 'buy' OR o.device_no IS NOT NULL)"
@@ -187,9 +189,9 @@ _READ_NEW: Final = _by_whom(
 
 
 def read_new(conn: Connection, zone: str, *, verified_only: bool, limit: int) -> Book | None:
-    """The orders that are new since the latest tick; None if they are more than `limit`, or there was no tick.
+    """The orders that are new since the latest tick; None if there are more than `limit`, or there was no tick.
 
-    Of asks only those that have a device, whatever it can give.
+    Asks are included only if they have a device, whatever it can deliver.
     """
     seen = conn.execute("SELECT seen::text FROM ticks WHERE zone = %s", (zone,)).fetchone()
     if seen is None:
@@ -216,9 +218,9 @@ def read_new(conn: Connection, zone: str, *, verified_only: bool, limit: int) ->
 
 
 def all_that_crosses(conn: Connection, zone: str, *, limit: int) -> Wanted:
-    """What to read to see all that could trade, whatever is new: each size and kind as far as it crosses.
+    """The orders to read for matching the whole book: each size and kind as far as its prices cross.
 
-    Of each kind at most `limit` orders, of which each size has its share. Looks at the best prices of each size only.
+    At most `limit` orders of each kind, shared among its sizes. Only the best price of each size is looked at for this.
     """
     best_asks: dict[int, int] = dict(conn.execute(_BEST_OF_SIZES["sell"], {"zone": zone}).fetchall())
     best_bids: dict[int, int] = dict(conn.execute(_BEST_OF_SIZES["buy"], {"zone": zone}).fetchall())
@@ -253,7 +255,7 @@ _ANY_PRICE: Final = 2**62
 
 
 def _best_of_sizes(order_type: LiteralString, price: LiteralString) -> LiteralString:
-    """(size, best price) of the orders that trade wholly, one step down the index a size."""
+    """(Size, best price) of the all-or-none orders: a skip scan, with one index look-up per size."""
     of_side = f"FROM open_orders WHERE zone = %(zone)s AND type = '{order_type}' AND all_or_none"
     in_order = f"ORDER BY remaining_wh, {price} LIMIT 1"
     return f"""
@@ -299,7 +301,7 @@ _ALL_BIDS: Final = _by_whom("FROM open_orders o WHERE " + _BID + " AND o.price_m
 
 
 def read(conn: Connection, zone: str, wanted: Wanted, *, verified_only: bool) -> tuple[Book, Bounds]:
-    """The orders that are wanted, in their order, and where there are more. Of asks only those that have a device."""
+    """The orders that are wanted, in order, and the bounds of lists with more orders. Only asks that have a device."""
     book, bounds = Book(), Bounds()
     if wanted.asks_of_size:
         statement = _ASKS_OF_SIZES[verified_only]
@@ -338,7 +340,7 @@ def _of_sizes(
         },
         binary=True,  # a third quicker to read
     ).fetchall()
-    rows.sort()  # they come so; nothing says that they must
+    rows.sort()  # they are in order already, but SQL does not guarantee it
     read, last = Counter(map(itemgetter(0), rows)), {row[0]: row for row in rows}
     bounds = {size: (last[size][1], last[size][2]) for size, count in read.items() if count >= wanted[size][1]}
     return rows, bounds
@@ -347,7 +349,7 @@ def _of_sizes(
 def _best(
     conn: Connection, zone: str, statement: LiteralString, wanted: Limit, *, place: int
 ) -> tuple[list[Any], Place | None]:
-    """`place`: where in a row its price stands, which its arrival follows."""
+    """`place`: position of the price in a row; the arrival follows it."""
     price, count = wanted
     rows = conn.execute(statement, {"zone": zone, "price": price, "count": count}, binary=True).fetchall()
     return rows, (rows[-1][place], rows[-1][place + 1]) if len(rows) >= count else None
@@ -357,10 +359,10 @@ def _best(
 
 
 def take(conn: Connection, matches: Sequence[Match], seen: Book) -> bool:
-    """Take the matched energy out of the book and keep the matches, in one statement; False if the book has moved.
+    """Take the matched energy out of the book and store the matches, in one statement; False if the book has moved.
 
-    It has moved when an order was cancelled or changed since it was read; the caller must then roll back. Raises one
-    of `MOVED` when that happens at this moment.
+    It has moved if an order was cancelled or changed since it was read; the caller must then roll back. Raises one of
+    `MOVED` if that happens at this moment.
     """
     devices = {order[WHOLE_ARRIVAL]: order[DEVICE] for order in seen.whole_asks} | {
         order[PARTIAL_ARRIVAL]: order[DEVICE] for order in seen.partial_asks

@@ -1,8 +1,8 @@
-"""The certificates of devices (the table `device_certificates`): which of them speak for a device now.
+"""The certificates of devices (the table `device_certificates`), and which of them are valid now.
 
-AWS IoT follows what is written here: a certificate is written down before the broker lets it in, and counts no more
-from the moment that it is ended here, whatever the broker still does. `iot_devices.tidy_at` says that AWS IoT may have
-something that it should not, and from when on it is to be tidied (`usecases/tidy_device.py`).
+AWS IoT follows this table: a certificate is recorded before the broker accepts it, and no longer counts once it has
+ended here, whatever the broker still does. `iot_devices.tidy_at` means that AWS IoT may have certificates that it
+should not, and when it is to be tidied (`usecases/tidy_device.py`).
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from energy_market.domain.devices import Certificate
 from energy_market.postgres.devices import UNFINISHED_AFTER_S
 
 OVERLAP_S: Final = 86_400
-"""So long an earlier certificate is valid after another was issued, and no longer, whether that is used or not."""
+"""Maximum seconds that an older certificate stays valid after a new one was issued, even if that is never used."""
 HEARD_OVERLAP_S: Final = 60
 """Seconds that the old certificate stays valid after the new one was first used: for messages still in the queue."""
-MAX_CERTIFICATES_IN_A_DAY: Final = 20  # of a device
+MAX_CERTIFICATES_IN_A_DAY: Final = 20  # per device
 
-# The certificates that the device got before `this` one have so long left at most.
+# Shortens the validity of the certificates that the device got before `this` one.
 _THOSE_BEFORE_END: Final[LiteralString] = """
     UPDATE device_certificates
     SET valid_until = least(valid_until, clock_timestamp() + make_interval(secs => %(overlap_s)s))
@@ -43,15 +43,15 @@ class Tidying:
 
 
 def add(conn: Connection, certificate_id: str, device_id: UUID) -> None:
-    """Write down a certificate of a device that the broker does not let in yet. If it never does, it is tidied away."""
+    """Record a certificate that the broker does not accept yet. If it is never activated, it is tidied away."""
     conn.execute("INSERT INTO device_certificates (id, device_id) VALUES (%s, %s)", (certificate_id, device_id))
     will_issue(conn, device_id)
 
 
 def activated(conn: Connection, certificate_id: str, device_id: UUID) -> None:
-    """The broker lets it in. Those that the device got before have a day left.
+    """Record that the broker accepts the certificate. The device's older certificates expire in a day.
 
-    The sweep comes all the same, once: a try before this one may have died and left something.
+    The sweep still visits the device once: an earlier attempt may have died and left something behind.
     """
     conn.execute(
         """
@@ -66,7 +66,7 @@ def activated(conn: Connection, certificate_id: str, device_id: UUID) -> None:
 
 
 def to_activate(conn: Connection, owner_id: UUID) -> list[tuple[str, UUID]]:
-    """(certificate, device) of certificates of an owner's devices that the broker may not let in yet."""
+    """(Certificate, device) of an owner's certificates that the broker may not accept yet."""
     return conn.execute(
         """
         SELECT c.id, c.device_id FROM device_certificates c JOIN iot_devices d ON d.id = c.device_id
@@ -78,7 +78,7 @@ def to_activate(conn: Connection, owner_id: UUID) -> list[tuple[str, UUID]]:
 
 
 def issued_today(conn: Connection, device_id: UUID) -> int:
-    """How many certificates a device got in the last day."""
+    """The number of certificates that a device got in the last day."""
     row = conn.execute(
         "SELECT count(*) FROM device_certificates"
         " WHERE device_id = %s AND issued_at > clock_timestamp() - interval '1 day'",
@@ -90,7 +90,7 @@ def issued_today(conn: Connection, device_id: UUID) -> int:
 
 
 def speaks_for(conn: Connection, certificate_id: str, device_id: UUID) -> bool | None:
-    """None if that certificate does not speak for that device now; else whether it is heard for the first time."""
+    """None if the certificate is not valid for the device now; otherwise whether it is used for the first time."""
     row = conn.execute(
         """
         SELECT c.heard_at IS NULL FROM device_certificates c JOIN iot_devices d ON d.id = c.device_id
@@ -103,7 +103,7 @@ def speaks_for(conn: Connection, certificate_id: str, device_id: UUID) -> bool |
 
 
 def heard(conn: Connection, certificate_id: str, device_id: UUID) -> None:
-    """A device has said something under a certificate: those that it got before have a minute left."""
+    """Record a message under a certificate: the device's older certificates expire in a minute."""
     conn.execute(
         """
         WITH this AS (
@@ -119,7 +119,7 @@ def heard(conn: Connection, certificate_id: str, device_id: UUID) -> None:
 
 
 def end(conn: Connection, device_id: UUID) -> int:
-    """No certificate speaks for a device any more, and AWS IoT is to be tidied at once; how many did until now."""
+    """End all certificates of a device, and have AWS IoT tidied at once. Returns how many were valid."""
     ended = conn.execute(
         """
         UPDATE device_certificates SET valid_until = clock_timestamp()
@@ -132,7 +132,7 @@ def end(conn: Connection, device_id: UUID) -> int:
 
 
 def end_one(conn: Connection, certificate_id: str, device_id: UUID) -> None:
-    """A certificate that came to nothing, written down or not: AWS IoT is to be tidied at once."""
+    """End a certificate that was never completed, recorded or not, and have AWS IoT tidied at once."""
     conn.execute(
         """
         WITH ended AS (UPDATE device_certificates SET valid_until = clock_timestamp() WHERE id = %s)
@@ -143,7 +143,7 @@ def end_one(conn: Connection, certificate_id: str, device_id: UUID) -> None:
 
 
 def will_issue(conn: Connection, device_id: UUID) -> None:
-    """AWS IoT is asked for a certificate next: if that dies half-way, what it has is tidied later."""
+    """Plan a tidying before AWS IoT is asked for a certificate, in case the process dies half-way."""
     conn.execute(
         "UPDATE iot_devices SET tidy_at = clock_timestamp() + make_interval(secs => %s) WHERE id = %s",
         (UNFINISHED_AFTER_S, device_id),
@@ -159,9 +159,9 @@ def due(conn: Connection, *, limit: int) -> list[UUID]:
 
 
 def claim(conn: Connection, device_id: UUID) -> Tidying | None:
-    """What is to be tidied of a device now; None if nothing is. Ten minutes later somebody else may try.
+    """Claim a device that is to be tidied now; None if it is not due. Others may try again ten minutes later.
 
-    A registration, or a certificate, that nobody has brought to an end by now has died, and is ended here.
+    A registration or a certificate that is still unfinished by now has died, and is ended here.
     """
     conn.execute(
         """
@@ -197,13 +197,13 @@ def tidied(conn: Connection, done: Tidying) -> None:
 
 
 def _plan(conn: Connection, device_id: UUID, *, claimed_at: datetime | None = None) -> None:
-    """Note when AWS IoT is to be tidied next: when a certificate ends that it still has."""
+    """Plan the next tidying of AWS IoT: when a certificate ends that it still has."""
     conn.execute(
         """
         UPDATE iot_devices
         SET tidy_at = least(
             (SELECT min(valid_until) FROM device_certificates WHERE device_id = %(device)s AND deleted_at IS NULL),
-            -- A registration that gave way may not know it yet, and make its thing only now.
+            -- An abandoned registration may not know it yet, and create its thing only now.
             CASE WHEN status = 'Removed' AND created_at > clock_timestamp() - %(unfinished)s
                  THEN clock_timestamp() + %(unfinished)s END)
         WHERE id = %(device)s AND (%(claimed)s::timestamptz IS NULL OR tidy_at = %(claimed)s)
@@ -213,7 +213,7 @@ def _plan(conn: Connection, device_id: UUID, *, claimed_at: datetime | None = No
 
 
 def of_devices(conn: Connection, device_ids: Sequence[UUID]) -> list[Certificate]:
-    """The certificates that speak for these devices now, oldest first."""
+    """The certificates that are valid for these devices now, oldest first."""
     with conn.cursor(row_factory=class_row(Certificate)) as cursor:
         return cursor.execute(
             """

@@ -1,4 +1,4 @@
-"""Open sign-in challenges. A row is deleted by the sign-in that uses it, or some time after it expired."""
+"""Open sign-in challenges. A row is deleted by the sign-in that uses it, or at some time after it expired."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,7 +14,7 @@ PRUNED_AT_ONCE = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenChallenge:
-    """A challenge that nobody has answered yet."""
+    """A challenge that was not answered yet."""
 
     nonce: str
     message: str
@@ -22,15 +22,15 @@ class OpenChallenge:
 
 
 def database_time(conn: Connection) -> datetime:
-    """The time of this transaction: what `now()` is in its statements."""
+    """The time of this transaction: the value of `now()` in its statements."""
     (moment,) = conn.execute("SELECT now()").fetchone()  # type: ignore[misc]
     return moment  # type: ignore[no-any-return]
 
 
 def add(conn: Connection, challenge: Challenge, *, source: str) -> None:
-    """Keep a challenge, and the source address that asked for it.
+    """Store a challenge, and the source address that requested it.
 
-    Each one added sweeps away up to 20 expired ones, so that a flood of them cannot pile up.
+    Each call also deletes up to 20 expired ones, so that a flood cannot pile up.
     """
     conn.execute(
         """
@@ -56,9 +56,9 @@ def add(conn: Connection, challenge: Challenge, *, source: str) -> None:
 
 
 def candidates(conn: Connection, wallet_address: str, nonce: str | None, *, source: str) -> list[OpenChallenge]:
-    """The challenges that a signature of this wallet may answer: the named one, or five.
+    """The challenges that a signature of this wallet may answer: the named one, or at most five.
 
-    Those that the same source asked for come before others', the newest first, so that nobody else's can push them out.
+    Challenges requested by the same source come first, newest first, so that others' challenges cannot push them out.
     """
     with conn.cursor(row_factory=class_row(OpenChallenge)) as cursor:
         return cursor.execute(
@@ -72,7 +72,7 @@ def candidates(conn: Connection, wallet_address: str, nonce: str | None, *, sour
 
 
 def use(conn: Connection, nonce: str) -> bool:
-    """Use a challenge up; False if it was used or has expired. Of two simultaneous uses one finds the row."""
+    """Use a challenge up; False if it was used or has expired. Only one of two simultaneous uses finds the row."""
     return (
         conn.execute(
             "DELETE FROM challenges WHERE nonce = %s AND expires_at > now() RETURNING nonce", (nonce,)

@@ -1,4 +1,4 @@
-"""What devices are still to be told. The trades' own rows are the outbox: there is no other."""
+"""Commands that are still to be sent to devices. The trades' own rows are the outbox; there is no other."""
 
 from typing import Final
 
@@ -8,16 +8,16 @@ from psycopg.rows import class_row
 from energy_market.domain.commands import Command
 
 LOCK_REPEAT_S: Final = 4
-"""Less than a tick: a lock that crashed before it was sent, or was lost, is said again by the next tick."""
+"""Seconds after which a lock is repeated, less than a tick: the next tick repeats one that was lost or never sent."""
 OWED_REPEAT_S: Final = 9
 DELIVERING_REPEAT_S: Final = 60
-"""A device that has begun to deliver knows what it is to do; it is reminded in case it has forgotten."""
+"""Seconds after which a device that has begun to deliver is reminded, in case it has forgotten."""
 
 
 def claim_locks(conn: Connection, *, lock_timeout_s: int, limit: int) -> list[Command]:
-    """Locks to publish now: those never published, whose deadline begins here, and then the unanswered; oldest first.
+    """Claim locks to publish now: first those never published, then the unanswered ones, each oldest first.
 
-    The deadline is set once; a repetition keeps it.
+    A lock's deadline is set when it is first claimed; a repetition keeps it.
     """
     with conn.cursor(row_factory=class_row(Command)) as cursor:
         return cursor.execute(
@@ -41,9 +41,9 @@ def claim_locks(conn: Connection, *, lock_timeout_s: int, limit: int) -> list[Co
 
 
 def claim_owed(conn: Connection, *, device_online_s: int, limit: int) -> list[Command]:
-    """Unlocks and transfers to publish now: each once at once, then again while its device is there and does not agree.
+    """Claim unlocks and transfers to publish now: at once, then repeatedly while the device is online and does not act.
 
-    A device that is away gets the first from the broker when it comes back, and the next from here.
+    A device that is away gets the first one from the broker when it returns, and the next from here.
     """
     with conn.cursor(row_factory=class_row(Command)) as cursor:
         return cursor.execute(

@@ -10,7 +10,7 @@ from energy_market.domain.dashboard import Dashboard, Day, Totals
 
 DAYS: Final = 30
 
-# Both sides of a user's trades, as signed by side; `of` is the user.
+# Both sides of a user's trades: the other side's columns are 0.
 _SIDES: Final[LiteralString] = """
     SELECT confirmed_at, status, energy_wh AS bought_wh, 0 AS sold_wh, amount_nano AS spent_nano, 0 AS earned_nano
     FROM transactions WHERE recipient_id = %(user)s

@@ -1,4 +1,4 @@
-"""What devices hold for trades, feed, and release."""
+"""Energy that devices reserve for trades, deliver, and release."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from energy_market.domain.trades import (
 )
 
 COUNT_FORGOTTEN_AFTER_S: Final = 600
-"""A device that has said nothing above its count for so long may count anew."""
+"""Seconds without a message above its count after which a device may restart the count."""
 
-# What the latest status of its device must cover, together with what was fed before: all of a trade that goes on, what
-# was delivered of one that has ended. The index `transactions_reserving` has it in these words.
+# Energy that the latest status of the device must cover, together with what was fed before: all of a trade under way,
+# and the delivered part of one that has ended. The index `transactions_reserving` uses the same expression.
 TO_BE_FED: Final[LiteralString] = (
     "CASE WHEN t.status = 'Failed' OR t.delivery IN ('Delivered', 'Short') THEN t.delivered_wh ELSE t.energy_wh END"
 )
 
 MAX_REPORTS_BETWEEN_STATUSES: Final = 100
-"""Maximum reports of a delivery that are kept until a status comes. Reports beyond it count with the next status."""
+"""Maximum reports of a delivery that are stored until a status arrives. Reports beyond it count with that status."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryReport:
-    """What a report made of a delivery, and what it was before."""
+    """A delivery before and after a report."""
 
     before: Delivery
     delivery: Delivery
@@ -40,10 +40,11 @@ class DeliveryReport:
 def hold_reserved(
     conn: Connection, device_id: UUID, reported_locks: Sequence[UUID] | None, *, seq: int | None
 ) -> list[UUID]:
-    """Lock the trades that a status changes, in the order in which all lock trades; those whose reservation is lost.
+    """Lock the trades that a status changes, in the order used everywhere. Returns those whose reservation is lost.
 
-    Those are locked trades that the device does not list although it counted this status (`seq`) after its answer, and
-    for which nothing was ever signed, so that nothing can pay them. None without a count or a list.
+    A reservation is lost if the trade is Locked and the device does not list it, although it counted this status
+    (`seq`) after its answer to the lock. The trade must never have been signed for, so that nothing can pay it. Without
+    a count or a list, no reservation counts as lost.
     """
     rows = conn.execute(
         """
@@ -73,7 +74,7 @@ def hold_reserved(
 
 
 def owed_by_device(conn: Connection, device_id: UUID) -> int:
-    """How many trades a device has promised energy to that it has not delivered: locked, being paid, or paid."""
+    """The number of a device's trades whose energy is promised and not delivered: locked, being paid, or paid."""
     row = conn.execute(
         """
         SELECT count(*) FROM transactions
@@ -88,7 +89,7 @@ def owed_by_device(conn: Connection, device_id: UUID) -> int:
 
 
 def hold_of_device(conn: Connection, device_id: UUID) -> None:
-    """Let none of a device's trades fail until the transaction ends; wait for those that are failing."""
+    """Until the transaction ends, let none of a device's trades fail; waits for trades that are failing now."""
     conn.execute(
         """
         SELECT count(*) FROM (
@@ -100,7 +101,7 @@ def hold_of_device(conn: Connection, device_id: UUID) -> None:
 
 
 def hold_unsigned(conn: Connection, device_id: UUID) -> list[UUID]:
-    """Lock a device's trades that are locked and for which nothing was ever signed, so that nothing can pay them."""
+    """Lock the rows of a device's Locked trades that were never signed for, so that nothing can pay them."""
     rows = conn.execute(
         """
         SELECT id FROM transactions WHERE device_id = %s AND status = 'Locked' AND batch_id IS NULL
@@ -112,9 +113,9 @@ def hold_unsigned(conn: Connection, device_id: UUID) -> list[UUID]:
 
 
 def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID], *, seq: int | None = None) -> int:
-    """The device holds reservations of trades that are over: they are to be released (again). Returns how many.
+    """Order the release of reservations that a device still holds for ended trades. Returns how many.
 
-    `seq`: the device's count when it said so. Of a delivery that it has ended since, it holds nothing any more.
+    `seq`: the device's count of the message that lists them. If it has ended a delivery since, it no longer holds it.
     """
     return conn.execute(
         """
@@ -128,7 +129,7 @@ def owe_unlock(conn: Connection, device_id: UUID, transaction_ids: Sequence[UUID
 
 
 def acknowledge_unlocks(conn: Connection, device_id: UUID, reported_locks: Sequence[UUID]) -> int:
-    """The device's status no longer lists these reservations, after the unlock was sent: nothing is owed any more."""
+    """Record unlocks as done: the device's status no longer lists these reservations after the unlock was sent."""
     return conn.execute(
         """
         UPDATE transactions SET unlock = 'Done'
@@ -147,11 +148,12 @@ def record_delivery(
     delivered_wh: int,
     seq: int | None,
 ) -> DeliveryReport | None:
-    """Take a device's word on a delivery; None if it is old news, or of no confirmed trade of that device.
+    """Apply a device's report of a delivery; None if it is outdated, or fits no confirmed trade of that device.
 
-    `ended`: the device is done with it, and this is why if it was not all. What was delivered in full is Delivered
-    whenever and in whatever order that is said; what ended with less is Short, and its device is told to release what
-    it may still hold. A report without a count (`seq`) is never old news: amounts only rise, and what is over stays so.
+    - `ended`: the device has finished, and this is the reason if not everything was delivered.
+    - A full delivery is Delivered, whenever and in whatever order it is reported.
+    - A delivery that ended with less is Short, and the device is told to release the rest.
+    - A report without a count (`seq`) is never outdated: amounts only rise, and an ended delivery stays ended.
     """
     with conn.cursor(row_factory=class_row(DeliveryReport)) as cursor:
         return cursor.execute(
@@ -179,8 +181,8 @@ def record_delivery(
         ).fetchone()
 
 
-# That a report `r` was said before the status `s`: by the device's count, or, where either has none, by the broker's
-# clock. A count that contradicts the clock by `forget_s` seconds was begun anew in between.
+# Whether a report `r` was sent before the status `s`: by the device's count, or, if either has no count, by the
+# broker's clock. If count and clock contradict each other by `forget_s` seconds, the count was restarted in between.
 _BEFORE: Final[LiteralString] = """
     CASE WHEN r.seq IS NULL OR s.seq IS NULL THEN r.heard_at <= s.heard_at
          ELSE r.heard_at < s.heard_at - make_interval(secs => %(forget_s)s)
@@ -199,7 +201,7 @@ _COUNT_FED: Final[LiteralString] = (
     FROM (SELECT transaction_id, max(delivered_wh) AS fed_wh FROM ({told}) told GROUP BY transaction_id) fed
     WHERE t.id = fed.transaction_id AND t.fed_wh < fed.fed_wh"""
 )
-# The newest report of each trade is on its row, too; there it is also where too many came to be kept one by one.
+# The newest report of each trade is on its row, too; this covers reports beyond `MAX_REPORTS_BETWEEN_STATUSES`.
 _COUNT_FED_BY_STATUS: Final[LiteralString] = _COUNT_FED.format(
     status="SELECT %(seq)s::bigint AS seq, to_timestamp(%(received_ms)s::bigint / 1000.0) AS heard_at",
     reports="r.device_id = %(device_id)s",
@@ -215,9 +217,9 @@ _COUNT_FED_BY_REPORT: Final[LiteralString] = _COUNT_FED.format(
 
 
 def count_fed(conn: Connection, device_id: UUID, *, seq: int | None, received_ms: int) -> None:
-    """A status of this count tells what is available now: what was delivered before it is in that no more.
+    """Count reports that are older than a status: its available energy no longer includes what they delivered.
 
-    The trades are to be held (`hold_reserved`), and all of it undone if the status proves to be old news.
+    The trades must be locked (`hold_reserved`), and everything is rolled back if the status proves to be outdated.
     """
     conn.execute(
         _COUNT_FED_BY_STATUS,
@@ -228,10 +230,10 @@ def count_fed(conn: Connection, device_id: UUID, *, seq: int | None, received_ms
 def note_delivered(
     conn: Connection, transaction_id: UUID, *, device_id: UUID, delivered_wh: int, seq: int | None, received_ms: int
 ) -> bool:
-    """Take a report for what the device's statuses do not tell yet; False if it tells nothing new.
+    """Store a delivery's report until a status covers it; False if it adds nothing new.
 
-    Whatever is known of the delivery itself by now: reports and statuses overtake each other, and which energy a status
-    has in it depends on what was delivered when it was said.
+    It is stored whatever the delivery's own state: reports and statuses overtake each other, and which energy a status
+    includes depends on what was delivered when it was sent.
     """
     noted = conn.execute(
         """
@@ -263,9 +265,9 @@ def note_delivered(
 
 
 def end_overdue_deliveries(conn: Connection, *, limit: int) -> list[Shortfall]:
-    """Make deliveries Short whose time is over, the longest overdue first. Their devices are to release the rest.
+    """Mark overdue deliveries as Short, the longest overdue first. Their devices are to release the rest.
 
-    But for a device that has never told of any delivery: what it delivered is `unreported`, and it knows no unlock.
+    A device that has never reported a delivery is excepted: its delivery is `unreported`, and it knows no unlock.
     """
     with conn.cursor(row_factory=class_row(Shortfall)) as cursor:
         return cursor.execute(
@@ -288,7 +290,7 @@ def end_overdue_deliveries(conn: Connection, *, limit: int) -> list[Shortfall]:
 
 
 def lapse_unlocks(conn: Connection, *, limit: int) -> list[tuple[UUID, UUID]]:
-    """Give up unlocks that were owed for a day: (trade, device)."""
+    """Drop unlocks that were owed for a day. Returns (trade, device) of each."""
     return conn.execute(
         """
         UPDATE transactions SET unlock = 'Lapsed'

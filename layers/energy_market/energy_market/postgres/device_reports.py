@@ -1,4 +1,4 @@
-"""What devices say of themselves: kept for their owners, and what it changes in their rows."""
+"""Devices' reports: stored for their owners, with their effects on the devices' rows."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,14 +14,15 @@ from energy_market.postgres.deliveries import COUNT_FORGOTTEN_AFTER_S
 
 REPORTS_KEPT_DAYS: Final = 7
 PRUNED_AT_ONCE: Final = 4
-MAX_REPORTS_IN_TEN_MINUTES: Final = 60  # of a kind, of a device
+MAX_REPORTS_IN_TEN_MINUTES: Final = 60  # per device and kind
 MAX_KEPT_CHARACTERS: Final = 4_096
 LIFE_NOTED_EVERY_S: Final = 10
-"""A sign of life that is not a status is written if the one before is older than this."""
+"""Seconds in which at most one sign of life is written that is not a status."""
 
-# When the broker had the message, which may have lain in a queue since: only then was the device surely there.
+# The time at which the broker received the message, which may have waited in a queue since: the device was surely
+# there only at that time.
 HEARD: Final[LiteralString] = "least(clock_timestamp(), to_timestamp(%(received_ms)s::bigint / 1000.0))"
-# Not of one that the broker saw leave after that.
+# A device that the broker saw leave after that stays offline.
 _BACK: Final[LiteralString] = (
     "CASE WHEN status = 'Offline' AND presence_ms > %(received_ms)s THEN 'Offline' ELSE 'Online' END"
 )
@@ -37,12 +38,14 @@ def record_status(
     seq: int | None,
     received_ms: int,
 ) -> bool:
-    """Take a donor's status; False if it is of no device of ours, or older than one already taken.
+    """Apply a donor's status; False if it is from none of our devices, or older than one already applied.
 
-    What it does not say (None) stays as it is. `received_ms`: the broker's time. A device that waits for a status after
-    that still waits. One whose count is behind (it lost its memory, and its clock was ahead before) is heard again when
-    the broker has it for long enough after the last status that was taken; a message that only lay in a queue for so
-    long is not. Without a count the broker's time tells which is older.
+    - A missing field (None) leaves its column unchanged.
+    - `received_ms`: the broker's time. A device that has been told to wait since a later time keeps waiting.
+    - A device whose count is behind (it lost its memory, and its clock was ahead before) is accepted again once the
+      broker's time is `COUNT_FORGOTTEN_AFTER_S` after the last applied status. A message that only waited in a queue
+      for that long is not.
+    - Without a count, the broker's time decides which status is older.
     """
     return (
         conn.execute(
@@ -95,9 +98,9 @@ def record_status(
 
 
 def note_life(conn: Connection, device_id: UUID, *, received_ms: int, reports_deliveries: bool) -> None:
-    """A device answered or told of a delivery at the broker's time `received_ms`; not each of many in a row is written.
+    """Record, by the broker's time `received_ms`, that a device answered or reported; writes only once in ten seconds.
 
-    A device that waits for its next status goes on waiting. `reports_deliveries`: it will tell how its deliveries end.
+    A device that waits for its next status keeps waiting. `reports_deliveries`: it reports how its deliveries end.
     """
     conn.execute(
         "UPDATE iot_devices SET status = "
@@ -120,7 +123,7 @@ def note_life(conn: Connection, device_id: UUID, *, received_ms: int, reports_de
 
 
 def record_sign_of_life(conn: Connection, device_id: UUID, *, received_ms: int) -> bool:
-    """A device said something, at the broker's time `received_ms`; False if it is not one of ours."""
+    """Record that a device sent something, by the broker's time `received_ms`; False if it is not one of ours."""
     return (
         conn.execute(
             "UPDATE iot_devices SET status = "
@@ -137,11 +140,11 @@ def record_sign_of_life(conn: Connection, device_id: UUID, *, received_ms: int) 
 def record_presence(
     conn: Connection, device_id: UUID, *, connected: bool, session: str, at_ms: int, received_ms: int
 ) -> bool:
-    """Take a presence event; False if it is of no device of ours, or overtaken by a later one.
+    """Apply a presence event; False if it is from none of our devices, or a later event was applied already.
 
-    The broker's events may come twice and out of order, and a device that connects anew before its old session has
-    ended is disconnected *after* it connected: only the end of the session that we know of puts it offline. And a
-    session whose end is among the device's reports does not begin any more: its end has overtaken its beginning.
+    The broker's events may arrive twice and out of order. A device that reconnects before its old session has ended is
+    disconnected *after* it connected, so only the end of the current session puts it offline. A session whose end is
+    already among the device's reports does not begin any more: its end has overtaken its beginning.
     """
     return (
         conn.execute(
@@ -168,10 +171,10 @@ def record_presence(
 
 
 def keep_report(conn: Connection, device_id: UUID, kind: ReportKind, payload: str) -> None:
-    """Keep what a device said (a JSON object), and let go of a few reports older than a week.
+    """Store a device's message (a JSON object), and delete a few reports older than a week.
 
-    Each new report takes more old ones with it than it adds, so that the table follows what arrives in a week. Of a
-    device that floods, the first of each ten minutes are kept; of a report that is too long, its length.
+    Each new report removes more old ones than it adds, so that the table holds about one week. If a device floods, only
+    the first reports of each ten minutes are stored; of a report that is too long, only its length.
     """
     if len(payload) > MAX_KEPT_CHARACTERS:
         payload = f'{{"not_kept_characters": {len(payload)}}}'
@@ -208,9 +211,9 @@ def reports(
     before: tuple[datetime, int] | None,
     limit: int,
 ) -> list[Report] | None:
-    """What a device sent of these kinds, latest first; None if the user has no such device.
+    """A device's reports of these kinds, latest first; None if the user has no such device.
 
-    `before`: when the last report of the page before this one was received, and its id.
+    `before`: the time of receipt and the id of the previous page's last report.
     """
     is_owned = conn.execute(
         "SELECT FROM iot_devices WHERE id = %s AND owner_id = %s AND status NOT IN ('Provisioning', 'Removed')",

@@ -20,10 +20,10 @@ from energy_market.postgres.deliveries import TO_BE_FED
 from energy_market.postgres.device_reports import HEARD
 
 UNFINISHED_AFTER_S: Final = 600
-"""A registration that is not done by then has died: no request takes that long."""
+"""Seconds after which an unfinished registration counts as dead: no request takes that long."""
 
-# What the energy that a device `d` told in its latest status is still to cover: its trades, but for what was fed before
-# that status and is not in it any more, and its matches.
+# Promises that a device `d` must still keep from the energy in its latest status: its matches and its trades. The part
+# of a trade that was fed before that status is left out, since the status no longer includes it.
 _OF_TRADES: Final[LiteralString] = " FROM transactions t WHERE t.device_id = d.id AND " + TO_BE_FED + " > t.fed_wh"
 _TRADED: Final[LiteralString] = "SELECT coalesce(sum(" + TO_BE_FED + " - t.fed_wh), 0)" + _OF_TRADES
 _FED_SINCE: Final[LiteralString] = "SELECT coalesce(sum(greatest(0, t.delivered_wh - t.fed_wh)), 0)" + _OF_TRADES
@@ -32,7 +32,7 @@ PROMISED: Final[LiteralString] = (
 )
 
 
-# That the latest status of a device `d` was refused.
+# Whether the latest status of a device `d` was refused.
 STATUS_REFUSED: Final[LiteralString] = (
     """EXISTS (
     SELECT FROM device_reports r
@@ -42,21 +42,21 @@ STATUS_REFUSED: Final[LiteralString] = (
     + """' AND r.payload ->> 'code' <> 'field_ignored')"""
 )
 
-# That a device `d` may be matched now: it is there, has energy, and waits for nothing. Time alone only ends this, by
-# silence for `online_s` seconds: all else that changes it is written in the row (docs/decisions/0012).
+# Whether a device `d` may be matched now: it is online, has energy, and waits for nothing. Only silence for `online_s`
+# seconds changes this without a write; every other change is written to the row (docs/decisions/0012).
 MAY_BE_MATCHED: Final[LiteralString] = (
     "d.status = 'Online' AND d.silent_since IS NULL AND d.paused_until IS NULL AND d.available_wh > 0"
     " AND d.last_ping > now() - make_interval(secs => %(online_s)s)"
 )
 
-# That a device `d` is a donor's and was registered.
+# Whether a device `d` is a registered donor device.
 IS_DONOR: Final[LiteralString] = "d.side = 'donor' AND d.status IN ('Registered', 'Online', 'Offline')"
 
 
 def insert(
     conn: Connection, *, owner_id: UUID, device_type: DeviceType, side: DeviceSide, location: str, zone: str
 ) -> UUID:
-    """Take a device's id before its certificate exists; it is 'Provisioning', and tidied away if it stays so."""
+    """Create a device's id before its certificate exists; the row is 'Provisioning', and tidied away if it stays so."""
     row = conn.execute(
         """
         INSERT INTO iot_devices (owner_id, device_type, side, location, zone, tidy_at)
@@ -70,7 +70,7 @@ def insert(
 
 
 def register(conn: Connection, device_id: UUID) -> bool:
-    """The device has its certificate; False if it was not being provisioned, or gave way, or took too long."""
+    """Record that the device has its certificate; False if the registration was abandoned or took too long."""
     return (
         conn.execute(
             """
@@ -84,7 +84,7 @@ def register(conn: Connection, device_id: UUID) -> bool:
 
 
 def give_way(conn: Connection, device_id: UUID) -> None:
-    """Another registration takes the place of this one, of which AWS IoT may have something."""
+    """Abandon a registration in favour of another; AWS IoT may have something of it, which is tidied."""
     conn.execute(
         """
         UPDATE iot_devices SET status = 'Removed', tidy_at = clock_timestamp()
@@ -95,7 +95,7 @@ def give_way(conn: Connection, device_id: UUID) -> None:
 
 
 def remove(conn: Connection, device_id: UUID) -> bool:
-    """The device takes part no more; False if it was removed before."""
+    """Remove the device from the market; False if it was removed before."""
     return (
         conn.execute(
             "UPDATE iot_devices SET status = 'Removed', reported_locks = '{}' WHERE id = %s AND status <> 'Removed'",
@@ -106,7 +106,7 @@ def remove(conn: Connection, device_id: UUID) -> bool:
 
 
 def put_offline(conn: Connection, device_id: UUID) -> None:
-    """The device is not matched before it is heard again, with whatever count it has then."""
+    """Do not match the device before its next message, whose count may start anew."""
     conn.execute(
         """
         UPDATE iot_devices SET status = CASE WHEN status = 'Online' THEN 'Offline' ELSE status END,
@@ -118,9 +118,9 @@ def put_offline(conn: Connection, device_id: UUID) -> None:
 
 
 def hold_owner(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool:
-    """Let its owner place no sell order until this transaction ends; False if there is no such device.
+    """Until this transaction ends, let the device's owner place no sell order; False if there is no such device.
 
-    Of this owner; None: of anybody.
+    `owner_id`: the owner that it must have; None: any.
     """
     return (
         conn.execute(
@@ -135,7 +135,7 @@ def hold_owner(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool
 
 
 def hold_owned(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool:
-    """Whether there is such a device, of this owner (None: of anybody). Nobody else changes it until this one ends."""
+    """Whether the device exists and has this owner (None: any). Until this transaction ends, nobody else changes it."""
     return (
         conn.execute(
             """
@@ -150,13 +150,13 @@ def hold_owned(conn: Connection, device_id: UUID, owner_id: UUID | None) -> bool
 
 
 def hold_registered(conn: Connection, device_id: UUID) -> bool:
-    """Whether a registration was done; waits for one whose commit is still under way."""
+    """Whether a registration is complete; waits for one whose commit is under way."""
     row = conn.execute("SELECT status FROM iot_devices WHERE id = %s FOR NO KEY UPDATE", (device_id,)).fetchone()
     return row is not None and row[0] not in {"Provisioning", "Removed"}
 
 
 def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
-    """A user's devices, oldest first; not those whose registration has died half-way."""
+    """A user's devices, oldest first, without those whose registration has died half-way."""
     with conn.cursor(row_factory=class_row(Device)) as cursor:
         return cursor.execute(
             "SELECT d.id, d.owner_id, d.device_type, d.side, d.location, d.zone, d.status, d.last_ping,"
@@ -175,7 +175,7 @@ def of_owner(conn: Connection, owner_id: UUID) -> list[Device]:
 
 
 def registered_today(conn: Connection, owner_id: UUID) -> int:
-    """How many devices a user has registered in the last day, or tried to."""
+    """The number of devices that a user has registered, or tried to register, in the last day."""
     row = conn.execute(
         "SELECT count(*) FROM iot_devices WHERE owner_id = %s AND created_at > now() - interval '1 day'", (owner_id,)
     ).fetchone()
@@ -194,7 +194,7 @@ def donors_of(conn: Connection, owner_id: UUID) -> list[UUID]:
 
 
 def free_to_promise(conn: Connection, numbers: Iterable[int], *, device_online_s: int) -> dict[int, int]:
-    """The energy that each device that may be matched has not promised to a trade, in Wh by the device's number."""
+    """The unpromised energy of each device that may be matched, in Wh by the device's number."""
     return dict(
         conn.execute(
             "SELECT d.no, (d.available_wh - (" + _TRADED + ") - coalesce(m.energy_wh, 0))::bigint FROM iot_devices d"
@@ -207,13 +207,13 @@ def free_to_promise(conn: Connection, numbers: Iterable[int], *, device_online_s
 
 
 def is_recipient(conn: Connection, device_id: UUID) -> bool:
-    """Whether a device is registered as one that only reports."""
+    """Whether a device is registered as a recipient, which only reports."""
     row = conn.execute("SELECT side FROM iot_devices WHERE id = %s", (device_id,)).fetchone()
     return row == ("recipient",)
 
 
 def hold(conn: Connection, device_id: UUID) -> bool:
-    """Let nobody else change a device until this transaction ends; False if it is not one of ours."""
+    """Until this transaction ends, let nobody else change a device; False if it is not one of ours."""
     return (
         conn.execute(
             "SELECT FROM iot_devices WHERE id = %s AND status NOT IN ('Provisioning', 'Removed') FOR NO KEY UPDATE",
@@ -224,13 +224,13 @@ def hold(conn: Connection, device_id: UUID) -> bool:
 
 
 def wait_for_status(conn: Connection, failed: Collection[UUID], *, received_ms: int | None = None) -> None:
-    """The devices of these trades, which failed by their fault, are not matched before their next status.
+    """Do not match the devices of these trades, which failed through their fault, before their next status.
 
-    `received_ms`: the broker's time of the message that failed them, a status later than which it takes; without one
-    they were silent until now, by a clock that may be a second ahead of the broker's.
+    `received_ms`: the broker's time of the message that failed the trades; a later status ends the wait. Without it,
+    the devices were silent until now, by a clock that may be a second ahead of the broker's.
 
-    A failure counts if its trade was matched after the one counted before. Of so many in a row the last makes the
-    device pause, whatever it reports: a minute, and each further one twice as long, up to an hour.
+    A failure counts if its trade was matched after the last counted failure. After `MAX_FAILURES_IN_A_ROW` the device
+    pauses, whatever it reports: for a minute, and twice as long after each further failure, up to an hour.
     """
     conn.execute(
         """
@@ -271,9 +271,9 @@ def wait_for_status(conn: Connection, failed: Collection[UUID], *, received_ms: 
 
 
 def end_pauses(conn: Connection, zone: str, *, limit: int) -> int:
-    """Let devices be matched again whose pause is over, those first that waited longest; how many.
+    """Let devices whose pause is over be matched again, longest waiting first. Returns how many.
 
-    By a row that is written, because a tick looks at nothing that only time has changed.
+    This writes to the row, because a tick does not see what only time has changed.
     """
     return conn.execute(
         """

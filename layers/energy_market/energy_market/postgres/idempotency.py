@@ -1,4 +1,4 @@
-"""Answers kept for a day under the client's own key, so that a request sent twice is done once."""
+"""Answers stored for a day under the client's own key, so that a request sent twice is done once."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -11,7 +11,7 @@ PRUNED_AT_ONCE = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptAnswer:
-    """What the first request with this key was, and what it was told."""
+    """The body of the first request with this key, as a hash, and its answer."""
 
     body_hash: bytes
     status: int
@@ -19,10 +19,10 @@ class KeptAnswer:
 
 
 def claim(conn: Connection, *, user_id: UUID, route: str, key: str, body_hash: bytes) -> KeptAnswer | None:
-    """Take a key for this transaction: None if it was free, else the answer given under it.
+    """Take a key for this transaction: None if it was free, otherwise the answer given under it.
 
-    A second request with the key waits here on the unique key until the first has committed (it then reads its
-    answer) or rolled back (it then takes the key). A key older than a day is taken over.
+    A second request with the key waits here, on the unique key, until the first has committed or rolled back. It then
+    reads the answer, or takes the key. A key older than a day is taken over.
     """
     taken = conn.execute(
         """
@@ -53,7 +53,7 @@ def claim(conn: Connection, *, user_id: UUID, route: str, key: str, body_hash: b
 
 
 def release(conn: Connection, *, user_id: UUID, route: str, key: str, answer: str) -> None:
-    """Give a claimed key free again whose work came to nothing, if `answer` is still what was written down for it."""
+    """Free a claimed key whose work failed, if `answer` is still the answer recorded for it."""
     conn.execute(
         "DELETE FROM idempotency_keys WHERE user_id = %s AND route = %s AND key = %s AND answer = %s",
         (user_id, route, key, answer),
@@ -61,7 +61,7 @@ def release(conn: Connection, *, user_id: UUID, route: str, key: str, answer: st
 
 
 def keep(conn: Connection, *, user_id: UUID, route: str, key: str, status: int, answer: str) -> None:
-    """Write down the answer to a claimed key."""
+    """Record the answer to a claimed key."""
     conn.execute(
         "UPDATE idempotency_keys SET status = %s, answer = %s WHERE user_id = %s AND route = %s AND key = %s",
         (status, answer, user_id, route, key),

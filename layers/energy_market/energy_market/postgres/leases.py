@@ -1,4 +1,4 @@
-"""Leases: who may do now what only one should do at a time."""
+"""Leases: each allows one holder at a time to do something."""
 
 from uuid import UUID
 
@@ -6,7 +6,7 @@ from psycopg import Connection
 
 
 def acquire(conn: Connection, name: str, *, holder: UUID, lease_s: float) -> bool:
-    """Take the lease for so many seconds, unless somebody else's is still running."""
+    """Take the lease for `lease_s` seconds, unless another holder's is still running."""
     return (
         conn.execute(
             """
@@ -31,7 +31,7 @@ def still_held(conn: Connection, name: str, *, holder: UUID) -> bool:
 
 
 def release(conn: Connection, name: str, *, holder: UUID) -> None:
-    """Give the lease back before it runs out."""
+    """Give the lease back before it expires."""
     conn.execute("DELETE FROM leases WHERE name = %s AND holder = %s", (name, holder))
 
 

@@ -1,8 +1,8 @@
-"""The market as everybody sees it. Only confirmed trades count as prices and volumes.
+"""The market as all users see it. Only confirmed trades count for prices and volumes.
 
-An order shows what of it can trade, as of the loop's last step (`open_orders.shown_wh`). The book by price is
-`price_levels` together with what has changed since those were added up (`level_changes`): at any moment exactly what
-adding up all that is shown would give, and as quick for a million orders as for ten.
+An order shows the part of it that could trade at the loop's last step (`open_orders.shown_wh`). The book by price is
+`price_levels` plus the changes since those were added up (`level_changes`). Together they equal the sum of all shown
+parts at any moment, and are as quick to read for a million orders as for ten.
 """
 
 from datetime import datetime, timedelta
@@ -19,15 +19,15 @@ from energy_market.postgres import book, devices, users
 from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 
 MAX_CHANGED_DEVICES: Final = 20_000
-"""Maximum changes of devices that are looked at at once; the next time takes the rest."""
+"""Maximum changes of devices that one call applies; the next call takes the rest."""
 MAX_FOLDED: Final = 50_000
-"""So many changes of the book are added to its levels at once; the next time takes the rest."""
+"""Maximum changes of the book that one call adds to its levels; the next call takes the rest."""
 
 SETTLED_AFTER_S: Final = 30
-"""Seconds after the end of an interval from which on its candle is complete: a confirmation has its time before it is
-committed, by less than the time of a statement (`STATEMENT_TIMEOUT_MS`)."""
+"""Seconds after the end of an interval until its candle is complete. A confirmation gets its time before its commit,
+earlier by less than a statement may take (`STATEMENT_TIMEOUT_MS`)."""
 
-# What makes the levels the book of this moment: the changes, and orders that have run out but are not taken out yet.
+# Differences between the levels and the book now: recent changes, and expired orders that are still in the book.
 _RECENT: Final[LiteralString] = """
     here AS (SELECT zone FROM users WHERE id = %(viewer)s),
     recent AS (
@@ -39,7 +39,7 @@ _RECENT: Final[LiteralString] = """
 
 
 def _best_levels(order_type: OrderType, levels: LiteralString) -> LiteralString:
-    """So many levels are read that those which are gone since leave enough."""
+    """The best levels of a side. Reads a few more than `levels`, since some may be empty after the recent changes."""
     of_side: LiteralString = "type = 'buy'" if order_type == "buy" else "type = 'sell'"
     direction: LiteralString = "DESC" if order_type == "buy" else "ASC"
     return f"""
@@ -61,10 +61,10 @@ _DEPTH: Final[LiteralString] = (
 
 
 def depth(conn: Connection, viewer: UUID, *, levels: int) -> tuple[list[Level], list[Level]]:
-    """The best price levels of the book of a user's zone, bids and asks. Raises Unauthorized without a user."""
+    """The best price levels of a user's zone, bids and asks. Raises Unauthorized if there is no such user."""
     rows = conn.execute(_DEPTH, {"viewer": viewer, "levels": levels}).fetchall()
     if not rows:
-        users.zone_of(conn, viewer)  # an empty book, or nobody's
+        users.zone_of(conn, viewer, share_lock=False)  # the book is empty, or there is no such user
     sides: dict[OrderType, list[Level]] = {"buy": [], "sell": []}
     for order_type, price_micro, energy_wh, orders in rows:
         sides[order_type].append(Level(price_micro=price_micro, energy_wh=energy_wh, orders=orders))
@@ -72,7 +72,7 @@ def depth(conn: Connection, viewer: UUID, *, levels: int) -> tuple[list[Level], 
 
 
 def price_summary(conn: Connection, viewer: UUID) -> PriceSummary:
-    """Where the market of a user's zone stands. Raises Unauthorized without a user."""
+    """The market of a user's zone. Raises Unauthorized if there is no such user."""
     with conn.cursor(row_factory=class_row(PriceSummary)) as cursor:
         summary = cursor.execute(
             "WITH "
@@ -113,20 +113,22 @@ def price_summary(conn: Connection, viewer: UUID) -> PriceSummary:
 def show_what_can_trade(
     conn: Connection, *, device_online_s: int, verified_only: bool, limit: int = MAX_CHANGED_DEVICES
 ) -> None:
-    """Let each order show what of it can trade now, in a transaction of its own. If two run at a time, one does it.
+    """Let each order show the part of it that can trade now, in one transaction. If two run at once, one does nothing.
 
-    A bid shows all of it, an ask no more than its device has free, and nothing of less where it trades wholly; neither
-    shows anything while its owner is not admitted (`verified_only`). Only devices are looked at that were written to
-    since the last time, or fell silent, and only orders are written whose share changes. No row is waited for: whoever
-    has one of an order's is about to change it, so its device is looked at again the next time.
+    A bid shows all of it. An ask shows at most its device's free energy, and nothing if it is all-or-none and the
+    device has less. Orders show nothing while their owner is not admitted (`verified_only`).
 
-    Raises LockNotAvailable where the rule of admission has changed and the book cannot be held.
+    Only devices that were written to since the last call, or fell silent, are looked at, and only orders whose part
+    changes are written. No row is waited for: whoever has locked one is about to change it, so the device is looked at
+    again by the next call.
+
+    Raises LockNotAvailable if the rule of admission has changed and the book cannot be held.
     """
     if not _is_alone(conn):
         return
     ((was_verified_only,),) = conn.execute("SELECT verified_only FROM market_state").fetchall()
     if was_verified_only != verified_only:
-        book.hold(conn)  # an order that comes at this moment is judged by the old rule, or by the new one
+        book.hold(conn)  # an order placed at this moment is judged by either the old or the new rule
         conn.execute("UPDATE market_state SET verified_only = %s", (verified_only,))
         conn.execute(_SHOW_BY_ADMISSION)
     changed = conn.execute(_TAKE_CHANGED_DEVICES, {"limit": limit, "online_s": device_online_s}).fetchall()
@@ -202,7 +204,7 @@ _SHOW_BY_SUPPLY: Final[LiteralString] = (
 
 
 def fold_changes(conn: Connection, *, limit: int = MAX_FOLDED) -> int:
-    """Add what has changed in the book to its levels; how many levels changed. Of two at a time, one does it."""
+    """Add the changes of the book to its levels. Returns how many changed. One of two calls at once does nothing."""
     if not _is_alone(conn):
         return 0
     return conn.execute(
@@ -226,10 +228,10 @@ def fold_changes(conn: Connection, *, limit: int = MAX_FOLDED) -> int:
 
 
 def candles(conn: Connection, zone: str, *, interval: timedelta, since: datetime, until: datetime) -> list[Candle]:
-    """A zone's confirmed trades from `since` to before `until`, one candle an interval that has any, oldest first.
+    """A zone's confirmed trades from `since` to before `until`, one candle for each interval with trades, oldest first.
 
-    Intervals are counted from 1970 (UTC). `since` and `until` must be where one begins: else the first and the last
-    candle lack trades.
+    Intervals are counted from 1970 (UTC). `since` and `until` must be boundaries of intervals; otherwise the first and
+    the last candle lack trades.
     """
     with conn.cursor(row_factory=class_row(Candle)) as cursor:
         return cursor.execute(

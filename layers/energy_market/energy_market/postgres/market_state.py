@@ -1,4 +1,4 @@
-"""Whether the market is paused (the table `market_state`, of one row)."""
+"""Whether the market is paused (the table `market_state`, one row)."""
 
 from psycopg import Connection
 from psycopg.rows import class_row
@@ -7,7 +7,7 @@ from energy_market.domain.operators import MarketState
 
 
 def read(conn: Connection) -> MarketState:
-    """As it stands."""
+    """The current state."""
     with conn.cursor(row_factory=class_row(MarketState)) as cursor:
         state = cursor.execute("SELECT paused, changed_at FROM market_state").fetchone()
     assert state is not None  # a migration made the row, and nobody may delete it
@@ -15,7 +15,7 @@ def read(conn: Connection) -> MarketState:
 
 
 def set_paused(conn: Connection, *, paused: bool) -> MarketState:
-    """Pause or resume; the state before. One that is so already keeps its time."""
+    """Pause or resume. Returns the previous state. If nothing changes, `changed_at` stays as it is."""
     with conn.cursor(row_factory=class_row(MarketState)) as cursor:
         before = cursor.execute("SELECT paused, changed_at FROM market_state FOR NO KEY UPDATE").fetchone()
     assert before is not None  # a migration made the row, and nobody may delete it
@@ -27,5 +27,5 @@ def set_paused(conn: Connection, *, paused: bool) -> MarketState:
 
 
 def wait_for_ticks(conn: Connection) -> None:
-    """Wait until no tick is matching that may have begun before the state changed (`book.see_one_moment`)."""
+    """Wait for all ticks that may have begun to match before the state changed (`book.see_one_moment`)."""
     conn.execute("LOCK TABLE market_state IN EXCLUSIVE MODE")

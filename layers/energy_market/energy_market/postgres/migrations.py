@@ -1,4 +1,4 @@
-"""The schema's migrations: numbered SQL files, each applied once, in order, in a transaction of its own."""
+"""The schema's migrations: numbered SQL files, each applied once, in order, in its own transaction."""
 
 import hashlib
 import random
@@ -13,17 +13,18 @@ from psycopg import Connection, sql
 from psycopg.errors import LockNotAvailable
 
 FILE_NAME = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
-# The advisory lock that everybody who migrates takes; the number only has to be the same everywhere.
+# The advisory lock of all migrating processes; the number only has to be the same everywhere.
 LOCK = 0x656E6572
-# The market goes on while it is migrated, so a file takes all tables before it begins. In short attempts, so that it
-# never holds one for long while it waits for the next: somebody may have that one and wait for the first.
+# The market runs during a migration, so a file locks all tables before it begins. It tries in short attempts, so that
+# it never holds one table for long while it waits for the next: another transaction may hold that one and wait for the
+# first.
 TABLE_WAIT_MS: Final = 50
 ATTEMPTS: Final = 200
 MAX_BACKOFF_S: Final = 0.5
 
 
 class MigrationError(Exception):
-    """The files and the database do not fit each other."""
+    """The files and the database do not match."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +42,14 @@ class Migration:
 
 
 def migrate(conn: Connection, folder: Path, *, sleep: Callable[[float], None] = time.sleep) -> list[int]:
-    """Apply what `folder` has and the database has not; return the versions that were applied.
+    """Apply the migrations of `folder` that the database lacks; return the versions that were applied.
 
-    `conn` must be in autocommit mode: every file gets its own transaction, with its row in schema_migrations,
-    so a file that fails leaves no trace and those before it stay. Any number of callers may do this at once.
+    `conn` must be in autocommit mode: every file gets its own transaction, with its row in schema_migrations. A file
+    that fails leaves no trace, and those before it stay. Any number of callers may do this at once.
 
-    Raises `MigrationError` for files that are misnamed or not numbered from 1 without gaps, for a database that a
-    newer version has migrated, and for an applied file that was changed since; `psycopg.Error` when a file fails, or
-    when somebody has not let go of a table for about a minute.
+    Raises `MigrationError` for files that are misnamed or not numbered from 1 without gaps, for a database that a newer
+    version has migrated, and for an applied file that was changed since. Raises `psycopg.Error` if a file fails, or if
+    a table stays locked for about a minute.
     """
     migrations = read(folder)
     if not conn.autocommit:
@@ -91,7 +92,7 @@ def read(folder: Path) -> list[Migration]:
 def _apply_in_the_end(
     conn: Connection, migration: Migration, migrations: list[Migration], sleep: Callable[[float], None]
 ) -> bool:
-    """Apply one migration as soon as nobody else has a table; with backoff and full jitter."""
+    """Apply one migration as soon as no table is locked, with backoff and full jitter."""
     for attempt in range(1, ATTEMPTS):
         try:
             return _apply(conn, migration, migrations)
@@ -101,10 +102,10 @@ def _apply_in_the_end(
 
 
 def _apply(conn: Connection, migration: Migration, migrations: list[Migration]) -> bool:
-    """Apply one migration unless it was; say whether it was applied now.
+    """Apply one migration unless it was applied already; return whether it was applied now.
 
-    The lock is the transaction's, not the session's: it holds behind a connection pool too, and what others applied
-    while we waited for it is seen.
+    The lock belongs to the transaction, not to the session: it works behind a connection pool too, and migrations that
+    others applied during the wait are seen.
     """
     with conn.transaction():
         _lock(conn)
@@ -122,7 +123,7 @@ def _apply(conn: Connection, migration: Migration, migrations: list[Migration]) 
 
 
 def _take_tables(conn: Connection) -> None:
-    """Have all tables to ourselves until the transaction ends. Raises LockNotAvailable."""
+    """Lock all tables until the transaction ends. Raises LockNotAvailable."""
     tables = conn.execute(
         "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() AND tablename <> 'schema_migrations'"
     ).fetchall()
@@ -134,7 +135,7 @@ def _take_tables(conn: Connection) -> None:
 
 
 def _check(applied: dict[int, str], migrations: list[Migration]) -> None:
-    """Refuse a database that these files did not make."""
+    """Refuse a database that was not made by these files."""
     newest = migrations[-1].version
     if applied and max(applied) > newest:
         raise MigrationError(

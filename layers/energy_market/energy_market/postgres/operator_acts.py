@@ -1,4 +1,4 @@
-"""What operators did (the table `operator_acts`, which is only added to)."""
+"""Operators' acts (the table `operator_acts`; rows are only ever added)."""
 
 from typing import Final, LiteralString
 
@@ -20,7 +20,7 @@ def add(
     after: str | None = None,
     reason: str,
 ) -> Act:
-    """Write an act down, in the transaction that does it: both stand or neither."""
+    """Record an act, in the transaction that performs it: both take effect, or neither."""
     with conn.cursor(row_factory=class_row(Act)) as cursor:
         written = cursor.execute(
             "INSERT INTO operator_acts (operator_id, wallet_address, act, subject, before, after, reason)"
@@ -32,7 +32,7 @@ def add(
 
 
 def page(conn: Connection, *, subject: str | None = None, before_id: int | None = None, limit: int) -> list[Act]:
-    """Acts, latest first; of one subject if that is named."""
+    """Acts, latest first; with `subject`, only those on that subject."""
     with conn.cursor(row_factory=class_row(Act)) as cursor:
         return cursor.execute(
             "SELECT " + _COLUMNS + " FROM operator_acts WHERE (%(subject)s::text IS NULL OR subject = %(subject)s)"

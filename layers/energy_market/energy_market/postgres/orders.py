@@ -12,10 +12,10 @@ from energy_market.postgres.chain_state import WHY_NOTHING_IS_MATCHED
 from energy_market.postgres.devices import IS_DONOR, PROMISED, STATUS_REFUSED
 
 LOOKED_AT: Final = 200
-"""Maximum orders of a kind that are looked at to say why one that crosses others is not matched with them."""
+"""Maximum crossing orders of a kind that are read to explain why an order is not matched with them."""
 
-# Why the matcher passes an open order over, for its owner alone. `f.free_wh` is the device's energy that is not
-# promised (see devices.py), `b` the order's row in the book.
+# Why the matcher skips an open order; shown to its owner only. `f.free_wh` is the device's energy that is not promised
+# (see devices.py), `b` the order's row in the book.
 _UNMATCHABLE: Final[LiteralString] = f"""
     CASE WHEN s.status <> 'Created' OR s.user_id <> coalesce(%(viewer)s, s.user_id) THEN NULL
          WHEN {WHY_NOTHING_IS_MATCHED} IS NOT NULL THEN {WHY_NOTHING_IS_MATCHED}
@@ -40,7 +40,7 @@ _UNMATCHABLE: Final[LiteralString] = f"""
 
 
 def _best_crossing(kind: LiteralString, side: OrderType) -> LiteralString:
-    """The best orders of the other `side` whose price `s` reaches: of all (`true`), or of a kind."""
+    """The best orders of the other `side` whose price `s` reaches: all of them (`true`), or those of a kind."""
     reached: LiteralString = (
         "o.type = 'buy' AND o.price_micro >= s.price_micro"
         if side == "buy"
@@ -55,9 +55,9 @@ def _best_crossing(kind: LiteralString, side: OrderType) -> LiteralString:
 
 
 def _with_whom(side: OrderType) -> LiteralString:
-    """Why an order crosses others and is not matched with them; null too where they are too many to say.
+    """Why an order crosses others and is not matched with them; NULL also if there are too many to tell.
 
-    Where the best of all are not all, those of its own size and those that may be filled in parts still are.
+    If not all crossing orders are read, those of the order's own size and those that trade in parts may still be.
     """
     whole: LiteralString = "o.all_or_none AND o.remaining_wh = b.shown_wh"
     parts: LiteralString = "NOT o.all_or_none"
@@ -110,13 +110,13 @@ _ORDERS: Final[LiteralString] = (
     + _COLUMNS
     + "CASE WHEN b.expires_at <= now() THEN 0 ELSE coalesce(b.shown_wh, 0) END AS shown_wh, "
     + _IN_THE_BOOK
-    # With a limit, because the server would else expect many orders, and read the whole book to find theirs.
+    # With LIMIT, because the server would otherwise expect many orders, and read the whole book to find theirs.
     + """ FROM order_states s LEFT JOIN LATERAL (
           SELECT shown_wh, verified, expires_at FROM open_orders WHERE order_id = s.id LIMIT 1) b ON true"""
     + _DEVICE
 )
 
-# A new order stands as it was placed, so nothing is looked up that is known. Whom it meets the next tick finds out.
+# A new order is in the state in which it was placed, so nothing known is looked up. The next tick finds its partners.
 _INSERT: Final[LiteralString] = (
     """
     WITH accepted AS (
@@ -164,15 +164,18 @@ def insert(
     least_nano: int,
     device_online_s: int,
 ) -> Order | None:
-    """Accept an order and put it into the book, or return None.
+    """Accept an order and put it into the book; None if a condition is not met.
 
-    None if there is no such user, or they are not verified and have to be (`verified_only`), if the market is paused,
-    if the contract's limit is below `least_nano`, if `most_open` orders of theirs are in the book already, or if a sell
-    order names a device that is no donor of theirs, or none where they have several.
+    The conditions:
 
-    The database gives the order its arrival and its time, its owner the zone and, if he has but one, the device.
-    Requests that come at the same moment do not see each other's order, so a user may get past the limit by as many as
-    they are.
+    - The user exists, and is verified if `verified_only`.
+    - The market is not paused, and the contract's limit is at least `least_nano`.
+    - The user has fewer than `most_open` orders in the book.
+    - A sell order names a donor device of the user, or none if they have at most one.
+
+    The database sets the order's arrival and time; its owner's row gives the zone and, if there is only one, the
+    device. Simultaneous requests do not see each other's orders, so that many requests may exceed `most_open` by their
+    number.
     """
     with conn.cursor(row_factory=class_row(Order)) as cursor:
         return cursor.execute(
@@ -195,10 +198,10 @@ def insert(
 
 
 def cancel(conn: Connection, order_id: UUID) -> bool:
-    """Close what remains of an order; False if nothing of it was open. Trades under way go on.
+    """Close the remainder of an order; False if nothing of it was open. Trades under way go on.
 
-    The order's row is locked before its row in the book, here as everywhere, so that no two transactions wait for
-    each other. Deleting the row in the book is what wins against the matcher.
+    The order's row is locked before its row in the book, as everywhere, so that no two transactions wait for each
+    other. Deleting the row in the book decides the race against the matcher.
     """
     conn.execute("SELECT FROM energy_orders WHERE id = %s FOR NO KEY UPDATE", (order_id,))
     return (
@@ -215,7 +218,7 @@ def cancel(conn: Connection, order_id: UUID) -> bool:
 
 
 def cancel_of_device(conn: Connection, device_id: UUID) -> int:
-    """Close what remains of a device's orders; how many there were. Trades under way go on."""
+    """Close the remainders of a device's orders. Returns how many. Trades under way go on."""
     conn.execute(
         """
         SELECT FROM energy_orders WHERE id IN (SELECT order_id FROM open_orders WHERE device_id = %s)
@@ -234,7 +237,7 @@ def cancel_of_device(conn: Connection, device_id: UUID) -> int:
 
 
 def expire(conn: Connection, zone: str, *, limit: int) -> int:
-    """Close the remainders of orders whose time in force has passed; how many."""
+    """Close the remainders of orders whose time in force has passed. Returns how many."""
     return conn.execute(
         """
         WITH due AS (
@@ -251,7 +254,7 @@ def expire(conn: Connection, zone: str, *, limit: int) -> int:
 
 
 def bind_to_first_device(conn: Connection, user_id: UUID, device_id: UUID) -> int:
-    """Give a user's sell orders that have no device the first one its owner registers; how many there were."""
+    """Bind a user's sell orders that have no device to the first device that the user registers. Returns how many."""
     return conn.execute(
         """
         WITH bound AS (
@@ -266,7 +269,7 @@ def bind_to_first_device(conn: Connection, user_id: UUID, device_id: UUID) -> in
 
 
 def unbind(conn: Connection, user_id: UUID, device_id: UUID) -> int:
-    """Let orders that got a device that was never there wait for their owner's first one again; how many there were."""
+    """Let orders bound to a failed registration wait for their owner's first device again. Returns how many."""
     return conn.execute(
         """
         WITH unbound AS (
@@ -280,7 +283,7 @@ def unbind(conn: Connection, user_id: UUID, device_id: UUID) -> int:
 
 
 def get(conn: Connection, order_id: UUID, *, device_online_s: int, verified_only: bool = False) -> Order | None:
-    """One order as it stands, as its owner sees it."""
+    """An order's current state, as its owner sees it."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:
         return cursor.execute(
             _ORDERS + " WHERE s.id = %(id)s",
@@ -288,7 +291,7 @@ def get(conn: Connection, order_id: UUID, *, device_online_s: int, verified_only
         ).fetchone()
 
 
-# What everybody in a zone can look at.
+# The orders that every user of a zone can see.
 _IN_BOOK_OF_VIEWER: Final[LiteralString] = """EXISTS (
     SELECT FROM open_orders b JOIN users u ON u.zone = b.zone
     WHERE b.order_id = %(id)s AND u.id = %(viewer)s AND (b.expires_at IS NULL OR b.expires_at > now()))"""
@@ -297,7 +300,7 @@ _IN_BOOK_OF_VIEWER: Final[LiteralString] = """EXISTS (
 def seen_by(
     conn: Connection, viewer: UUID, order_id: UUID, *, device_online_s: int, verified_only: bool = False
 ) -> Order | None:
-    """One order as it stands, if it is the viewer's, or in the book of his zone."""
+    """An order's current state, if it is the viewer's own or in the book of their zone."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:
         return cursor.execute(
             _ORDERS + " WHERE s.id = %(id)s AND (s.user_id = %(viewer)s OR " + _IN_BOOK_OF_VIEWER + ")",
@@ -335,7 +338,8 @@ def open_page(
             "      AND (expires_at IS NULL OR expires_at > now())"
             "    ORDER BY arrival LIMIT %(limit)s)"
             + _ORDERS
-            # As an array, because the server, which does not know the limit, would else expect a tenth of all orders.
+            # As an array, because the server, which does not know the limit, would otherwise expect a tenth of all
+            # orders.
             + " WHERE s.id = ANY (ARRAY(SELECT order_id FROM page)) ORDER BY s.arrival",
             {
                 "viewer": viewer,
@@ -363,7 +367,7 @@ def of_user(
     before_arrival: int | None = None,
     limit: int,
 ) -> list[Order]:
-    """A user's orders, latest first, from the one before `before_arrival`."""
+    """A user's orders, latest first, starting before `before_arrival`."""
     with conn.cursor(row_factory=class_row(Order)) as cursor:
         return cursor.execute(
             _ORDERS
@@ -385,6 +389,6 @@ def of_user(
 
 
 def owner(conn: Connection, order_id: UUID) -> UUID | None:
-    """Whose order it is; None if there is none."""
+    """The owner of an order; None if there is no such order."""
     row = conn.execute("SELECT user_id FROM energy_orders WHERE id = %s", (order_id,)).fetchone()
     return None if row is None else row[0]

@@ -1,8 +1,10 @@
-"""What must hold within the database, each as a query of what violates it; and its side of a comparison with the chain.
+"""Rules that must hold within the database, each as a query for its violations; and data to compare with the chain.
 
-No order is filled beyond its size; every trade lies within both limits; no trade goes on without a lock that its
-device confirmed in time; a failed trade leaves no energy reserved, and its bid is back in the book with its old place;
-whatever is under way has a deadline ahead of it; the events say where the rows stand.
+- No order is filled beyond its size, and every trade lies within both limits.
+- No trade proceeds without a lock that its device confirmed in time.
+- A failed trade leaves no energy reserved, and its bid is back in the book at its old place.
+- Everything under way has a deadline ahead of it.
+- The last event of each row names its current state.
 """
 
 from collections.abc import Callable, Collection
@@ -16,9 +18,9 @@ from psycopg.rows import class_row
 from energy_market.domain.reconciliation import MAX_LINES, Differences
 from energy_market.domain.trades import TradeStatus
 
-# Each query lists violations, one sentence a row. %(at_rest)s: nothing may be under way any more.
+# Each query lists violations, one sentence per row. %(at_rest)s: nothing may be under way any more.
 CHECKS: Final[tuple[LiteralString, ...]] = (
-    # Orders: never beyond their size, and the book is what the trades leave of them.
+    # Orders: never filled beyond their size; the book holds their remainder.
     """SELECT format('order %%s is filled beyond its size: %%s Wh of %%s Wh', id, filled_wh + pending_wh, energy_wh)
        FROM order_states WHERE remaining_wh < 0""",
     """SELECT format('order %%s has %%s Wh open, but %%s in the book', s.id, s.remaining_wh,
@@ -34,7 +36,8 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
           OR b.device_id IS DISTINCT FROM o.device_id
           OR b.user_no IS DISTINCT FROM (SELECT no FROM users WHERE id = o.user_id)
           OR b.device_no IS DISTINCT FROM (SELECT no FROM iot_devices WHERE id = o.device_id)""",
-    # What each shows is what its device had for it, and its owner's admission allowed, at the loop's last step.
+    # Each order shows the energy that its device had for it, and its owner's admission allowed, at the loop's last
+    # step.
     """SELECT format('order %%s shows %%s Wh of %%s Wh where its device has %%s Wh', b.order_id, b.shown_wh,
                      b.remaining_wh, coalesce(s.energy_wh, 0))
        FROM open_orders b CROSS JOIN market_state m LEFT JOIN device_supplies s ON s.device_id = b.device_id
@@ -69,7 +72,7 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
        FROM transactions t JOIN energy_orders s ON s.id = t.sell_order_id JOIN energy_orders b ON b.id = t.buy_order_id
        WHERE s.type <> 'sell' OR b.type <> 'buy' OR t.donor_id <> s.user_id OR t.recipient_id <> b.user_id
           OR t.device_id IS DISTINCT FROM s.device_id OR t.donor_id = t.recipient_id""",
-    # What a tick matched becomes a trade at once.
+    # Matches: a match becomes a trade at once.
     """SELECT format('match %%s of %%s is not a trade yet', seq, matched_at) FROM matches
        WHERE %(at_rest)s OR matched_at < now() - interval '2 minutes'""",
     """SELECT format('match %%s has no order, or not that device', m.seq)
@@ -80,13 +83,13 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
     """SELECT format('trade %%s is %%s without a lock that its device confirmed in time', id, status)
        FROM transactions WHERE status IN ('Locked', 'Submitted', 'Confirmed')
         AND (locked_at IS NULL OR expires_at IS NULL OR locked_at >= expires_at)""",
-    # Deadlines: what is under way has one ahead of it (a minute is granted to whoever acts on it).
+    # Deadlines: everything under way has one ahead of it, with a minute's grace for the process that enforces it.
     """SELECT format('trade %%s is %%s with no deadline ahead', id, status)
        FROM transactions
        WHERE (status = 'Pending'
               AND coalesce(expires_at, "timestamp" + interval '1 minute') < now() - interval '1 minute')
           OR (status = 'Locked' AND batch_id IS NULL AND valid_until < now() - interval '1 minute')
-          -- What was signed waits for the chain's final word, which comes within hours.
+          -- A signed trade waits for the chain's final answer, which comes within hours.
           OR (status IN ('Locked', 'Submitted') AND batch_id IS NOT NULL AND valid_until < now() - interval '1 day')""",
     """SELECT format('the delivery of trade %%s is %%s with no deadline ahead', id, delivery)
        FROM transactions WHERE status = 'Confirmed' AND delivery IN ('Owed', 'Started')
@@ -109,13 +112,13 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
              OR delivery = 'Short' AND delivered_wh >= energy_wh)""",
     """SELECT format('trade %%s is over, but its device was not told to release it', id)
        FROM transactions WHERE %(at_rest)s AND unlock = 'Owed'""",
-    # The devices' own words, as far as they reached the database.
+    # The devices' reports, as far as they reached the database.
     """SELECT format('device %%s still reports a lock of trade %%s, which is %%s', d.id, l.id,
                      coalesce(CASE WHEN t.delivery IN ('Delivered', 'Short') THEN t.delivery END, t.status, 'unknown'))
        FROM iot_devices d CROSS JOIN LATERAL unnest(d.reported_locks) l(id) LEFT JOIN transactions t ON t.id = l.id
        WHERE %(at_rest)s
          AND (t.id IS NULL OR t.device_id <> d.id OR t.status = 'Failed' OR t.delivery IN ('Delivered', 'Short'))""",
-    # The record of transitions ends where the rows stand.
+    # The last recorded transition matches the row.
     """SELECT format('trade %%s is %%s, but its last event says %%s', t.id, t.status, coalesce(e.to_status, 'nothing'))
        FROM transactions t
        LEFT JOIN LATERAL (SELECT to_status FROM events WHERE entity_id = t.id AND entity = 'trade'
@@ -131,7 +134,7 @@ CHECKS: Final[tuple[LiteralString, ...]] = (
        FROM order_states s
        LEFT JOIN LATERAL (SELECT to_status FROM events WHERE entity_id = s.id ORDER BY id DESC LIMIT 1) e ON true
        WHERE e.to_status IS DISTINCT FROM s.status
-         -- The match is written down when it becomes a trade.
+         -- The event of a match is recorded when it becomes a trade.
          AND NOT EXISTS (SELECT FROM matches WHERE s.arrival IN (ask, bid))""",
 )
 
@@ -151,7 +154,7 @@ class BookedTrade:
 
 
 def hold_still(conn: Connection) -> None:
-    """Make the transaction that has just begun a look at one moment, which writes nothing.
+    """Let the transaction that has just begun see one moment, and write nothing.
 
     Raises psycopg.errors.ActiveSqlTransaction if it began with another statement.
     """
@@ -159,16 +162,16 @@ def hold_still(conn: Connection) -> None:
 
 
 def allow(conn: Connection, timeout_s: float) -> None:
-    """Give each statement of this transaction from now on so many seconds; QueryCanceled after that."""
+    """Limit each later statement of this transaction to `timeout_s` seconds; QueryCanceled after that."""
     conn.execute("SELECT set_config('statement_timeout', %s, true)", (f"{max(1, round(timeout_s * 1000))}ms",))
 
 
 def database_differences(
     conn: Connection, *, at_rest: bool, limit: int = MAX_LINES, allowed_s: Callable[[], float] | None = None
 ) -> Differences:
-    """Where the database contradicts itself. `at_rest`: what is still under way is a difference too.
+    """Contradictions within the database. `at_rest`: anything still under way counts as well.
 
-    `allowed_s` says before each query how long it may take.
+    `allowed_s` is called before each query, and returns how many seconds it may take.
     """
     found = Differences(limit=limit)
     for check in CHECKS:
@@ -187,7 +190,7 @@ def database_differences(
 
 
 def booked_trades(conn: Connection, ids: Collection[UUID]) -> dict[UUID, BookedTrade]:
-    """Those of these trades that there are."""
+    """Those of these trades that exist, by id."""
     with conn.cursor(row_factory=class_row(BookedTrade)) as cursor:
         rows = cursor.execute(
             """
@@ -205,7 +208,7 @@ def booked_trades(conn: Connection, ids: Collection[UUID]) -> dict[UUID, BookedT
 def confirmed_trades(
     conn: Connection, *, chain_id: int, contract: str, after_seq: int, limit: int
 ) -> list[tuple[int, UUID]]:
-    """(seq, id) of trades that count as paid by this contract, in order of `seq`."""
+    """(Seq, id) of trades that count as paid by this contract, in order of `seq`."""
     return conn.execute(
         """
         SELECT t.seq, t.id FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
@@ -216,7 +219,7 @@ def confirmed_trades(
 
 
 def confirmed_elsewhere(conn: Connection, *, chain_id: int, contract: str) -> int:
-    """How many trades count as paid by another contract, or on another chain."""
+    """The number of trades that count as paid by another contract, or on another chain."""
     ((trades,),) = conn.execute(
         """
         SELECT count(*) FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id

@@ -1,4 +1,4 @@
-"""Sessions: one row each, with the hash of the refresh token it goes on with and of the one before."""
+"""Sessions: one row each, with the hashes of its current refresh token and of the previous one."""
 
 from dataclasses import dataclass
 from uuid import UUID
@@ -11,9 +11,9 @@ PRUNED_AT_ONCE = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A session that goes on, as one sees it who brings a token that is not its current one.
+    """An open session, for a client that sends a token that is not its current one.
 
-    `token_hash`: of the current token, if what was brought is the one before it and was replaced a short time ago.
+    `token_hash`: the current token's, if the given token is its predecessor and was replaced a short time ago.
     """
 
     user_id: UUID
@@ -21,7 +21,7 @@ class Standing:
 
 
 def open_session(conn: Connection, *, user_id: UUID, token_hash: bytes, life_s: int, most: int) -> UUID:
-    """Begin a session and sweep away up to 20 that expired; returns its id. Of this user's, the newest `most` go on."""
+    """Open a session and delete up to 20 expired ones. The user keeps the newest `most` sessions. Returns its id."""
     row = conn.execute(
         """
         WITH expired AS (
@@ -60,7 +60,7 @@ def rotate(conn: Connection, *, session_id: UUID, token_hash: bytes, next_hash: 
 
 
 def standing(conn: Connection, *, session_id: UUID, token_hash: bytes, within_s: int) -> Standing | None:
-    """What a session is to a token that `rotate` refused; None if it is over, or was never there.
+    """The state of a session whose token `rotate` refused; None if it has ended or never existed.
 
     `clock_timestamp()`, since another request may have rotated after this transaction began.
     """
@@ -77,12 +77,12 @@ def standing(conn: Connection, *, session_id: UUID, token_hash: bytes, within_s:
 
 
 def revoke(conn: Connection, session_id: UUID) -> None:
-    """End a session: neither its current token nor any other counts from now on."""
+    """End a session: none of its tokens counts any more."""
     conn.execute("UPDATE refresh_tokens SET revoked_at = now() WHERE id = %s AND revoked_at IS NULL", (session_id,))
 
 
 def revoke_with_token(conn: Connection, *, session_id: UUID, token_hash: bytes) -> UUID | None:
-    """End the session whose current or previous token this is; its user, or None if there was nothing to end."""
+    """End the session whose current or previous token this is. Returns its user; None if there was nothing to end."""
     row = conn.execute(
         """
         UPDATE refresh_tokens SET revoked_at = now()

@@ -1,4 +1,4 @@
-"""Trades that are to be paid, are paid, or can be paid no more."""
+"""Trades that are to be paid, are paid, or can no longer be paid."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Settleable:
     valid_until: datetime
     stored_before: bool
     last_batch_id: UUID | None
-    smallest_reverted: int | None  # the smallest batch that carried it and was undone
-    lone_reverts: int  # how often it was undone alone
+    smallest_reverted: int | None  # size of the smallest batch that carried it and reverted
+    lone_reverts: int  # number of reverted batches that carried it alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overdue:
-    """A trade that was stored, and whose time on the chain is over for good."""
+    """A trade that was stored in a batch, and whose time on the chain is over for good."""
 
     id: UUID
     status: Literal["Locked", "Submitted"]
@@ -44,7 +44,7 @@ def settleable(
 ) -> list[Settleable]:
     """Locked trades, oldest first, that the chain can still pay: `margin_s` seconds are left by both clocks.
 
-    A trade that was once signed for another contract is not among them: that one may have paid it.
+    Trades that were once signed for another contract are left out, since that contract may have paid them.
     """
     with conn.cursor(row_factory=class_row(Settleable)) as cursor:
         return cursor.execute(
@@ -72,7 +72,7 @@ def settleable(
 
 
 def unmined_nano(conn: Connection, account: Account, *, contract: str) -> int:
-    """What the trades of this contract's batches that wait to be mined will move, in nano-tokens."""
+    """The amount in nano-tokens that this contract's unmined batches will move."""
     ((amount_nano,),) = conn.execute(
         """
         SELECT coalesce(sum(t.amount_nano), 0) FROM settlement_batches b JOIN transactions t ON t.batch_id = b.id
@@ -84,10 +84,10 @@ def unmined_nano(conn: Connection, account: Account, *, contract: str) -> int:
 
 
 def confirm(conn: Connection, trades: Collection[UUID], *, tx_hash: str, delivery_window_s: int) -> list[UUID]:
-    """These trades were paid by that transaction; those that were not yet Confirmed. Their delivery may begin.
+    """Record that a transaction paid these trades. Returns those that were not Confirmed yet; their delivery may begin.
 
-    It has `delivery_window_s` seconds from the first confirmation on, whatever a reorganisation puts back; of a device
-    that has never told of a delivery, nor sent a count, UNREPORTED_AFTER_S at most.
+    A delivery has `delivery_window_s` seconds after the first confirmation, whatever a reorganisation undoes. If the
+    device has never reported a delivery nor sent a count, it has at most UNREPORTED_AFTER_S.
     """
     rows = conn.execute(
         """
@@ -113,7 +113,7 @@ def confirm(conn: Connection, trades: Collection[UUID], *, tx_hash: str, deliver
 
 
 def failed_among(conn: Connection, trades: Collection[UUID]) -> list[UUID]:
-    """Those of the trades that were given up."""
+    """Those of the trades that have failed."""
     rows = conn.execute(
         "SELECT id FROM transactions WHERE id = ANY (%s) AND status = 'Failed'", (list(trades),)
     ).fetchall()
@@ -136,9 +136,9 @@ def overdue_unstored(conn: Connection, *, limit: int) -> list[UUID]:
 def overdue_stored(
     conn: Connection, account: Account, *, contract: str, final_time: datetime, limit: int
 ) -> list[Overdue]:
-    """Trades that were signed for and that no block after `final_time`, the time of a final block, can pay any more.
+    """Trades that were signed for, and that no block after `final_time`, the time of a final block, can pay any more.
 
-    Only of this contract: of what another one paid, it knows nothing.
+    Only trades of this contract, since it does not know what another one paid.
     """
     with conn.cursor(row_factory=class_row(Overdue)) as cursor:
         return cursor.execute(
@@ -152,7 +152,7 @@ def overdue_stored(
 
 
 def stored_elsewhere(conn: Connection, account: Account) -> int:
-    """How many trades wait for the word of another chain."""
+    """The number of trades that wait for another chain."""
     ((trades,),) = conn.execute(
         """
         SELECT count(*) FROM transactions t JOIN settlement_batches b ON b.id = t.batch_id
@@ -164,7 +164,7 @@ def stored_elsewhere(conn: Connection, account: Account) -> int:
 
 
 def payable_by_old_bytes(conn: Connection, trade: UUID, account: Account, *, final_nonce: int) -> bool:
-    """Whether something was signed that may yet pay this trade: a batch whose nonce is not used up for good."""
+    """Whether signed bytes exist that may yet pay this trade: a batch whose nonce is not used up for good."""
     row = conn.execute(
         """
         SELECT FROM settlement_batch_trades m JOIN settlement_batches b ON b.id = m.batch_id

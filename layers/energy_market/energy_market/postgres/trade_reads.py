@@ -1,4 +1,4 @@
-"""Trades as they are shown."""
+"""Trades as the API shows them."""
 
 from datetime import datetime
 from typing import Final, LiteralString
@@ -48,7 +48,7 @@ def of_user(
 
 
 def confirmed(conn: Connection, zone: str, *, before: tuple[datetime, int] | None = None, limit: int) -> list[Trade]:
-    """A zone's confirmed trades, latest first; `before`: (confirmed_at, seq) of the last one seen."""
+    """A zone's confirmed trades, latest first; `before`: (confirmed_at, seq) of the previous page's last trade."""
     before_at, before_seq = before if before is not None else (None, None)
     with conn.cursor(row_factory=class_row(Trade)) as cursor:
         return cursor.execute(
@@ -65,7 +65,7 @@ def confirmed(conn: Connection, zone: str, *, before: tuple[datetime, int] | Non
 def failed(
     conn: Connection, *, reason: FailReason | None = None, before_seq: int | None = None, limit: int
 ) -> list[Trade]:
-    """Everybody's trades that failed, latest first."""
+    """All users' trades that failed, latest first."""
     with conn.cursor(row_factory=class_row(Trade)) as cursor:
         return cursor.execute(
             f"""
@@ -79,7 +79,7 @@ def failed(
 
 
 def short(conn: Connection, *, before_seq: int | None = None, limit: int) -> list[Trade]:
-    """Everybody's trades whose delivery fell short, latest first."""
+    """All users' trades whose delivery fell short, latest first."""
     with conn.cursor(row_factory=class_row(Trade)) as cursor:
         return cursor.execute(
             f"""

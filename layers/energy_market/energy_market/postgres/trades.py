@@ -1,7 +1,7 @@
-"""Trades (the table `transactions`): made by the tick, locked by devices, settled on the chain, delivered.
+"""Trades (the table `transactions`): made from matches, locked by devices, settled on the chain, delivered.
 
-Each transition is a guarded update: its WHERE clause is the whole concurrency control. Messages come at least
-once, sweeps may overlap, and of two that try the same transition only the first finds the row as it must be.
+Each transition is a guarded update: its WHERE clause is the whole concurrency control. Messages arrive at least
+once, and sweeps may overlap. If two try the same transition, only the first finds the row in the expected state.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,7 +21,7 @@ from energy_market.domain.trades import (
 
 
 def make(conn: Connection, *, limit: int) -> int:
-    """Make trades of the oldest matches, in their order, at most `limit`; how many."""
+    """Turn the oldest matches into trades, in their order, at most `limit`. Returns how many."""
     return conn.execute(
         """
         WITH due AS (
@@ -42,8 +42,8 @@ def make(conn: Connection, *, limit: int) -> int:
 def _hold_in_book(conn: Connection, order_ids: Collection[UUID]) -> None:
     """Lock these orders' rows in the book.
 
-    Whoever changes several of them locks them first, by a statement of its own and in one order, so that of two who
-    want the same rows neither waits for one that the other has.
+    A transaction that changes several of them locks them first, in one statement and one order. Two transactions that
+    want the same rows then never wait for each other.
     """
     conn.execute(
         "SELECT count(*) FROM (SELECT FROM open_orders WHERE order_id = ANY (%s) ORDER BY order_id FOR UPDATE) held",
@@ -62,7 +62,7 @@ def lock(
 ) -> bool:
     """Mark a trade as locked by its device; False if it was not awaiting that lock from that device in time.
 
-    From now on the settlement has `settlement_window_s` seconds to be paid. `seq`: the device's count of the answer.
+    The settlement then has `settlement_window_s` seconds to pay it. `seq`: the device's count of the answer.
     """
     return (
         conn.execute(
@@ -88,17 +88,18 @@ def fail(
 ) -> list[UUID]:
     """Fail those of the trades that are still `expected`, and return their ids.
 
-    Their orders go back into the book with the energy they had in the trade and their old arrival, unless they were
-    closed meanwhile. Rejected are the bid where its owner is at fault, the ask whose device has failed it too often in
-    a row, and both where the same two have failed too often without anybody being at fault. The ask of a device that
-    was removed is cancelled. A lock that was published is owed an unlock, but for one that the device itself refused.
+    - Their orders return to the book with the trade's energy and their old arrival, unless they were closed meanwhile.
+    - The bid is rejected if its owner is at fault, and the ask if its device has failed it too often in a row.
+    - Both are rejected if the same pair has failed too often without anybody's fault.
+    - The ask of a removed device is cancelled.
+    - A published lock is owed an unlock, unless the device itself refused it.
 
-    Where a device is at fault, `devices.wait_for_status` is to be called next.
+    If a device is at fault, call `devices.wait_for_status` next.
 
-    The rows are locked by statements of their own: the one that writes must see in the book what another trade of the
-    same order has just put back, to withdraw that too. And they are locked in the order in which every transition locks
-    them: trades, their orders, the book. For the same reason a transaction fails trades only once: a second time would
-    lock trades while the first one's orders are locked.
+    The rows are locked by separate statements: the statement that writes must see what another trade of the same order
+    has just returned to the book, to withdraw that too. They are locked in the order of every transition: trades, their
+    orders, the book. For the same reason a transaction fails trades only once: a second call would lock trades while
+    the first call's orders are locked.
     """
     orders = conn.execute(
         """
@@ -182,7 +183,7 @@ def fail(
 
 
 def awaiting_lock_too_long(conn: Connection, zone: str, *, limit: int) -> list[UUID]:
-    """Trades whose locks ran out unanswered, oldest first."""
+    """Trades whose locks expired unanswered, oldest first."""
     rows = conn.execute(
         """
         SELECT id FROM transactions
@@ -195,7 +196,7 @@ def awaiting_lock_too_long(conn: Connection, zone: str, *, limit: int) -> list[U
 
 
 def only_trade_of(conn: Connection, sell_order_id: UUID) -> UUID | None:
-    """The trade of a sell order that has had exactly one, ever: what an answer without a transaction id can mean."""
+    """The only trade that a sell order has ever had, which an answer without a transaction id means; otherwise None."""
     rows = conn.execute("SELECT id FROM transactions WHERE sell_order_id = %s LIMIT 2", (sell_order_id,)).fetchall()
     return rows[0][0] if len(rows) == 1 else None
 
@@ -209,7 +210,7 @@ def sell_order_of(conn: Connection, transaction_id: UUID, *, device_id: UUID) ->
 
 
 def status_at_device(conn: Connection, transaction_id: UUID, *, device_id: UUID, order_id: UUID) -> TradeStatus | None:
-    """Where a trade of that device and that sell order stands; None if there is no such trade."""
+    """The status of a trade of that device and that sell order; None if there is no such trade."""
     row = conn.execute(
         "SELECT status FROM transactions WHERE id = %s AND device_id = %s AND sell_order_id = %s",
         (transaction_id, device_id, order_id),
@@ -218,5 +219,5 @@ def status_at_device(conn: Connection, transaction_id: UUID, *, device_id: UUID,
 
 
 def is_of_device(conn: Connection, transaction_id: UUID, device_id: UUID) -> bool:
-    """Whether there is such a trade of that device."""
+    """Whether the device has this trade."""
     return sell_order_of(conn, transaction_id, device_id=device_id) is not None

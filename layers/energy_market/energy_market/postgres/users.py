@@ -13,7 +13,7 @@ _COLUMNS = "id, wallet_address, role, roles, zone, location, kyc_status, created
 def add(conn: Connection, wallet_address: str) -> User | None:
     """Register a wallet's owner; None if the wallet is registered already.
 
-    The unique key decides, so that of two simultaneous sign-ups one succeeds.
+    The unique key decides: one of two simultaneous sign-ups succeeds.
     """
     with conn.cursor(row_factory=class_row(User)) as cursor:
         return cursor.execute(
@@ -38,7 +38,7 @@ def by_id(conn: Connection, user_id: UUID) -> User | None:
 
 
 def relocate(conn: Connection, user_id: UUID, location: str | None) -> User | None:
-    """Change where a user is; None if there is no such user."""
+    """Change a user's location; None if there is no such user."""
     with conn.cursor(row_factory=class_row(User)) as cursor:
         return cursor.execute(
             f"UPDATE users SET location = %s WHERE id = %s RETURNING {_COLUMNS}",
@@ -47,7 +47,7 @@ def relocate(conn: Connection, user_id: UUID, location: str | None) -> User | No
 
 
 def gain_role(conn: Connection, user_id: UUID, role: str) -> None:
-    """Add a role to a user who lacks it; it then is the latest, and so the user's `role`."""
+    """Add a role to a user who lacks it. It becomes the latest one, and thereby the user's `role`."""
     conn.execute(
         "UPDATE users SET roles = roles || %s::text WHERE id = %s AND NOT roles @> ARRAY[%s::text]",
         (role, user_id, role),
@@ -70,24 +70,24 @@ def hold_shared(conn: Connection, user_id: UUID) -> None:
 
 
 def lock(conn: Connection, user_id: UUID) -> None:
-    """Let nobody else change what hangs on this user, an order's device above all, until this transaction ends."""
+    """Until this transaction ends, let nobody else change the user's data, above all their orders' device."""
     if conn.execute("SELECT FROM users WHERE id = %s FOR NO KEY UPDATE", (user_id,)).rowcount == 0:
         raise unknown_user()
 
 
 def hold(conn: Connection, user_id: UUID) -> User | None:
-    """One user, whom nobody else changes until this transaction ends."""
+    """A user, whose row nobody else changes until this transaction ends."""
     with conn.cursor(row_factory=class_row(User)) as cursor:
         return cursor.execute(f"SELECT {_COLUMNS} FROM users WHERE id = %s FOR NO KEY UPDATE", (user_id,)).fetchone()
 
 
 def set_kyc_status(conn: Connection, user_id: UUID, kyc_status: KycStatus) -> User:
-    """Say how far a user's identity is known; his orders in the book are marked by a trigger."""
+    """Set whether a user's identity is verified; a trigger marks their orders in the book."""
     with conn.cursor(row_factory=class_row(User)) as cursor:
         user = cursor.execute(
             f"UPDATE users SET kyc_status = %s WHERE id = %s RETURNING {_COLUMNS}", (kyc_status, user_id)
         ).fetchone()
-    assert user is not None  # who calls holds the row
+    assert user is not None  # the caller holds the row
     return user
 
 
@@ -99,7 +99,7 @@ def page(
     after_no: int = 0,
     limit: int,
 ) -> list[tuple[int, User]]:
-    """Users by number, each with it, after `after_no`; those of a wallet (EIP-55 spelling) or a status, if named."""
+    """(Number, user) by number, after `after_no`; filtered by wallet (EIP-55 spelling) and status, if given."""
     with conn.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
             f"""

@@ -1,4 +1,4 @@
-"""Zones: one book each."""
+"""Zones: each has its own book."""
 
 from enum import Enum, auto
 
@@ -6,7 +6,7 @@ from psycopg import Connection
 
 
 class Turn(Enum):
-    """Whose it is to match a zone's book."""
+    """The process whose turn it is to match a zone's book."""
 
     OURS = auto()
     ANOTHERS = auto()  # another tick of the zone is at work
@@ -21,7 +21,7 @@ def try_lock(conn: Connection, zone: str) -> bool:
 
 
 def take_turn(conn: Connection, zone: str) -> Turn:
-    """As `try_lock`, for a tick that is to match: nobody does while the market is paused."""
+    """As `try_lock`, for a tick that is to match: it is nobody's turn while the market is paused."""
     row = conn.execute(
         "SELECT pg_try_advisory_xact_lock(hashtext('tick'), hashtext(%s)), (SELECT paused FROM market_state)", (zone,)
     ).fetchone()

@@ -1,1 +1,1 @@
-"""What the market does, a verb a file."""
+"""The market's use cases, one verb per file."""

@@ -13,7 +13,7 @@ from energy_market.usecases.open_challenge import challenge_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """A signature that is said to be a wallet's. `nonce` says of which challenge, `source` where it came from."""
+    """A signature that a client sends for a wallet. `nonce` names the challenge, `source` the client's address."""
 
     wallet_address: str  # EIP-55 spelling
     signature: bytes
@@ -22,10 +22,10 @@ class Proof:
 
 
 def answer_challenge(conn: Connection, proof: Proof, *, settings: SignInSettings) -> None:
-    """Use up the challenge that this wallet signed; raises `Unauthorized` if it signed none that is open.
+    """Use up the challenge that this wallet signed. Raises `Unauthorized` if it signed no open challenge.
 
-    Domain, URI, chain id, nonce, time and expiry (EIP-4361) are those of a text that we wrote, and that we would still
-    write: one of another service on this database, or of a configuration that is no more, is not open here.
+    Domain, URI, chain id, nonce, issue and expiry time (EIP-4361) are those of the text that we wrote and would write
+    again now. A challenge of another service on this database, or of a former configuration, does not count as open.
     """
     wallet = bytes.fromhex(proof.wallet_address.removeprefix("0x"))
     for challenge in challenges.candidates(conn, proof.wallet_address, proof.nonce, source=proof.source):
@@ -45,7 +45,7 @@ def answer_challenge(conn: Connection, proof: Proof, *, settings: SignInSettings
 
 
 def not_signed_in() -> Unauthorized:
-    """One answer for all that can be wrong, so that it does not tell which wallets are registered."""
+    """One answer for every defect, so that it does not reveal which wallets are registered."""
     return Unauthorized(
         "invalid_signature", "The signature is not one of an open challenge of a registered wallet: ask for a new one."
     )

@@ -1,4 +1,4 @@
-"""Do once what a client asks twice."""
+"""Do once what a client requests twice."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from energy_market.postgres import idempotency
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a client is told: an HTTP status and a body."""
+    """An answer to a client: an HTTP status and a body."""
 
     status: int
     body: str
@@ -21,11 +21,11 @@ class Answer:
 def answer_once(
     conn: Connection, *, user_id: UUID, route: str, key: str | None, body_hash: bytes, answer: Callable[[], Answer]
 ) -> Answer:
-    """The answer to a request under an idempotency key: the first one's, however often it is sent.
+    """The answer to a request under an idempotency key: the first answer, however often the request is sent.
 
-    The key is kept in the transaction of the work itself: both stand or neither. A refusal rolls back and keeps
-    nothing, so a refused request may be sent again. Without a key every request is a new one. Raises `Conflict` when
-    the key was used for another body.
+    The key is stored in the transaction of the work itself, so both take effect or neither does. A refusal rolls back
+    and stores nothing, so the request may be sent again. Without a key every request is new. Raises `Conflict` if the
+    key was used for another body.
     """
     if key is None:
         return answer()

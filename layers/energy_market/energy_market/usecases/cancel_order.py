@@ -1,4 +1,4 @@
-"""Take an order back."""
+"""Cancel an order."""
 
 from uuid import UUID
 
@@ -12,8 +12,8 @@ from energy_market.postgres import orders
 def cancel_order(conn: Connection, order_id: UUID, *, user_id: UUID, device_online_s: int) -> Order:
     """Close what remains of an order; trades under way go on.
 
-    Raises NotFound for an order that does not exist, or that is somebody else's and not in the book, where everybody
-    sees it; Forbidden for one that is; Conflict (`order_not_open`) when nothing of it is open any more.
+    Raises Conflict (`order_not_open`) if nothing of the order is open. For another user's order it raises Forbidden if
+    the order is in the book, where every user sees it, and otherwise NotFound, as for an order that does not exist.
     """
     if orders.owner(conn, order_id) != user_id:
         if orders.is_in_book_of(conn, user_id, order_id):

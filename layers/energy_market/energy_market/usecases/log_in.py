@@ -14,7 +14,7 @@ from energy_market.usecases.answer_challenge import Proof, answer_challenge, not
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """What a client holds: a token to ask with, and a token to get the next pair with."""
+    """A client's pair of tokens: one for requests, and one to get the next pair."""
 
     user_id: UUID
     access_token: str = field(repr=False)
@@ -22,9 +22,9 @@ class Session:
 
 
 def log_in(conn: Connection, proof: Proof, *, settings: SignInSettings, keys: Mapping[str, str]) -> Session:
-    """A session for a registered wallet that signed an open challenge.
+    """Open a session for a registered wallet that signed an open challenge.
 
-    Raises `Unauthorized`, in the same words for an unknown wallet as for a wrong signature.
+    Raises the same `Unauthorized` for an unknown wallet as for a wrong signature.
     """
     answer_challenge(conn, proof, settings=settings)
     user = users.by_wallet(conn, proof.wallet_address)

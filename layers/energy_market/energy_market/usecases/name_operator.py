@@ -1,4 +1,4 @@
-"""Say who of the callers is an operator."""
+"""Decide whether a caller is an operator."""
 
 from collections.abc import Collection
 from uuid import UUID
@@ -10,10 +10,10 @@ from energy_market.usecases.read_profile import read_profile
 
 
 def name_operator(conn: Connection, *, user_id: UUID, wallets: Collection[str]) -> Operator:
-    """The caller, if his wallet is one of the `wallets` that the configuration names (EIP-55 spelling).
+    """The caller as an operator, if their wallet is among the configured `wallets` (EIP-55 spelling).
 
-    Looked up at every request: who is no longer named is no operator from the next deploy on, whatever token he has.
-    Raises Forbidden for everybody else, Unauthorized if the token's user is no more.
+    Checked at every request: a user who is no longer configured is no operator after the next deploy, whatever their
+    token says. Raises Forbidden for all other users, and Unauthorized if the token's user no longer exists.
     """
     user = read_profile(conn, user_id=user_id)
     if user.wallet_address not in wallets:

@@ -1,4 +1,4 @@
-"""Write down what a device sent and was not taken, for its owner."""
+"""Record, for a device's owner, which of its messages and fields were refused."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from energy_market.postgres import device_reports
 
 @contextmanager
 def taking(database: Database, message: QueuedMessage) -> Iterator[Connection]:
-    """A transaction in which a message is taken. What it raises of Refused is kept for its owner, in another one."""
+    """A transaction in which a message is taken. A second one records, for the owner, if the first raises Refused."""
     try:
         with database.transaction() as conn:
             yield conn
@@ -27,7 +27,7 @@ def taking(database: Database, message: QueuedMessage) -> Iterator[Connection]:
 
 
 def note_ignored(conn: Connection, message: QueuedMessage, ignored: Collection[Ignored]) -> None:
-    """Fields that were left out of a message that was taken."""
+    """Record fields that were ignored in a message that was otherwise taken."""
     for one in ignored:
         _keep(conn, message, code="field_ignored", field=one.field, sentence=one.sentence)
         log("device.field.ignored", level="warning", device_id=message.client_id, topic=message.topic, field=one.field)
@@ -35,5 +35,5 @@ def note_ignored(conn: Connection, message: QueuedMessage, ignored: Collection[I
 
 def _keep(conn: Connection, message: QueuedMessage, *, code: str, field: str | None, sentence: str) -> None:
     refusal = {"topic": message.topic, "code": code, "field": field, "sentence": sentence}
-    # Whoever was recognised is who the client id says.
+    # `recognise` has confirmed that the sender is the device of the client id.
     device_reports.keep_report(conn, UUID(message.client_id), "refused", msgspec.json.encode(refusal).decode())

@@ -1,4 +1,4 @@
-"""Ask a wallet's owner to prove it."""
+"""Ask a wallet's owner to prove that they own it."""
 
 import secrets
 from datetime import datetime
@@ -11,9 +11,9 @@ from energy_market.postgres import challenges
 
 
 def open_challenge(conn: Connection, *, wallet_address: str, source: str, settings: SignInSettings) -> Challenge:
-    """A new message for this wallet to sign. Anyone may ask for anyone's, so it leaves the earlier ones open.
+    """A new message for this wallet to sign. Earlier ones stay open, since anyone may ask for any wallet.
 
-    Whether the wallet is registered is not looked at. `source`: the address that asks.
+    Whether the wallet is registered is not checked. `source`: the client's address.
     """
     challenge = challenge_of(
         settings,
@@ -26,7 +26,7 @@ def open_challenge(conn: Connection, *, wallet_address: str, source: str, settin
 
 
 def challenge_of(settings: SignInSettings, *, wallet_address: str, nonce: str, issued_at: datetime) -> Challenge:
-    """What this service, as it is configured now, asks a wallet's owner to sign."""
+    """The message that this service, with its current configuration, asks a wallet's owner to sign."""
     return Challenge(
         wallet_address=wallet_address,
         domain=settings.domain,

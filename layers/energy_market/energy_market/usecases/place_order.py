@@ -26,13 +26,17 @@ def place_order(
 ) -> Order:
     """Accept an order.
 
-    A sell order belongs to one donor device of its owner: the one it names, or the only one there is. An owner who has
-    none yet may still sell (a client may know only the specification's body): the order waits for the first device.
+    A sell order belongs to one donor device of its owner: the one that it names, or the owner's only one. An owner
+    without a device may also sell, since a client may know only the specification's body. Their order waits for the
+    first device.
 
-    Raises InvalidRequest for an `expires_at` that is not ahead, or more than 30 days; NotFound for a device that is not
-    a donor device of this user; Conflict (`device_required`) when several could be meant, (`over_limit`) for more than
-    the contract lets one trade move, (`too_many_open_orders`) when the user has as many in the book as may be, or
-    (`market_paused`); Forbidden (`kyc_required`) where the market is for verified users only and this one is not.
+    It raises:
+
+    - InvalidRequest for an `expires_at` that is not in the future, or more than 30 days ahead.
+    - NotFound for a device that is not a donor device of this user.
+    - Conflict: `device_required` if the order fits several devices; `over_limit` if the contract would not let its
+      trades move the amount; `too_many_open_orders`; `market_paused`.
+    - Forbidden (`kyc_required`) if the market is for verified users only and this user is not verified.
     """
     if terms.expires_at is not None and not now < terms.expires_at <= now + MAX_TIME_IN_FORCE:
         raise InvalidRequest("invalid_expires_at", "expires_at must be in the future, at most 30 days ahead.")
@@ -55,16 +59,16 @@ def place_order(
 
 
 def _least_nano(terms: OrderTerms) -> int:
-    """What the contract's limit must have room for, in nano-tokens, if every trade of this order is to be payable.
+    """The amount in nano-tokens that the contract's limit must allow for every trade of this order to be payable.
 
-    A trade costs at most what its bid offers, so bids within the limit make no trade above it. An ask that trades
-    wholly costs at least what it asks for; one that trades in parts may always find a small bid.
+    A trade costs at most its bid's limit, so a bid within the contract's limit makes no trade above it. An all-or-none
+    ask costs at least its own limit; an ask that trades in parts may always find a small bid.
     """
     return terms.energy_wh * terms.price_micro if terms.type == "buy" or terms.all_or_none else 0
 
 
 def _refusal(conn: Connection, terms: OrderTerms, user_id: UUID, *, verified_only: bool) -> MarketError:
-    """Why an order was not accepted."""
+    """The reason why an order was not accepted, checked in the order of precedence of the API's error codes."""
     user = users.by_id(conn, user_id)
     if user is None:
         return unknown_user()

@@ -1,4 +1,4 @@
-"""Tell devices what they are to do: reserve, release, deliver."""
+"""Publish commands to devices: reserve, release, deliver."""
 
 import time
 from dataclasses import dataclass
@@ -34,10 +34,10 @@ class Published:
 def publish_commands(database: Database, publish: Publish, *, lock_timeout_s: int, device_online_s: int) -> Published:
     """Turn all matches into trades, `MAX_AT_ONCE` per transaction; then claim and publish the commands that are due.
 
-    Claims are committed before anything is published, so a lock's deadline is durable before its device can answer.
-    A command that was claimed and not published, because a process died or the broker was away, is claimed again later.
-    Unlocks go first: the same tick may sell the energy of a failed trade again, and a device that receives the new lock
-    while it still holds the old one refuses it. Transfers go last: they have no deadline.
+    Claims are committed before anything is published, so a lock's deadline is durable before its device can answer. A
+    command that was claimed and not published, because a process died or the broker was away, is claimed again later.
+    Unlocks go first, because the same tick may sell the energy of a failed trade again. A device that receives the new
+    lock while it still holds the old one refuses it. Transfers go last: they have no deadline.
 
     Two calls never run at once: the second does nothing, or a slow broker would have ever more of them.
     """

@@ -1,4 +1,4 @@
-"""Read what is known of a user."""
+"""Read a user's data."""
 
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from energy_market.postgres import users
 
 
 def read_profile(conn: Connection, *, user_id: UUID) -> User:
-    """The caller. Raises `Unauthorized` if the token's user is no more."""
+    """The caller's data. Raises `Unauthorized` if the token's user no longer exists."""
     user = users.by_id(conn, user_id)
     if user is None:
         raise unknown_user()

@@ -1,4 +1,4 @@
-"""Know a device by its certificate, whatever the broker lets in."""
+"""Recognise a device by its certificate, whatever the broker lets in."""
 
 import re
 from typing import Final
@@ -13,10 +13,10 @@ _CERTIFICATE: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
 
 def recognise(conn: Connection, device_id: UUID, principal: str) -> bool:
-    """Whether this is the first message under its certificate. Raises Dropped for one under none of the device's.
+    """Whether this is the first message under its certificate. Raises Dropped if the certificate is not the device's.
 
-    A broker may let in whom it should not: one without a certificate (the local one does), or one whose certificate was
-    ended a moment ago (AWS IoT takes minutes to hang up). `principal` is what the connection was made with.
+    A broker may accept a connection that it should not. The local broker accepts one without a certificate, and AWS IoT
+    takes minutes to disconnect one whose certificate has ended. `principal` is the connection's certificate.
     """
     is_new = certificates.speaks_for(conn, principal, device_id) if _CERTIFICATE.fullmatch(principal) else None
     if is_new is None:

@@ -1,13 +1,15 @@
-"""Do database and chain tell the same story? Looks at a market that goes on, without writing anything.
+"""Compare database and chain, while the market runs and without writing anything.
 
-What must hold of the database alone is a list of queries (`postgres.reconciliation`). Between the two, whatever
-crashed, came twice or came late: a confirmed trade was paid exactly once, to and from the right accounts, any other
-never; each account's escrow is what it deposited and received less what it withdrew and paid, and the contract's
-tokens are the sum of all escrow.
+The rules within the database are a list of queries (`postgres.reconciliation`). Between database and chain the
+following must hold, whatever crashed, came twice or came late:
 
-The two cannot be looked at in the same moment, so the order of looking decides what counts. What the chain has paid
-was stored before: the database is asked after the chain, and must know it. What the database calls confirmed was paid
-before: the chain is asked after the database, and must know that. What still looks wrong is looked at once more.
+- A confirmed trade was paid exactly once, to and from the right accounts; no other trade was ever paid.
+- Each account's escrow is its deposits and receipts minus its withdrawals and payments.
+- The contract's tokens are the sum of all escrow.
+
+The two cannot be read at the same moment, so the order of reading matters. A payment on the chain was stored before:
+the database is read after the chain, and must know it. A trade that the database calls confirmed was paid before: the
+chain is read after the database, and must know that. Suspected differences are read once more.
 """
 
 import time
@@ -30,30 +32,30 @@ ATTEMPTS: Final = 3
 TRADES_AT_ONCE: Final = 500
 ACCOUNTS_AT_ONCE: Final = 500
 MAX_SUSPECTS: Final = 1_000
-"""So many trades are looked at a second time; of more than that, something is wrong beyond doubt."""
+"""Maximum trades that are read a second time. With more, the difference is beyond doubt."""
 NANO_DECIMALS: Final = 9
 
 T = TypeVar("T")
 
 
 class OutOfTime(Exception):
-    """The comparison was not done when its time was over."""
+    """The comparison did not finish in its time."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Reconciled:
-    """What was found, and in how much."""
+    """The differences, and how much was compared."""
 
     differences: Differences = field(default_factory=Differences)
     block: int = -1  # the newest that was compared
     payments: int = 0
     accounts: int = 0
-    paid_elsewhere: int = 0  # confirmed trades of another contract, which was not asked
+    paid_elsewhere: int = 0  # confirmed trades of another contract, which was not read
 
 
 @dataclass(slots=True, kw_only=True)
 class _Suspects:
-    """Trades that looked wrong once: their payments; none of one that seems not to be paid."""
+    """Trades that looked wrong once, with their payments; `unpaid` are those without a payment."""
 
     payments: dict[UUID, list[Paid]] = field(default_factory=dict)
     unpaid: set[UUID] = field(default_factory=set)
@@ -78,11 +80,11 @@ def reconcile(
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Reconciled:
-    """Compare all there is, in `deadline_s` seconds at most. Without books the chain is left out.
+    """Compare everything in at most `deadline_s` seconds. Without `books`, the chain is left out.
 
-    `conn` must not be in a transaction. `at_rest` says that nothing is under way any more: then what has not ended is a
-    difference too. `recheck_s` is waited before the second look. Raises psycopg's errors and `evm.rpc.ChainError` when
-    one of the two cannot be asked, and OutOfTime.
+    `conn` must not be in a transaction. `at_rest`: nothing is under way, so anything unfinished is a difference too.
+    `recheck_s`: pause before the second reading. Raises psycopg's errors if the database cannot be read,
+    `evm.rpc.ChainError` if the chain cannot, and OutOfTime.
     """
     deadline = monotonic() + deadline_s
 
@@ -121,7 +123,7 @@ def reconcile(
 
 @contextmanager
 def _look(conn: Connection, remaining_s: Callable[[], float]) -> Iterator[None]:
-    """One moment of the database."""
+    """A transaction that sees the database at one moment."""
     with conn.transaction():
         reconciliation.hold_still(conn)
         reconciliation.allow(conn, remaining_s())
@@ -131,7 +133,7 @@ def _look(conn: Connection, remaining_s: Callable[[], float]) -> Iterator[None]:
 def _suspects(
     conn: Connection, books: Books, remaining_s: Callable[[], float], *, at_rest: bool
 ) -> tuple[_Suspects, int]:
-    """The trades that look wrong, and how many payments there are."""
+    """The trades that look wrong, and the number of payments."""
     suspects = _Suspects()
     count = 0
     for page in books.read_on():
@@ -153,7 +155,7 @@ def _suspects(
 def _second_look(
     conn: Connection, books: Books, suspects: _Suspects, remaining_s: Callable[[], float], *, at_rest: bool
 ) -> Iterator[str]:
-    """What is still wrong with them: a sweep may have been at work, or a block have given way to another."""
+    """Differences that remain. The first may have come from a sweep at work, or from a block that was replaced."""
     payments = books.again([payment for known in suspects.payments.values() for payment in known])
     with _look(conn, remaining_s):
         trades = reconciliation.booked_trades(conn, [*suspects.payments, *suspects.unpaid])
@@ -170,11 +172,11 @@ def _second_look(
 
 
 def _wrong(paid: Paid, trade: BookedTrade | None, books: Books, *, at_rest: bool) -> list[str]:
-    """What is wrong with a payment."""
+    """The differences of one payment."""
     if trade is None:
         return [f"the chain paid a trade {paid.trade_id} that nobody knows"]
     found = []
-    # Bytes that were signed may pay at any time; the next sweeps learn of it.
+    # Signed bytes may pay at any time; the next sweeps learn of it.
     is_expected = trade.status == "Submitted" or (trade.status == "Locked" and trade.was_signed)
     if trade.status != "Confirmed" and (at_rest or not is_expected):
         found.append(f"trade {trade.id} was paid, but it is {trade.status}")
@@ -189,14 +191,14 @@ def _wrong(paid: Paid, trade: BookedTrade | None, books: Books, *, at_rest: bool
 
 
 def _escrow_differences(books: Books) -> list[str]:
-    """Where escrow is not what the events make it.
+    """Accounts whose escrow differs from what the events add up to.
 
-    Asked in portions, each at the then newest block: a node may not know the state of one that is minutes old.
+    Read in portions, each at the newest block of its moment: a node may have dropped a state that is minutes old.
     """
     found = []
     for accounts in _slices(books.accounts, ACCOUNTS_AT_ONCE):
         for _ in books.read_on():
-            pass  # what is paid now, the next comparison looks at
+            pass  # payments made meanwhile are left to the next comparison
         for account, escrow in books.escrow(accounts).items():
             by_events = books.escrow_by_events(account)
             if escrow != by_events:

@@ -16,16 +16,16 @@ Outcome = Literal["locked", "rejected", "repeated", "late", "contradicted"]
 
 
 def record_lock_response(conn: Connection, message: QueuedMessage, *, settlement_window_s: int) -> tuple[Outcome, UUID]:
-    """What the answer did, and to which trade.
+    """Record the answer. Returns its effect, and the trade.
 
-    `locked` counts only from the trade's own device, while the trade waits for it, and before the deadline by the
-    database's clock. `rejected` fails the trade: both orders go back with their old arrival, and the device is not
-    matched before its next status, which tells what is free.
-    A late `locked` never settles; what the device has reserved is released again. Of two answers that contradict each
-    other the first counts.
+    - `locked` counts only from the trade's own device, while the trade waits for it, and before the deadline by the
+      database's clock. A late `locked` never settles; the device is told to release its reservation.
+    - `rejected` fails the trade: both orders return with their old arrival, and the device is not matched before its
+      next status, which reports its free energy.
+    - If two answers contradict each other, the first counts.
 
-    Any of them is a sign of life; only a status ends a device's wait for its next status. Raises Refused for an answer
-    that means no trade of that device.
+    Every answer is a sign of life; only a status ends a device's wait for its next status. Raises Refused for an answer
+    that fits no trade of that device.
     """
     topic, device_id = addressed(message)
     if topic != topics.LOCK_RESPONSE:

@@ -1,4 +1,4 @@
-"""Take what devices report: status, alerts, transfers, presence."""
+"""Record devices' reports: status, alerts, transfers, presence."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ WHY_SHORT: Final[dict[str, ShortReason]] = {"delivered": "under_delivered", "ref
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """A report that was taken: its kind, its device, and what it ended: a delivery short, trades without a lock."""
+    """A report that was taken. `short`: a delivery that fell short; `lost`: trades whose lock the device has lost."""
 
     kind: ReportKind
     device_id: UUID
@@ -40,9 +40,10 @@ class _Presence(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def record_telemetry(conn: Connection, message: QueuedMessage) -> Recorded:
-    """Keep a report and let it do what it does. Raises Dropped for what is not taken, Refused if that is its device's.
+    """Store a report and apply its effects. Raises Dropped if the message is not taken, Refused if its device erred.
 
-    It counts only under a certificate that speaks for its device; the first under a new one ends those before it.
+    A report counts only under a valid certificate of its device; the first one under a new certificate ends the older
+    ones.
     """
     if message.topic.startswith(topics.PRESENCE):
         return _presence(conn, message)
@@ -59,9 +60,9 @@ def record_telemetry(conn: Connection, message: QueuedMessage) -> Recorded:
 def _donor_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> Recorded:
     payload = read_object(message.payload)
     status = read_donor_status(payload)
-    # What the device still holds of trades that are over is to be released; what it no longer lists has been, or was
-    # lost before it could be paid. Trades are locked before devices, here as everywhere; if the status proves to be old
-    # news, this is rolled back.
+    # Reservations that the device still lists for ended trades are to be released. Trades that it no longer lists were
+    # released, or lost before they could be paid. Trades are locked before devices, as everywhere. If the status proves
+    # to be outdated, this is rolled back.
     lost = deliveries.hold_reserved(conn, device_id, status.locks, seq=status.seq)
     if status.locks is not None:
         deliveries.owe_unlock(conn, device_id, status.locks, seq=status.seq)
@@ -82,7 +83,7 @@ def _donor_status(conn: Connection, message: QueuedMessage, device_id: UUID) -> 
         if devices.is_recipient(conn, device_id):
             raise Refused("wrong_side", "The device is registered as a recipient, and sends a donor's status.")
         raise Dropped("unknown_device_or_old_news")
-    if failed:  # it is matched after the status that comes next, not after this one
+    if failed:  # the device is matched after its next status, not after this one
         devices.wait_for_status(conn, failed, received_ms=message.received_at_ms)
     device_reports.keep_report(conn, device_id, "donor_status", payload.text)
     note_ignored(conn, message, status.ignored)
@@ -153,9 +154,9 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     kind, client_id = message.topic.removeprefix(topics.PRESENCE).split("/", 1)
     if client_id != event.client_id or kind not in {"connected", "disconnected"}:
         raise Dropped("unknown_topic")
-    # The broker says it, but of whoever called himself so.
+    # The broker sends the event, but the client chose its own id.
     recognise(conn, device_id, event.principal_identifier)
-    # Two events of a device at once: the later must see what the earlier has kept.
+    # Two events of a device at once: the later one must see what the earlier one stored.
     if not devices.hold(conn, device_id):
         raise Dropped("unknown_device_or_old_news")
     taken = device_reports.record_presence(
@@ -168,7 +169,7 @@ def _presence(conn: Connection, message: QueuedMessage) -> Recorded:
     )
     if not taken and kind == "connected":
         raise Dropped("unknown_device_or_old_news")
-    # The end of a session that we have not heard of is kept too, for its beginning may come later.
+    # The end of an unknown session is stored too, because its beginning may come later.
     device_reports.keep_report(conn, device_id, "presence", payload.text)
     return Recorded(kind="presence", device_id=device_id)
 
@@ -179,4 +180,4 @@ _TAKE: Final[dict[str, Callable[[Connection, QueuedMessage, UUID], Recorded]]] =
     topics.RECIPIENT_STATUS: _recipient_status,
     topics.ALERT: _alert,
 }
-"""How to take a report, by its topic."""
+"""Functions that record a report, by topic."""

@@ -1,4 +1,4 @@
-"""Go on with a session."""
+"""Continue a session."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -14,15 +14,15 @@ from energy_market.usecases.log_in import Session
 
 
 def refresh_session(database: Database, *, refresh_token: str, keys: Mapping[str, str]) -> Session:
-    """The next pair of tokens; the one given is used up.
+    """The next pair of tokens; the given token is used up.
 
-    A token whose answer got lost, or that a second tab sends, gives the same successor again: until that one is used,
-    and for ten minutes at most. Any other old token means that two hold this session, one of whom may have stolen it:
-    the session ends for both (`refresh_token_reused`). Opens its own transaction, for the revocation must outlive the
-    refusal.
+    A token whose answer was lost, or that a second tab sends, yields the same successor again, until that successor is
+    used, and for ten minutes at most. Any other old token means that two clients hold this session, and one of them may
+    have stolen it: the session ends for both (`refresh_token_reused`). This function opens its own transaction, because
+    the revocation must outlive the refusal.
 
-    `keys`: by their id; the first derives a successor, and any may have derived one. Without the key that did, the
-    successor cannot be had again (`invalid_refresh_token`), and nothing is ended.
+    `keys`: by key id. The first derives a successor; any of them may have derived an earlier one. Without that key, the
+    successor cannot be derived again (`invalid_refresh_token`), and the session goes on.
     """
     given = sessions.parse(refresh_token)
     successors = [given.successor(key) for key in keys.values()]

@@ -1,4 +1,4 @@
-"""Register a device: its row, its identity in AWS IoT, and what its owner gains by it."""
+"""Register a device: its row, its identity in AWS IoT, and the role that its owner gains."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from energy_market.usecases.answer_once import Answer
 from energy_market.usecases.tidy_device import Tidies, tidy_device
 
 MAX_DEVICES_OF_A_USER: Final = 50
-MAX_REGISTRATIONS_IN_A_DAY: Final = 200  # of a user, also of devices that are removed by now
+MAX_REGISTRATIONS_IN_A_DAY: Final = 200  # of one user, including devices that were removed since
 ROUTE: Final = "device/register"
 CREATED: Final = 201
 CONFLICT: Final = 409
@@ -25,18 +25,18 @@ UNDER_WAY: Final = 0
 
 
 class Registry(Tidies, Protocol):
-    """Who gives devices their identity."""
+    """The registry that gives devices their identity."""
 
     def issue(self, device_id: UUID, csr: str | None) -> Credentials:
-        """Make a device's identity, which opens no door yet."""
+        """Create a device's identity, whose certificate cannot connect yet."""
 
     def activate(self, certificate_id: str) -> None:
-        """Have the broker let a certificate in."""
+        """Have the broker accept a certificate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registration:
-    """What is to be registered. With a `key` it is registered once, however often it is asked for."""
+    """A request to register a device. With a `key` it registers one device, however often it is sent."""
 
     owner_id: UUID
     device_type: DeviceType
@@ -49,7 +49,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegisteredDevice:
-    """A device and what it connects with, given once: the private key is kept nowhere."""
+    """A device and its credentials, which are given once: the private key is not stored."""
 
     device: Device
     credentials: Credentials
@@ -58,18 +58,18 @@ class RegisteredDevice:
 def register_device(
     database: Database, registry: Registry, asked: Registration, *, present: Callable[[RegisteredDevice], str]
 ) -> Answer:
-    """A new device, that may connect at once; `present` writes the answer's body.
+    """Register a device, which may connect at once; `present` renders the body of the answer.
 
-    The row comes first, since its id names the thing; AWS is called between transactions, not inside one; and the
-    broker lets the certificate in only when all is written down. Whatever fails, the row is marked 'Removed' and what
-    AWS made is undone, if not here then by the next sweep. With a donor device its owner becomes a Donor, and the
-    owner's sell orders that have been waiting for a first donor device get this one.
+    The row comes first, since its id names the thing. AWS is called between transactions, not inside one, and the
+    broker accepts the certificate only once everything is recorded. If a step fails, the row is marked 'Removed' and
+    the identity in AWS is deleted, here or by the next sweep. With a donor device its owner becomes a Donor, and the
+    owner's sell orders that wait for a first donor device get this one.
 
-    Under a key that was used before, the answer is the first one's if the device brought a CSR: there is no secret in
-    it. Without one, the private key is gone with the first answer: Conflict (`already_registered`) names the device. A
-    registration of the same key that is not done, be it dead or slow, gives way: it cannot take its device in any more.
+    If the key was used before and the device sent a CSR, the first answer is given again: it holds no secret. Without a
+    CSR the private key was given in the first answer only: Conflict (`already_registered`) names the device. An
+    unfinished registration under the same key, crashed or slow, is abandoned, and can no longer complete.
 
-    Raises InvalidRequest for a bad CSR, Conflict beyond 50 devices, beyond 200 registrations in a day, or for a key
+    Raises InvalidRequest for a bad CSR, and Conflict beyond 50 devices, beyond 200 registrations in a day, or for a key
     that was used for another body.
     """
     if asked.csr is not None:
@@ -116,7 +116,7 @@ def _insert(conn: Connection, asked: Registration) -> UUID:
 
 
 def _activate_owners(database: Database, registry: Registry, owner_id: UUID) -> None:
-    """Have the broker let in what was taken in, where whoever did that died before the last step."""
+    """Activate certificates of this owner whose registration died before its last step."""
     with database.transaction() as conn:
         waiting = certificates.to_activate(conn, owner_id)
     for certificate_id, device_id in waiting:
@@ -126,7 +126,7 @@ def _activate_owners(database: Database, registry: Registry, owner_id: UUID) -> 
 
 
 def _claim(conn: Connection, asked: Registration) -> idempotency.KeptAnswer | None:
-    """What was answered under the key, or is still to be; None if it is free, or there is none."""
+    """The answer under the key, finished or under way; None if the key is unused, or the request has no key."""
     if asked.key is None:
         return None
     kept = idempotency.claim(conn, user_id=asked.owner_id, route=ROUTE, key=asked.key, body_hash=asked.body_hash)
@@ -174,11 +174,11 @@ def _take_in(
 
 
 def _give_up(database: Database, registry: Registry, asked: Registration, device_id: UUID) -> None:
-    """Undo what was made; the first error goes on to the caller.
+    """Undo the registration; the first error is raised to the caller.
 
-    The device may have been taken in all the same, when only the answer to the last COMMIT was lost. If its owner can
-    ask for that answer again, it stays; else nobody will ever have it, and the orders that it got wait again for the
-    next one.
+    The device may be registered nevertheless, if only the answer to the last COMMIT was lost. If its owner can request
+    that answer again, the device stays. Otherwise nobody will ever have its key, so it is removed, and its orders wait
+    for the next device.
     """
     try:
         with database.transaction() as conn:
@@ -191,5 +191,5 @@ def _give_up(database: Database, registry: Registry, asked: Registration, device
             if asked.key is not None:
                 idempotency.release(conn, user_id=asked.owner_id, route=ROUTE, key=asked.key, answer=str(device_id))
         tidy_device(database, registry, device_id)
-    except Exception as error:  # noqa: BLE001 - the caller is told of the failure that led here
+    except Exception as error:  # noqa: BLE001 - the caller gets the failure that led here
         log("device.registration.not_undone", level="error", device_id=device_id, error=type(error).__name__)

@@ -10,7 +10,7 @@ from energy_market.postgres import network_nodes, users
 
 
 def register_node(conn: Connection, *, operator_id: UUID, location: str) -> NetworkNode:
-    """A new node of this user, who thereby becomes a NetworkNodeOperator. Raises Conflict beyond 50 nodes."""
+    """Register a node of this user, who becomes a NetworkNodeOperator. Raises Conflict beyond 50 nodes."""
     users.lock(conn, operator_id)
     if len(network_nodes.of_operator(conn, operator_id)) >= MAX_NODES_OF_A_USER:
         raise Conflict("too_many_nodes", f"A user has at most {MAX_NODES_OF_A_USER} nodes.")

@@ -1,4 +1,4 @@
-"""Remove a device: it sells nothing any more, and nobody can speak for it."""
+"""Remove a device: it sells nothing more, and its certificates end."""
 
 from uuid import UUID
 
@@ -12,27 +12,28 @@ from energy_market.usecases.tidy_device import Tidies, tidy_device
 
 
 def remove_device(database: Database, registry: Tidies, device_id: UUID, *, owner_id: UUID) -> None:
-    """Cancel its open orders, end its certificates and take it out of AWS IoT.
+    """Cancel the device's open orders, end its certificates, and remove it from AWS IoT.
 
-    Not while it owes energy: what is locked, being paid or paid is delivered first, or falls short in its time. A trade
-    that still waits for its lock runs out, as if the device were silent: its bid goes back into the book.
+    A device that owes energy is not removed: trades that are locked, being paid or paid must first be delivered, or
+    fall short in time. A trade that waits for its lock expires, as if the device were silent: its bid returns to the
+    book.
 
-    Raises NotFound for a device that is not this owner's, Conflict (`device_owes_energy`).
+    Raises NotFound for a device that is not this owner's, and Conflict (`device_owes_energy`).
     """
     _remove(database, device_id, owner_id=owner_id)
-    _fail_unsigned(database, device_id)  # what it has locked at that moment
+    _fail_unsigned(database, device_id)  # trades that it locked meanwhile
     tidy_device(database, registry, device_id)
 
 
 def expel_device(database: Database, registry: Tidies, device_id: UUID) -> None:
-    """Remove a device whatever it owes, as an operator may. Raises NotFound.
+    """Remove a device whatever it owes, on behalf of an operator. Raises NotFound.
 
-    What nobody has signed a payment for yet is not paid any more: these trades fail as if the device had lost the
-    energy. What is being paid or paid already falls short when its time is over, since nobody hears the device.
+    Trades whose payment is not signed yet are no longer paid: they fail as if the device had lost the energy. Trades
+    that are being paid or are paid fall short when their time is over, since the device's messages no longer count.
     """
     _fail_unsigned(database, device_id)
     _remove(database, device_id, owner_id=None)
-    _fail_unsigned(database, device_id)  # what it has locked at that moment
+    _fail_unsigned(database, device_id)  # trades that it locked meanwhile
     tidy_device(database, registry, device_id)
 
 
@@ -46,11 +47,11 @@ def _fail_unsigned(database: Database, device_id: UUID) -> None:
 
 def _remove(database: Database, device_id: UUID, *, owner_id: UUID | None) -> None:
     with database.transaction() as conn:
-        # Orders before the device, here as everywhere. Nobody places another one for it meanwhile: whoever does has to
-        # look at its owner, too.
+        # Orders before the device, as everywhere. Nobody can place another order for it meanwhile, since placing an
+        # order also locks its owner.
         if not devices.hold_owner(conn, device_id, owner_id):
             raise unknown_device()
-        # What fails from now on finds the device removed, and its order is cancelled instead of going back.
+        # Trades that fail after this find the device removed, so their orders are cancelled instead of returning.
         deliveries.hold_of_device(conn, device_id)
         cancelled = orders.cancel_of_device(conn, device_id)
         if not devices.hold_owned(conn, device_id, owner_id):

@@ -1,4 +1,4 @@
-"""Have messages of devices tried again that failed for good."""
+"""Put device messages that failed for good back into their queue."""
 
 from energy_market.aws.dead_letters import DeadLetters
 from energy_market.database import Database
@@ -10,10 +10,10 @@ from energy_market.postgres import operator_acts
 def replay_dead_letters(
     database: Database, letters: DeadLetters, operator: Operator, *, queue: str, reason: str
 ) -> tuple[int, int]:
-    """How many were put back, and about how many are left, of which as many more can be asked for.
+    """Returns how many were put back, and about how many are left, which can be requested next.
 
-    Harmless, however old they are: whoever reads them tells old news from new. Written down before it is done: nothing
-    is done by an operator that is not written down, though it may come to nothing.
+    Replaying is harmless, however old the messages are: their readers recognise outdated news. The act is recorded
+    first, so every act of an operator is on record, even one that then fails.
     """
     with database.transaction() as conn:
         operator_acts.add(conn, operator, "dead_letters.replay", subject=queue, reason=reason)

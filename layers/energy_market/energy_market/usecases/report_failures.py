@@ -1,4 +1,4 @@
-"""Say that trades have failed, wherever it happens: to be called when the transaction that failed them is committed."""
+"""Log failed trades. Call this once the transaction that failed them is committed."""
 
 from collections.abc import Collection
 from typing import Final
@@ -7,7 +7,7 @@ from uuid import UUID
 from energy_market.domain.trades import REASON_SENTENCES, FailReason
 from energy_market.logs import Level, log, metric
 
-# What neighbours do to each other is the market's day; the others are the operator's or the chain's doing.
+# Refusals and unpaid bills between neighbours are everyday events; the others are for the operator to look into.
 LEVELS: Final[dict[FailReason, Level]] = {
     "lock_rejected": "info",
     "lock_timeout": "warning",
@@ -21,7 +21,7 @@ LEVELS: Final[dict[FailReason, Level]] = {
 
 
 def report_failures(trades: Collection[UUID], reason: FailReason, **more: object) -> None:
-    """A line for each, with the reason as a word and as a sentence, and the metric `TradesFailed`, also by reason."""
+    """Log a line for each trade, with the reason as a word and a sentence, and count `TradesFailed`, also by reason."""
     for trade in trades:
         log(
             "trade.failed",

@@ -1,4 +1,4 @@
-"""Say that deliveries have fallen short: to be called when the transaction that ended them is committed."""
+"""Log deliveries that fell short. Call this once the transaction that ended them is committed."""
 
 from collections.abc import Collection
 
@@ -7,9 +7,9 @@ from energy_market.logs import log, metric
 
 
 def report_shortfalls(shortfalls: Collection[Shortfall]) -> None:
-    """For each a line, with the reason as a word and as a sentence, and the metric `TradesShort`, also by reason.
+    """Log a line for each, with the reason as a word and a sentence, and count `TradesShort`, also by reason.
 
-    Of a device that never reports a delivery only the line: it is no news, and nobody is to be called for it.
+    A device that never reports deliveries only gets the line: it is no news, and should not raise an alarm.
     """
     for short in shortfalls:
         is_news = short.reason != "unreported"

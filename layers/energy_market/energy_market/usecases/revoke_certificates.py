@@ -1,4 +1,4 @@
-"""End all certificates of a device: its key is in the wrong hands, or the device is."""
+"""End all certificates of a device: the key or the device is in the wrong hands."""
 
 from uuid import UUID
 
@@ -10,11 +10,11 @@ from energy_market.usecases.tidy_device import Tidies, tidy_device
 
 
 def revoke_certificates(database: Database, registry: Tidies, device_id: UUID, *, owner_id: UUID | None) -> None:
-    """Nothing that is said under them counts from now on, and the device is not matched before it has another.
+    """End them: messages under them no longer count, and the device is not matched before it has another certificate.
 
-    What it has promised stays promised: with a certificate of its own again it goes on, and what it does not deliver in
-    time is short. `owner_id`: whose device it must be; None for an operator. Raises NotFound. What AWS IoT still has of
-    them when it fails is the sweep's.
+    Its promises stay: with a new certificate it continues, and energy that it does not deliver in time falls short.
+    `owner_id`: the owner that it must have; None for an operator. Raises NotFound. If AWS IoT fails, the next sweep
+    removes them there.
     """
     with database.transaction() as conn:
         if not devices.hold_owned(conn, device_id, owner_id):
@@ -26,5 +26,5 @@ def revoke_certificates(database: Database, registry: Tidies, device_id: UUID, *
 
 
 def unknown_device() -> NotFound:
-    """There is no such device, or it is somebody else's, which is nobody's to know."""
+    """The answer for a device that does not exist or is another user's, without revealing which."""
     return NotFound("unknown_device", "You have no device with this id.")

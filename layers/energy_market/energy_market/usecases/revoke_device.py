@@ -1,4 +1,4 @@
-"""Take a device out of the market, whoever owns it."""
+"""Remove a device from the market, whoever owns it."""
 
 from uuid import UUID
 
@@ -11,10 +11,10 @@ from energy_market.usecases.tidy_device import Tidies, tidy_device
 
 
 def revoke_device(database: Database, registry: Tidies, operator: Operator, *, device_id: UUID, reason: str) -> None:
-    """Nobody can speak for it any more, whatever it owes: see `expel_device`. Raises NotFound.
+    """End its certificates and remove it, whatever it owes: see `expel_device`. Raises NotFound.
 
-    Written down before it is done, and may be asked for again: of a device that is removed already only what AWS IoT
-    still has is taken away.
+    The act is recorded first, and may be repeated: if the device is already removed, only its remains in AWS IoT are
+    deleted.
     """
     with database.transaction() as conn:
         if not devices.hold_owner(conn, device_id, None):

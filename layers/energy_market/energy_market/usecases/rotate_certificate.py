@@ -14,18 +14,18 @@ from energy_market.usecases.tidy_device import Tidies, tidy_device
 
 
 class Registry(Tidies, Protocol):
-    """Who makes certificates."""
+    """The registry that issues certificates."""
 
     def certify(self, device_id: UUID, csr: str | None) -> Credentials:
-        """Make a certificate, which opens no door yet."""
+        """Create a certificate that cannot connect yet."""
 
     def activate(self, certificate_id: str) -> None:
-        """Have the broker let a certificate in."""
+        """Have the broker accept a certificate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
-    """Which device is to have another certificate. With a CSR the private key never leaves it."""
+    """A request for another certificate of a device. With a CSR, the private key never leaves the device."""
 
     owner_id: UUID
     device_id: UUID
@@ -33,10 +33,10 @@ class Rotation:
 
 
 def rotate_certificate(database: Database, registry: Registry, asked: Rotation) -> Credentials:
-    """Another certificate, that may connect at once. Those before it end a minute after it was heard, or in a day.
+    """Issue another certificate, which may connect at once. Older ones end a minute after its first use, or in a day.
 
-    So a device that gets it late, or not at all, is not cut off at once, and whoever has the old key is in a day. A
-    request whose answer was lost may simply be made again: what nobody uses ends with the others.
+    A device that receives it late, or never, is therefore not cut off at once; a thief of the old key is after a day at
+    most. A request whose answer was lost may simply be sent again: an unused certificate ends with the others.
 
     Raises InvalidRequest for a bad CSR, NotFound for a device that is not this owner's, Conflict beyond 20 in a day.
     """
@@ -71,10 +71,10 @@ def _write_down(database: Database, asked: Rotation, certificate_id: str) -> Non
 
 
 def _give_up(database: Database, registry: Registry, device_id: UUID, certificate_id: str) -> None:
-    """Undo what was made, or leave it to the sweep; the first error goes on to the caller."""
+    """Undo what was done, or leave it to the sweep; the first error is raised to the caller."""
     try:
         with database.transaction() as conn:
             certificates.end_one(conn, certificate_id, device_id)
         tidy_device(database, registry, device_id)
-    except Exception as error:  # noqa: BLE001 - the caller is told of the failure that led here
+    except Exception as error:  # noqa: BLE001 - the caller gets the failure that led here
         log("certificate.not_undone", level="error", device_id=device_id, error=type(error).__name__)

@@ -1,4 +1,4 @@
-"""One tick of the market: close what has run out, match what can trade."""
+"""One tick of the market: close what has expired, match what can trade."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -34,9 +34,9 @@ MARGIN: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """What a tick did. `ran` is False when another tick of the zone was at work, and nothing was done.
+    """The outcome of a tick. `ran` is False if another tick of the zone was at work, and nothing was done.
 
-    Matches become trades when the devices are told (`usecases/publish_commands.py`).
+    Matches become trades when the devices' commands are published (`usecases/publish_commands.py`).
     """
 
     ran: bool
@@ -44,8 +44,8 @@ class Tick:
     locks_expired: int = 0
     orders_expired: int = 0
     attempts: int = 0
-    overlooked: int = 0  # matches between orders that were not new, of a look at the whole book
-    halted: ChainHalt | None = None  # why nothing was to be matched
+    overlooked: int = 0  # matches between orders that were not new, when the whole book was matched
+    halted: ChainHalt | None = None  # the reason why nothing was matched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +55,23 @@ class _Matched:
 
 
 class _BookMoved(Exception):
-    """An order that was read was cancelled or changed before it was written."""
+    """An order that was read has been cancelled or changed before the matches were written."""
 
 
 def run_tick(database: Database, *, zone: str, device_online_s: int, verified_only: bool = False) -> Tick:
-    """Close what has run out, then match a zone's book once.
+    """Close what has expired, then match a zone's book once.
 
-    Two ticks of a zone never overlap; the second does nothing. One that finds nothing new does not look at the book.
-    Matching is one transaction that sees one moment, and a pure function of the open remainders, the devices' free
-    energy and the transaction's time. It reads without locking, so that a long book does not hold up those who cancel;
-    the one statement that writes checks every row again, and when one has changed meanwhile the book is matched anew.
-    The last time it is held, so that whoever keeps changing orders cannot keep all others from trading. For that, what
-    has run out is closed in a transaction before it: whoever holds the book must not hold orders.
+    - Two ticks of a zone never overlap; the second does nothing. A tick that finds nothing new does not read the book.
+    - Matching is one transaction that sees one moment, and a pure function of the open remainders, the devices' free
+      energy and the transaction's time.
+    - It reads without locks, so that a long book does not block cancelling. The statement that writes checks every row
+      again; if one has changed, the book is matched anew.
+    - The last attempt holds the book, so that a user who keeps changing orders cannot keep all others from trading.
+      Expired orders are therefore closed in an earlier transaction: whoever holds the book must not lock orders.
 
-    `verified_only`: orders of other than verified users are left out. While the market is paused, or the sweeps cannot
-    ask the chain or find that it cannot pay (`postgres.chain_state`), what has run out is closed, and nothing is
-    matched. Such a tick has seen nothing: all that is new stays new for the next.
+    `verified_only`: orders of unverified users are left out. While the market is paused, or the sweeps cannot reach the
+    chain or find that it cannot pay (`postgres.chain_state`), expired orders are closed, and nothing is matched. All
+    new orders then stay new for the next tick.
     """
     with database.transaction() as conn:
         due = book.due(conn, zone, verified_only=verified_only, everything_every_s=EVERYTHING_EVERY_S)
@@ -105,9 +106,9 @@ def run_tick(database: Database, *, zone: str, device_online_s: int, verified_on
 def _match_in_turn(
     database: Database, zone: str, due: book.Standing, *, device_online_s: int, verified_only: bool
 ) -> tuple[_Matched | None, int]:
-    """(the matches, in how many attempts); None if another tick has the zone's turn.
+    """(The matches, the number of attempts); None if it is another tick's turn in the zone.
 
-    Raises what says that the book moved, after the last attempt.
+    Raises the error that says that the book moved, after the last attempt.
     """
     attempt = 1
     while True:
@@ -153,7 +154,7 @@ def _match_once(
 def _match_new(
     conn: Connection, zone: str, new: Book, *, device_online_s: int, verified_only: bool
 ) -> tuple[Book, dict[int, int], list[Match]]:
-    """Match what is new with the resting orders that it reaches, of which so many are read as it takes."""
+    """Match what is new with the resting orders that it reaches; reads more of them until enough were read."""
     margin = MARGIN
     while True:
         resting, bounds = book.read(conn, zone, reached_by(new, margin=margin), verified_only=verified_only)
@@ -179,7 +180,7 @@ def _between_old_orders(matches: list[Match], new: Book) -> int:
 
 
 def _expire_locks(conn: Connection, zone: str) -> list[UUID]:
-    """Locks that ran out unanswered: both orders go back, the device waits for its next status."""
+    """Fail locks that expired unanswered: both orders return, and the device waits for its next status."""
     late = trades.awaiting_lock_too_long(conn, zone, limit=MAX_EXPIRED)
     if not late:
         return []

@@ -1,4 +1,4 @@
-"""Say how far a user's identity is known."""
+"""Record whether a user's identity is verified."""
 
 from uuid import UUID
 
@@ -13,10 +13,10 @@ from energy_market.postgres import book, operator_acts, users
 def set_kyc_status(
     database: Database, operator: Operator, *, user_id: UUID, kyc_status: KycStatus, reason: str
 ) -> User:
-    """Where the market asks for it, who is not 'Verified' places no order, and his resting ones are not matched.
+    """Set the status. If the market requires it, unverified users place no orders and their orders are not matched.
 
-    They stay in the book, and are matched again once he is. Raises NotFound if there is no such user, Forbidden for
-    the operator himself: nobody vouches for himself.
+    Those orders stay in the book, and are matched again once their owner is verified. Raises NotFound if there is no
+    such user, and Forbidden for the operator's own account: nobody vouches for themselves.
     """
     if user_id == operator.user_id:
         raise Forbidden("own_account", "Another operator has to say this of you.")
@@ -24,7 +24,7 @@ def set_kyc_status(
         before = users.hold(conn, user_id)
         if before is None:
             raise NotFound("no_such_user", "There is no user with this id.")
-        # An order that is being placed at this moment would not be marked by the change, nor see it.
+        # An order that is being placed at this moment would neither be marked by the change nor see it.
         book.hold(conn)
         after = users.set_kyc_status(conn, user_id, kyc_status)
         operator_acts.add(

@@ -10,10 +10,10 @@ from energy_market.usecases.answer_challenge import Proof, answer_challenge
 
 
 def sign_up(conn: Connection, proof: Proof, *, settings: SignInSettings) -> User:
-    """A new user, who signed an open challenge.
+    """Register a new user, who signed an open challenge.
 
-    Raises `Unauthorized`, or `Conflict` for a wallet that is registered, which only its owner is told; the challenge
-    then stays open for a login.
+    Raises `Unauthorized`, or `Conflict` for a wallet that is registered; only its owner, who signed, learns that. The
+    challenge then stays open for a login.
     """
     answer_challenge(conn, proof, settings=settings)
     user = users.add(conn, proof.wallet_address)

@@ -12,18 +12,18 @@ MAX_DEVICES: Final = 50  # a sweep
 
 
 class Tidies(Protocol):
-    """Who can delete certificates and things."""
+    """A registry that can delete certificates and things."""
 
     def tidy(self, device_id: UUID, *, kept: Collection[str], ended: Collection[str], is_removed: bool) -> None:
-        """Delete a thing's certificates but those `kept`, and of a removed device the thing."""
+        """Delete a thing's certificates except those `kept`; for a removed device, delete the thing as well."""
 
 
 def tidy_device(database: Database, registry: Tidies, device_id: UUID) -> bool:
-    """Delete the certificates that a device should not have, if that is due; False if AWS would not.
+    """Delete the certificates that a device should not have, if that is due; False if AWS failed.
 
-    Whoever ends a certificate says so in the database first, from when on it counts for nothing, and calls this next.
-    If that fails, or its process dies, a sweep comes to it again ten minutes later. A registration that nobody has
-    brought to an end is ended here: its thing, and a certificate that no door was opened for.
+    A certificate ends in the database first, after which it no longer counts; then this is called. If it fails, or its
+    process dies, a sweep repeats it ten minutes later. A registration that was never completed is cleaned up here: its
+    thing, and its certificate, which could never connect.
     """
     with database.transaction() as conn:
         due = certificates.claim(conn, device_id)
@@ -31,7 +31,7 @@ def tidy_device(database: Database, registry: Tidies, device_id: UUID) -> bool:
         return True
     try:
         registry.tidy(device_id, kept=due.kept, ended=due.ended, is_removed=due.is_removed)
-    except Exception as error:  # noqa: BLE001 - whatever AWS has against it: the next sweep tries again
+    except Exception as error:  # noqa: BLE001 - whatever AWS raises, the next sweep tries again
         log("device.not_tidied", level="error", device_id=device_id, error=type(error).__name__)
         metric("DevicesNotTidied", 1)
         return False
@@ -42,7 +42,7 @@ def tidy_device(database: Database, registry: Tidies, device_id: UUID) -> bool:
 
 
 def tidy_devices(database: Database, registry: Tidies) -> int:
-    """Tidy those that are due, the longest overdue first; how many were."""
+    """Tidy the devices that are due, the longest overdue first. Returns how many were tidied."""
     with database.transaction() as conn:
         due = certificates.due(conn, limit=MAX_DEVICES)
     return sum(tidy_device(database, registry, device_id) for device_id in due)

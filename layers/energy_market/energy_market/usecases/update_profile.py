@@ -1,4 +1,4 @@
-"""Change what a user says of himself."""
+"""Change a user's own data."""
 
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from energy_market.postgres import users
 
 
 def update_profile(conn: Connection, *, user_id: UUID, location: str | None) -> User:
-    """Set a user's location (None removes it). Raises `Unauthorized` if the token's user is no more."""
+    """Set a user's location (None removes it). Raises `Unauthorized` if the token's user no longer exists."""
     user = users.relocate(conn, user_id, location)
     if user is None:
         raise unknown_user()

@@ -9,15 +9,15 @@ from energy_market.postgres import leases
 
 WOKEN: Final = "sweep woken"
 WOKEN_S: Final = 5.0
-"""A sweep that was woken and has not begun after this never will: the loop's next step sweeps anyway."""
+"""Seconds after which a woken sweep that has not begun counts as lost: the loop's next step starts one anyway."""
 
 
 def wake_sweep(database: Database, wake: Callable[[], None]) -> bool:
-    """Call `wake`, unless a sweep was woken that has not begun yet; whether it was called.
+    """Call `wake`, unless a woken sweep has not begun yet. Returns whether it was called.
 
-    A sweep that begins finds all that was committed before, and clears the note that it was woken before it looks. So
-    none is left out, and a burst of two thousand answers does not start a sweep for every ten of them, all of which
-    would wait for the first to end.
+    A sweep that begins finds everything that was committed before. It clears the note that it was woken before it
+    reads, so no lock is missed. A burst of two thousand answers does not start a sweep for every ten of them, all of
+    which would wait for the first to end.
     """
     with database.transaction() as conn:
         is_first = leases.acquire(conn, WOKEN, holder=uuid4(), lease_s=WOKEN_S)

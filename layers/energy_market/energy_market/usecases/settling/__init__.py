@@ -1,1 +1,1 @@
-"""What a sweep of the settlement does: follow what was sent, give up what cannot be paid, pay what is locked."""
+"""The steps of a settlement sweep: follow batches that were sent, expire trades, pay locked trades."""

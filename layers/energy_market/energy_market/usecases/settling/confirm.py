@@ -1,7 +1,7 @@
-"""Learn from the chain what became of the batches that were sent.
+"""Learn from the chain what happened to the batches that were sent.
 
-A payment is taken for made after `confirmations` blocks, and looked after until `finality_blocks`: a reorganisation
-until then puts it back. What cannot be put back, failing a trade and opening its orders again, waits for finality.
+A payment counts after `confirmations` blocks, and is checked until `finality_blocks`: a reorganisation before that
+undoes it. Failing a trade and reopening its orders cannot be undone, so they wait for finality.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,21 +20,21 @@ from energy_market.usecases.settling.sweep import Sweep
 
 MAX_BATCHES: Final = 1000
 LOOKS_BEFORE_REPLACED: Final = 2
-"""Further looks for a receipt before a nonce counts as used by somebody else."""
+"""Further queries for a receipt before a nonce counts as used by another transaction."""
 OUTCOMES: Final[dict[Skip, FailReason]] = {
     Skip.INSUFFICIENT_ESCROW: "insufficient_escrow",
     Skip.OVER_CAP: "spending_cap",
     Skip.EXPIRED: "settlement_expired",
 }
-"""What fails a trade. Of what is left, over the limit of a period means: not now."""
+"""Reasons for which a skipped trade fails. A trade that was over the period's limit is tried again instead."""
 
 
 def confirm_trades(sweep: Sweep) -> None:
-    """Bring every batch under way, and its trades, to where the chain has them. Raises `evm.rpc.ChainError`.
+    """Bring every batch under way, and its trades, up to date with the chain. Raises `evm.rpc.ChainError`.
 
-    Several nodes may be behind one address, some of them a few blocks behind the others. What such a node does not know
-    (a null, a nonce that is lower than before) proves nothing: a payment is taken back only when another block has
-    the number of its block, and a receipt counts only if its block is the one that has that number.
+    One address may stand for several nodes, some of them a few blocks behind. An answer of such a node (a null, a lower
+    nonce than before) proves nothing. A payment is undone only when another block has its block's number, and a receipt
+    counts only if its block has that block's number now.
     """
     with sweep.transaction() as conn:
         under_way = batches.under_way(conn, sweep.account, contract=sweep.ledger.contract, limit=MAX_BATCHES)
@@ -47,7 +47,7 @@ def confirm_trades(sweep: Sweep) -> None:
     if last_final is not None and stands[last_final.id] is False:
         _alarm(last_final)
     _reopen(sweep, [b for b in ended if b.block_hash is None or stands[b.id] is False])
-    # A block's hash holds those of all before it: while the newest of these blocks stands, all do.
+    # A block's hash covers all blocks before it: if the newest of these blocks stands, all do.
     undisturbed = newest is None or stands[newest.id] is True
     asked = [b for b in under_way if b.nonce < sweep.view.nonce and not (undisturbed and _is_settled(sweep, b))]
     receipts = sweep.ledger.receipts([one for b in asked for one in b.hashes])
@@ -69,10 +69,10 @@ def confirm_trades(sweep: Sweep) -> None:
 
 
 def confirm_paid_elsewhere(sweep: Sweep, paid: Mapping[UUID, datetime]) -> set[UUID]:
-    """Confirm trades that were paid by another transaction than their batch's; those that are Confirmed now.
+    """Confirm trades that another transaction than their batch's has paid. Returns those that are Confirmed now.
 
-    `paid`: trades and when each was locked. Nobody will look after them later, so the payment must be final. What
-    cannot be found out about one trade waits for the next sweep, and holds up no other.
+    `paid`: trades, and when each was locked. They are not checked again later, so the payment must be final. A trade
+    that cannot be resolved waits for the next sweep, and does not hold up the others.
     """
     confirmed: set[UUID] = set()
     if not paid:
@@ -104,7 +104,7 @@ def confirm_paid_elsewhere(sweep: Sweep, paid: Mapping[UUID, datetime]) -> set[U
 
 
 def _stand(sweep: Sweep, batches: Sequence[Batch]) -> dict[UUID, bool | None]:
-    """Whether each batch's block still has its number; None if the node that was asked does not know."""
+    """Whether each batch's block still has its number; None if the node does not know."""
     placed = [b for b in batches if b.block_number is not None]
     hashes = sweep.ledger.block_hashes([b.block_number or 0 for b in placed])
     stands = {b.id: None if now is None else now == b.block_hash for b, now in zip(placed, hashes, strict=True)}
@@ -112,7 +112,7 @@ def _stand(sweep: Sweep, batches: Sequence[Batch]) -> dict[UUID, bool | None]:
 
 
 def _canonical(sweep: Sweep, receipts: Sequence[Receipt]) -> set[str]:
-    """The hashes of those transactions whose receipt is of a block that has its number."""
+    """The hashes of the transactions whose receipt names the block that has its number now."""
     numbers = sorted({r.block_number for r in receipts})
     hashes = dict(zip(numbers, sweep.ledger.block_hashes(numbers), strict=True))
     return {r.hash for r in receipts if hashes[r.block_number] == r.block_hash}
@@ -130,7 +130,7 @@ def _alarm(batch: Batch) -> None:
 
 
 def _is_settled(sweep: Sweep, batch: Batch) -> bool:
-    """Whether a batch whose block stands has nothing to tell: its trades are decided, and it is not final yet."""
+    """Whether a batch whose block stands needs no receipt: its trades are decided, and it is not final yet."""
     return (
         batch.status == "Mined"
         and batch.open_trades == 0
@@ -143,10 +143,10 @@ def _depth(sweep: Sweep, block_number: int) -> int:
 
 
 def _reopen(sweep: Sweep, undone: Sequence[Batch]) -> None:
-    """Nonces that were used up are free again: what was signed for them must be sent again, or all after them waits.
+    """Reopen batches whose nonce is free again: unless they are sent again, all later nonces wait.
 
-    Their trades may be in other batches by now; the contract pays each once, and `confirm_trades` goes by trade.
-    A batch below finality is sent again as well, but not touched otherwise: the alarm is a human's to answer.
+    Their trades may be in other batches by now; the contract pays each once, and `confirm_trades` decides by trade.
+    A batch below finality is also sent again, but otherwise left as it is: that alarm is for a person to resolve.
     """
     for batch in undone:
         with sweep.transaction() as conn:
@@ -162,9 +162,9 @@ def _put_back(sweep: Sweep, batch: Batch) -> None:
 
 
 def _missing(sweep: Sweep, batch: Batch) -> None:
-    """The batch's nonce is used, but by no form of it: somebody else has the operator's key.
+    """Handle a batch whose nonce was used by none of its forms: somebody else has the operator's key.
 
-    Unless the node that was asked is behind: it is asked again, and what was paid is asked of the view's own block.
+    The node may only be behind, so it is asked again, and payments are read at the view's own block.
     """
     if batch.status == "Mined":
         if _stand(sweep, [batch])[batch.id] is not False:
@@ -180,7 +180,7 @@ def _missing(sweep: Sweep, batch: Batch) -> None:
     paid = sweep.ledger.paid(waiting, at=sweep.view.head)
     confirmed = confirm_paid_elsewhere(sweep, {t: waiting[t] for t in paid})
     if confirmed != paid:
-        return  # paid by a stranger's transaction that is not final: the batch is ended when it is
+        return  # paid by an unknown transaction that is not final: the batch ends once it is
     with sweep.transaction() as conn:
         freed = batches.end_without_effect(
             conn,
@@ -194,7 +194,7 @@ def _missing(sweep: Sweep, batch: Batch) -> None:
 
 
 def _follow(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
-    """Take over what a mined batch did, as far as its depth allows."""
+    """Apply the effects of a mined batch, as far as its depth allows."""
     if batch.status == "Mined" and (batch.block_hash, batch.mined_hash) != (receipt.block_hash, receipt.hash):
         _put_back(sweep, batch)
     with sweep.transaction() as conn:
@@ -210,7 +210,7 @@ def _follow(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
         return
     if not receipt.succeeded:
         with sweep.transaction() as conn:
-            freed = batches.end_without_effect(conn, batch.id, "Reverted", reason="undone by the contract")
+            freed = batches.end_without_effect(conn, batch.id, "Reverted", reason="reverted by the contract")
         log("settlement.reverted", level="error", batch_id=batch.id, tx_hash=receipt.hash, trades=freed)
         metric("BatchesReverted", 1)
         return
@@ -235,9 +235,9 @@ def _confirm(sweep: Sweep, paid: Collection[UUID], tx_hash: str) -> None:
 
 
 def _try_again(sweep: Sweep, batch: Batch, receipt: Receipt) -> None:
-    """What the limit of the period left no room for may go into another batch, until its time is over.
+    """Free trades that were over the period's limit: another batch may pay them until they expire.
 
-    That needs no finality: should a reorganisation let this batch pay it after all, the other one cannot.
+    This needs no finality: if a reorganisation makes this batch pay a trade after all, the other batch cannot.
     """
     over_limit = [trade for trade, skip in receipt.skipped.items() if skip == Skip.OVER_LIMIT]
     if not over_limit:
@@ -249,9 +249,9 @@ def _try_again(sweep: Sweep, batch: Batch, receipt: Receipt) -> None:
 
 
 def _free_left_out(sweep: Sweep, batch: Batch, receipt: Receipt) -> None:
-    """What the mined form of a batch did not carry, since nodes refused the larger ones, may go into another batch.
+    """Free trades that the mined form did not carry, because nodes rejected the larger forms.
 
-    The larger forms have the same nonce: none of them can be mined any more, as far as blocks of this depth stay.
+    The larger forms have the same nonce, so none of them can be mined while blocks of this depth stay.
     """
     with sweep.transaction() as conn:
         waiting = batches.waiting_trades(conn, batch.id)
@@ -267,7 +267,7 @@ def _free_left_out(sweep: Sweep, batch: Batch, receipt: Receipt) -> None:
 
 
 def _finish(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
-    """A batch that stays for good: what it skipped fails, and nobody looks after it any more."""
+    """Close a final batch: the trades that it skipped fail, and it is not checked again."""
     with sweep.transaction() as conn:
         waiting = batches.waiting_trades(conn, batch.id)
     paid_before = [t for t in waiting if receipt.skipped.get(t) == Skip.ALREADY_SETTLED]
@@ -278,11 +278,11 @@ def _finish(sweep: Sweep, *, batch: Batch, receipt: Receipt) -> None:
                 failed = trades.fail(conn, skipped, reason=reason, expected="Submitted")
             report_failures(failed, reason, tx_hash=receipt.hash)
     if confirmed != set(paid_before):
-        return  # the node cannot say yet what paid them
+        return  # the node does not know yet which transaction paid them
     with sweep.transaction() as conn:
         batches.mark_final(conn, batch.id)
     for trade in waiting.keys() - receipt.skipped.keys() - receipt.paid:
-        # It stays Submitted until its time on the chain is over, and fails then as expired.
+        # The trade stays Submitted until its time on the chain is over, and then fails as expired.
         log("settlement.no_word_on_trade", level="error", transaction_id=trade, tx_hash=receipt.hash)
         metric("TradesUnexplained", 1)
     log("settlement.final", batch_id=batch.id, tx_hash=receipt.hash, gas_used=receipt.gas_used, paid=len(receipt.paid))

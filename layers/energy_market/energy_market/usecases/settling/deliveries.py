@@ -1,4 +1,4 @@
-"""End what devices were to do and did not: deliveries whose time is over, and unlocks that nobody hears."""
+"""End deliveries whose time is over, and unlocks that no device acknowledges."""
 
 from typing import Final
 
@@ -11,11 +11,11 @@ MAX_TRADES: Final = 500  # a sweep
 
 
 def end_deliveries(database: Database) -> None:
-    """Make deliveries Short that are not done by their `deliver_by`, and give up unlocks of a day ago.
+    """Mark deliveries as Short that are not done by their `deliver_by`, and drop unlocks that are a day old.
 
-    What was paid stays paid: the contract pays once and takes nothing back. The energy that was not delivered is no
-    longer promised, and its device is told to release it. A device that comes back after an unlock has lapsed lists the
-    lock in its status, and is told again.
+    A payment stays: the contract pays once and takes nothing back. Energy that was not delivered is no longer promised,
+    and the device is told to release it. A device that returns after its unlock has lapsed lists the lock in its
+    status, and is told again.
     """
     with database.transaction() as conn:
         short = deliveries.end_overdue_deliveries(conn, limit=MAX_TRADES)

@@ -1,4 +1,4 @@
-"""Give up trades that can no longer be paid, and open both of their orders again: nobody in the trade is at fault."""
+"""Fail trades that can no longer be paid, and reopen both of their orders, since neither side is at fault."""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -13,7 +13,7 @@ MAX_TRADES: Final = 500  # a sweep
 
 
 def expire_unstored(database: Database) -> None:
-    """Fail locked trades that were never signed for and are out of time. The chain knows nothing of them."""
+    """Fail locked trades that are out of time and were never signed for, so the chain knows nothing of them."""
     with database.transaction() as conn:
         overdue = settleable.overdue_unstored(conn, limit=MAX_TRADES)
         failed = trades.fail(conn, overdue, reason="settlement_expired", expected="Locked") if overdue else []
@@ -21,9 +21,9 @@ def expire_unstored(database: Database) -> None:
 
 
 def expire_stored(sweep: Sweep) -> None:
-    """Fail trades that were signed for when the chain says so: a final block is past their time and they are unpaid.
+    """Fail trades that were signed for, once a final block is past their time and they are unpaid.
 
-    Every later block is past it too, so no transaction can pay them any more, whatever is still about.
+    Every later block is past it too, so no transaction can pay them any more, whichever bytes still exist.
     """
     if sweep.view.final is None:
         return

@@ -1,4 +1,4 @@
-"""Decide what to pay for gas now: what the chain asks, within the operator's floor and ceiling."""
+"""Decide the gas fees: those that the network asks now, within the operator's floor and ceiling."""
 
 from energy_market.domain.settlement import GWEI
 from energy_market.evm.ledger import Fees
@@ -7,10 +7,10 @@ from energy_market.usecases.settling.sweep import Sweep
 
 
 def offer_fees(sweep: Sweep, *, at_least: Fees | None = None) -> Fees | None:
-    """The fees of a transaction that is signed now, in wei for each gas; None, with a word, above the ceiling.
+    """The fees of a transaction that is signed now, in wei per unit of gas; None above the ceiling, which is logged.
 
-    The base fee grows by an eighth a block at most (EIP-1559): an offer is worth making as long as the next block takes
-    it. `at_least`: what it takes for this transaction, whatever the chain asks.
+    The base fee grows by at most an eighth per block (EIP-1559). An offer is worth making if the next block would
+    accept it. `at_least`: the minimum that this transaction needs, whatever the network asks.
     """
     tip = max(sweep.view.fees.max_priority_fee_per_gas, sweep.rules.min_priority_fee_wei)
     if at_least is not None:
@@ -23,7 +23,7 @@ def offer_fees(sweep: Sweep, *, at_least: Fees | None = None) -> Fees | None:
             level="error",
             needed_gwei=needed / GWEI,
             ceiling_gwei=sweep.rules.max_fee_wei / GWEI,
-            detail="the chain asks for higher fees than MaxFeeGwei: nothing is signed",
+            detail="the network asks for higher fees than MaxFeeGwei: nothing is signed",
         )
         metric("FeesTooHigh", 1)
         return None

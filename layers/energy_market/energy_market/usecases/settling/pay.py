@@ -1,4 +1,4 @@
-"""Pay what is locked: batches that node and contract take, each stored before it is sent."""
+"""Pay locked trades in batches that node and contract accept, each stored before it is sent."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from energy_market.usecases.settling.fees import offer_fees
 from energy_market.usecases.settling.resend import send
 from energy_market.usecases.settling.sweep import LEASE, LeaseLost, Sweep, say_halted, say_out_of_gas
 
-RESERVE_S: Final = 0.5  # no new batch is begun with less time left than this
+RESERVE_S: Final = 0.5  # no new batch is begun with less time left
 MAX_LONE_REVERTS: Final = 3
 
 
@@ -31,10 +31,10 @@ class _Batch:
 
 
 def pay_locked(sweep: Sweep) -> bool:
-    """Put locked trades into batches, store and send them; fill a nonce that nothing will ever use.
+    """Put locked trades into batches, store and send them; fill a nonce that would otherwise stay unused.
 
-    False if trades are left because as many batches are under way as may be. Nothing is signed while the contract
-    contradicts the configuration.
+    False if trades are left over because the maximum number of batches is under way. Nothing is signed while the
+    contract contradicts the configuration.
     """
     if sweep.ledger.gaps:
         return True
@@ -71,7 +71,7 @@ def pay_locked(sweep: Sweep) -> bool:
         balance_wei -= cost_wei
         room -= 1
         _store_and_send(sweep, batch, nonce=next(nonces), fees=fees)
-    # Something of ours waits behind a nonce that nobody fills: somebody else used the key, and the pool dropped that.
+    # A batch of ours waits behind an unused nonce: somebody else used the key, and the pool dropped their transaction.
     next_nonce = next(nonces)
     if next_nonce == sweep.view.nonce_pending and any(b.nonce > next_nonce for b in waiting):
         log("settlement.nonce_gap", level="warning", nonce=next_nonce)
@@ -80,9 +80,9 @@ def pay_locked(sweep: Sweep) -> bool:
 
 
 def end_the_quiet(sweep: Sweep) -> None:
-    """Have a chain that makes no empty blocks make one: no payment gets deeper on it until somebody sends something.
+    """Send an empty batch on a chain that makes no empty blocks, so that payments get deeper.
 
-    An empty batch, at most one in `rules.quiet_after_s`, and only while a trade waits for blocks: no more for each than
+    At most one in `rules.quiet_after_s`, and only while a trade waits for blocks: for each trade no more batches than
     finality takes.
     """
     if sweep.ledger.gaps:
@@ -118,18 +118,18 @@ def _free_nonces(start: int, used: set[int]) -> Iterator[int]:
 
 
 def _without_paid(sweep: Sweep, locked: Sequence[Settleable]) -> list[Settleable]:
-    """Those that are still to be paid: bytes of an earlier batch may have paid a trade after all."""
+    """The trades that are still unpaid; bytes of an earlier batch may have paid a trade after all."""
     paid = sweep.ledger.paid([t.id for t in locked if t.stored_before], at=sweep.view.head)
     confirm_paid_elsewhere(sweep, {t.id: t.locked_at for t in locked if t.id in paid})
     return [t for t in locked if t.id not in paid]
 
 
 def _within_limit(sweep: Sweep, locked: list[Settleable]) -> list[Settleable]:
-    """Those for which the contract's limit leaves room in this period, oldest first; the others wait for the next.
+    """The trades for which the contract's limit leaves room in this period, oldest first; the others wait.
 
-    It is the contract that holds the limit: this spares the gas of asking it for what it would skip. A trade above the
-    whole limit, which was lowered after its bid was taken, would wait in vain and fails. A limit of 0 is a stop, and
-    nobody's fault.
+    The contract enforces the limit. This only saves the gas for trades that it would skip. A trade above the whole
+    limit, which was lowered after its bid was placed, would wait in vain, so it fails. A limit of 0 is a stop, which is
+    no trade's fault.
     """
     if sweep.ledger.limit_nano:
         above = {trade.id for trade in locked if trade.amount_nano > sweep.ledger.limit_nano}
@@ -155,7 +155,7 @@ def _within_limit(sweep: Sweep, locked: list[Settleable]) -> list[Settleable]:
 
 
 def _batches(sweep: Sweep, locked: Sequence[Settleable]) -> Iterator[_Batch]:
-    """Batches that the contract takes. Trades of a batch that was undone go into two of half its size."""
+    """Batches that the contract accepts. Trades of a batch that reverted go into two batches of half its size."""
     most = min(sweep.rules.max_batch, sweep.ledger.most_trades or sweep.rules.max_batch)
 
     def limit(trade: Settleable) -> int:
@@ -166,7 +166,7 @@ def _batches(sweep: Sweep, locked: Sequence[Settleable]) -> Iterator[_Batch]:
     def companions(trade: Settleable) -> tuple[int, str]:
         return limit(trade), str(trade.last_batch_id) if trade.smallest_reverted is not None else ""
 
-    # Those that never went wrong come first (no last batch, the highest limit): a bad trade must not hold them up.
+    # Trades that never went wrong come first (no last batch, the highest limit): a bad trade must not hold them up.
     for (size, _), group in groupby(
         sorted(locked, key=lambda t: (-companions(t)[0], companions(t)[1])), key=companions
     ):
@@ -176,10 +176,10 @@ def _batches(sweep: Sweep, locked: Sequence[Settleable]) -> Iterator[_Batch]:
 
 
 def _accepted(sweep: Sweep, members: Sequence[Settleable]) -> Iterator[_Batch]:
-    """These trades in as few batches as node and contract take; halved until the culprit stands alone.
+    """These trades in as few batches as node and contract accept; halved until the culprit is alone.
 
-    Whom the contract refuses, after the view's own block, fails. Whom only the node refuses, in whatever words (a
-    batch beyond a block's gas can't even be estimated), waits, and holds up no other.
+    A trade that the contract refuses after the view's own block fails. A trade that only the node rejects, in whatever
+    words (a batch beyond a block's gas cannot even be estimated), waits, and holds up no other.
     """
     payments = [
         Payment(
@@ -204,13 +204,13 @@ def _accepted(sweep: Sweep, members: Sequence[Settleable]) -> Iterator[_Batch]:
             return
     except Refused as refusal:
         if alone:
-            sweep.ledger.gas_for([])  # what the node refuses of a batch of nothing, is no trade's trouble
+            sweep.ledger.gas_for([])  # if the node rejects an empty batch too, no trade is at fault
             log("settlement.not_estimated", level="error", transaction_id=members[0].id, detail=str(refusal))
             metric("TradesUnexplained", 1)
             return
     else:
         if alone and members[0].lone_reverts >= MAX_LONE_REVERTS:
-            _give_up(sweep, members[0], reason="reverted on the chain, again and again")
+            _give_up(sweep, members[0], reason="reverted on the chain repeatedly")
             return
         if alone or gas <= sweep.view.head.gas_limit:
             yield _Batch(payments=payments, gas=min(gas, sweep.view.head.gas_limit))
@@ -221,7 +221,7 @@ def _accepted(sweep: Sweep, members: Sequence[Settleable]) -> Iterator[_Batch]:
 
 
 def _is_halted(sweep: Sweep) -> bool:
-    """Whether the contract refuses even a batch of nothing: it is paused, or has another operator. No trade's fault."""
+    """Whether the contract refuses even an empty batch: it is paused, or has another operator. No trade is at fault."""
     try:
         sweep.ledger.gas_for([])
     except Reverts as refusal:
@@ -232,7 +232,7 @@ def _is_halted(sweep: Sweep) -> bool:
 
 
 def _give_up(sweep: Sweep, trade: Settleable, *, reason: str) -> None:
-    """Fail a trade that the contract refuses, unless bytes are still about that could pay it: those are waited for."""
+    """Fail a trade that the contract refuses, unless signed bytes could still pay it: then it waits."""
     final_nonce = 0 if sweep.view.final is None else sweep.ledger.nonce_at(sweep.view.final.number)
     with sweep.transaction() as conn:
         if settleable.payable_by_old_bytes(conn, trade.id, sweep.account, final_nonce=final_nonce):
@@ -242,7 +242,7 @@ def _give_up(sweep: Sweep, trade: Settleable, *, reason: str) -> None:
 
 
 def _store_and_send(sweep: Sweep, batch: _Batch, *, nonce: int, fees: Fees) -> None:
-    """Sign, store, and only then send. Raises LeaseLost, Unreachable."""
+    """Sign and store a batch, and only then send it. Raises LeaseLost, Unreachable."""
     signed = sweep.ledger.sign(batch.payments, nonce=nonce, gas=batch.gas, fees=fees)
     try:
         with sweep.transaction() as conn:
@@ -261,7 +261,7 @@ def _store_and_send(sweep: Sweep, batch: _Batch, *, nonce: int, fees: Fees) -> N
                 trades=[p.id for p in batch.payments],
             )
             if batch_id is None:
-                raise LeaseLost  # somebody else moved one of the trades
+                raise LeaseLost  # another sweep has moved one of the trades
     except UniqueViolation as error:
         raise LeaseLost from error
     log("settlement.stored", batch_id=batch_id, nonce=nonce, tx_hash=signed.hash, trades=len(batch.payments))

@@ -1,8 +1,8 @@
-"""Send what was stored and is not mined: the same bytes again, or another form under the same nonce.
+"""Send stored batches that are not mined: the same bytes again, or another form under the same nonce.
 
-A form that the node took and does not mine is outbid. One that it refused is not about: the next is signed with what
-the chain asks today, and with fewer trades if it was its size or its costs that were refused. Nothing at the head of
-the queue ends for good: tries are counted only while the chain asks the same.
+A form that the node accepted and does not mine is outbid. A form that it rejected does not exist for the network. The
+next one is signed with today's fees, and with fewer trades if its size or its cost was rejected. The first batch in the
+queue is never given up: tries are counted only while the network's fees stay the same.
 """
 
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ from energy_market.usecases.settling.sweep import Sweep, say_out_of_gas
 
 MAX_BATCHES: Final = 100
 LEAST_TIP_WEI: Final = 1_000_000
-"""Tip for each gas with which the search for a pool's floor begins, in wei."""
+"""Tip in wei per unit of gas with which the search for a pool's minimum begins."""
 
 
 def resend_batches(sweep: Sweep) -> None:
     """Send every batch that waits to be mined, by nonce. Raises `evm.rpc.Unreachable`.
 
-    A crash between storing and sending, a node that lost its pool, an answer that got lost: for all of them the same
-    bytes are sent again, which has no effect if they are known already.
+    After a crash between storing and sending, a pool that the node lost, or a lost answer, the same bytes are sent
+    again. This has no effect if the node knows them already.
     """
     with sweep.transaction() as conn:
-        # Those that were mined and seem not to be any more, too: it does no harm, and a chain that makes a block only
-        # when there is something to put into it would show no other.
+        # This includes batches that were mined and whose block seems to be gone. Sending them again does no harm, and a
+        # chain that makes blocks only for transactions would otherwise make no other block.
         waiting = batches.under_way(conn, sweep.account, limit=MAX_BATCHES)
-        # Final ones too, if a reorganisation below finality freed their nonce: nothing after them could be mined.
+        # Final ones too, if a reorganisation below finality freed their nonce: no later nonce could be mined.
         waiting += batches.ended_with_free_nonce(conn, sweep.account, nonce=sweep.view.nonce, limit=MAX_BATCHES)
     for batch in sorted(waiting, key=lambda b: b.nonce):
         if batch.nonce < sweep.view.nonce:
@@ -43,7 +43,7 @@ def resend_batches(sweep: Sweep) -> None:
 
 
 def send(sweep: Sweep, tx_hash: str, raw: bytes) -> Sent:
-    """Hand stored bytes to the node, and note what it said. Raises `evm.rpc.Unreachable`."""
+    """Hand stored bytes to the node, and record its answer. Raises `evm.rpc.Unreachable`."""
     sent, message = sweep.ledger.send(raw)
     with sweep.transaction() as conn:
         batches.mark_sent(conn, tx_hash, refusal=sent.value if sent.is_refusal else None)
@@ -57,9 +57,10 @@ def send(sweep: Sweep, tx_hash: str, raw: bytes) -> Sent:
 
 
 def _wants_another(sweep: Sweep, batch: Batch) -> bool:
-    """Whether another form is signed: of what the node refused, at once; of what it holds, when it is stuck.
+    """Whether another form is signed: at once if the node rejected the last one, and otherwise if it is stuck.
 
-    Only the first in line can be stuck; those behind it wait for it. A refusal that nobody understands may pass.
+    Only the first batch in line can be stuck; those behind it wait for it. A rejection of unknown kind may be
+    temporary.
     """
     if batch.newest_refusal not in {None, Sent.REFUSED.value}:
         return True
@@ -70,7 +71,7 @@ def _wants_another(sweep: Sweep, batch: Batch) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Form:
-    """Another form of a batch. `asked`: the fees that the chain asked when it was signed; `tries`: how often so."""
+    """Another form of a batch. `asked`: the fees of the network when signed; `tries`: forms in a row at those fees."""
 
     signed: Signed
     asked: Fees
@@ -78,11 +79,11 @@ class _Form:
 
 
 def _revise(sweep: Sweep, batch: Batch) -> None:
-    """Send another form under the same nonce, with today's fees and a fitting size; the newest where there is none."""
+    """Send another form under the same nonce, with today's fees and a fitting size; without one, the newest form."""
     form = _another_form(sweep, batch)
     if form is None:
         send(sweep, batch.hashes[0], batch.newest_raw)
-    elif form.signed.hash in batch.hashes:  # the chain asks what it asked then: these bytes are stored already
+    elif form.signed.hash in batch.hashes:  # the fees are those of an earlier form: these bytes are stored already
         send(sweep, form.signed.hash, form.signed.raw)
     elif _is_added(sweep, batch, form):
         log("settlement.replaced", level="warning", batch_id=batch.id, nonce=batch.nonce, tx_hash=form.signed.hash)
@@ -92,7 +93,7 @@ def _revise(sweep: Sweep, batch: Batch) -> None:
 
 
 def _another_form(sweep: Sweep, batch: Batch) -> _Form | None:
-    """A form signed anew; None while the chain asks too much, was asked too often, or it cannot be paid."""
+    """A newly signed form; None if fees are above the ceiling, tries are used up, or the balance is too low."""
     today = offer_fees(sweep)
     if today is None:
         return None
@@ -109,7 +110,7 @@ def _another_form(sweep: Sweep, batch: Batch) -> _Form | None:
 
 
 def _is_added(sweep: Sweep, batch: Batch, form: _Form) -> bool:
-    """Store a form before it is sent; whether the batch still waits for one."""
+    """Store a form before it is sent. Returns whether the batch still waits for one."""
     with sweep.transaction() as conn:
         return batches.add_form(
             conn,
@@ -124,10 +125,10 @@ def _is_added(sweep: Sweep, batch: Batch, form: _Form) -> bool:
 
 
 def _least(batch: Batch, today: Fees, *, is_unchanged: bool) -> Fees | None:
-    """What another form must pay at least, whatever the chain asks.
+    """The minimum fees of another form, whatever the network asks.
 
-    What a node may hold must be outbid. What all nodes refused is not about, and binds nothing: only while the chain
-    asks the same and calls that too little, twice the tip is tried (pools have floors that no node suggests).
+    A form that a node may hold must be outbid. A form that all nodes rejected sets no minimum. If it was called too
+    cheap while the network asks the same, the tip is doubled: pools have minimums that no node suggests.
     """
     newest = Fees(max_fee_per_gas=batch.newest_max_fee, max_priority_fee_per_gas=batch.newest_priority_fee)
     if batch.newest_refusal == Sent.OUTBID.value:
@@ -143,10 +144,10 @@ def _least(batch: Batch, today: Fees, *, is_unchanged: bool) -> Fees | None:
 
 
 def _fitting(sweep: Sweep, batch: Batch, fees: Fees) -> Signed | None:
-    """The batch with these fees; half of it, or nothing but its nonce, where the node refuses its size or its costs.
+    """The batch with these fees; if the node rejects its size or cost, half of it, down to an empty batch.
 
-    Under the same nonce only one of them is ever mined. Trades that it leaves out stay with the batch until the chain
-    has said which; then they are free for another (`confirm_trades`). None where even that cannot be paid for.
+    Only one form of a nonce is ever mined. Trades that it leaves out stay with the batch until the chain shows which
+    form it was; then another batch may take them (`confirm_trades`). None if even the empty batch cannot be paid for.
     """
     same = sweep.ledger.sign_again(batch.newest_raw, fees)
     newest = Fees(max_fee_per_gas=batch.newest_max_fee, max_priority_fee_per_gas=batch.newest_priority_fee)
@@ -183,5 +184,5 @@ def _say_stuck(batch: Batch) -> None:
 
 
 def _is_near(fee: int, other: int) -> bool:
-    """Whether two fees differ by less than the eighth that a base fee may change by in a block."""
+    """Whether two fees differ by less than an eighth, the most that a base fee changes in one block."""
     return abs(fee - other) * 8 < max(fee, other, 1)

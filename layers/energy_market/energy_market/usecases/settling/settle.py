@@ -1,8 +1,8 @@
-"""One sweep of the settlement: learn what the chain did, give up what it cannot do any more, send what is locked.
+"""One settlement sweep: learn what the chain did, expire trades that it can no longer pay, pay locked trades.
 
-The order of side effects is what makes a crash anywhere harmless: a transaction is stored before it is sent, its trades
-become Submitted in the statement block that stores it, and the contract pays a trade id once, ever. A sweep that
-finds bytes stored but not mined sends those very bytes again.
+The order of side effects makes a crash at any point harmless. A transaction is stored before it is sent, and its trades
+become Submitted in the database transaction that stores it. The contract pays a trade id only once. A sweep that finds
+bytes stored but not mined sends the same bytes again.
 """
 
 import random
@@ -29,7 +29,7 @@ from energy_market.usecases.wake_sweep import WOKEN
 
 LEASE_BEYOND_DEADLINE_S: Final = 5.0
 LEASE_POLL_S: Final = 0.05
-LOOKS: Final = 5  # for a block, while trades wait for room
+LOOKS: Final = 5  # looks for a new block, while trades wait for room
 LOOK_PAUSE_S: Final = 0.5
 
 
@@ -43,10 +43,10 @@ def settle_trades(
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Run a sweep that takes about `deadline_s` seconds at most; False if another one is at work after `wait_s`.
+    """Run a sweep of at most about `deadline_s` seconds; False if another one is still at work after `wait_s`.
 
-    Raises `evm.rpc.ChainError` when the chain cannot be asked, psycopg's errors when the database cannot: what was
-    done until then stands, and the next sweep goes on from there.
+    Raises `evm.rpc.ChainError` if the chain cannot be asked, and psycopg's errors if the database cannot. Completed
+    steps stand, and the next sweep continues from there.
     """
     holder = uuid4()
     give_up = monotonic() + wait_s
@@ -79,14 +79,14 @@ def _lease(database: Database, holder: UUID, deadline_s: float) -> bool:
     with database.transaction() as conn:
         is_ours = leases.acquire(conn, LEASE, holder=holder, lease_s=deadline_s + LEASE_BEYOND_DEADLINE_S)
         if is_ours:
-            leases.clear(conn, WOKEN)  # whatever is locked from now on may need another sweep
+            leases.clear(conn, WOKEN)  # trades that are locked later may need another sweep
         return is_ours
 
 
 def _first_look(database: Database, ledger: Ledger, rules: SettlementRules) -> View:
-    """The chain now. The sweep writes down that it could be asked, and what keeps trades from being paid on it.
+    """Read the chain, and record that it answered and what keeps trades from being paid on it.
 
-    Nothing is matched while it cannot be asked, or trades cannot be paid (`usecases/run_tick.py`).
+    Nothing is matched while the chain does not answer, or trades cannot be paid (`usecases/run_tick.py`).
     """
     try:
         view = ledger.look(finality_blocks=rules.finality_blocks)
@@ -103,16 +103,16 @@ def _first_look(database: Database, ledger: Ledger, rules: SettlementRules) -> V
 
 
 def _follow(sweep: Sweep) -> None:
-    """Bring what was signed before to where the chain has it, and to the chain where it is not."""
+    """Bring earlier batches up to date with the chain, and send those that it does not have."""
     confirm_trades(sweep)
     expire_stored(sweep)
     resend_batches(sweep)
 
 
 def _moved_on(sweep: Sweep, sleep: Callable[[float], None]) -> Sweep | None:
-    """The same sweep as soon as the chain has mined something more of ours; None if that takes long.
+    """The same sweep once the chain has mined another batch of ours; None if that takes long.
 
-    Then the next sweep goes on: the loop's comes within five seconds.
+    Then the next sweep continues: the loop starts it within five seconds.
     """
     for _ in range(LOOKS):
         view = sweep.ledger.look(finality_blocks=sweep.rules.finality_blocks)
@@ -125,10 +125,9 @@ def _moved_on(sweep: Sweep, sleep: Callable[[float], None]) -> Sweep | None:
 
 
 def _follow_former(sweep: Sweep) -> None:
-    """Bring to an end what was signed with another key, or for another contract, before a deploy changed them.
+    """Follow batches that were signed with another key, or for another contract, before a deploy changed them.
 
-    The same chain can be asked about both. Nothing is signed with a key that is not in use any more: its bytes are sent
-    again as they are.
+    The same chain answers for both. Nothing is signed with a former key: its bytes are sent again unchanged.
     """
     with sweep.transaction() as conn:
         places = batches.former(conn, sweep.account, contract=sweep.ledger.contract)

@@ -1,4 +1,4 @@
-"""A sweep: what its steps share."""
+"""The values that the steps of a sweep share."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ LEASE: Final = "settlement"
 
 
 class LeaseLost(Exception):
-    """The sweep took longer than its lease: another may be at work."""
+    """The sweep took longer than its lease, so another one may be at work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """Where a sweep writes, whom it asks, what it saw of the chain, by which rules. It holds the lease as `holder`."""
+    """One sweep: where it writes, which chain it asks, what it saw, and its rules. It holds the lease as `holder`."""
 
     database: Database
     ledger: Ledger
@@ -32,21 +32,21 @@ class Sweep:
 
     @property
     def account(self) -> Account:
-        """Whose transactions it follows."""
+        """The account whose transactions the sweep follows."""
         return Account(chain_id=self.ledger.chain_id, sender=self.ledger.operator)
 
     def transaction(self) -> AbstractContextManager[Connection]:
-        """A transaction of the database. Nobody is asked or told anything in it."""
+        """A transaction of the database. No network call happens inside it."""
         return self.database.transaction()
 
 
 def say_halted(reason: str, *, data: str | None) -> None:
-    """Nothing can be paid. `data`: what the contract said, as 0x-hex."""
+    """Log that nothing can be paid. `data`: the contract's answer, as 0x-hex."""
     log("settlement.halted", level="error", reason=reason, data=data)
     metric("SettlementHalted", 1)
 
 
 def say_out_of_gas(balance_wei: int, needed_wei: int) -> None:
-    """The operator's account cannot pay the gas."""
+    """Log that the operator's account cannot pay the gas."""
     log("settlement.operator_out_of_gas", level="error", balance_wei=balance_wei, needed_wei=needed_wei)
     metric("OperatorOutOfGas", 1)
