@@ -13,7 +13,7 @@ from tests.support import tools
 
 NEEDY = """
 import pytest
-from tests import tools
+from tests.support import tools
 
 
 def test_one():
