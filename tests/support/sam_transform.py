@@ -21,9 +21,12 @@ def main() -> None:
     """Transform the template with its defaults, as if its code were packed."""
     logging.disable()
     template: dict[str, Any] = yaml_parse(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    for resource in template["Resources"].values():
-        for name in PACKED & resource.get("Properties", {}).keys():
-            resource["Properties"][name] = "s3://bucket/key"
+    for properties in (
+        template["Globals"]["Function"],
+        *(resource.get("Properties", {}) for resource in template["Resources"].values()),
+    ):
+        for name in PACKED & properties.keys():
+            properties[name] = "s3://bucket/key"
     parameters = {name: parameter.get("Default", "x") for name, parameter in template["Parameters"].items()}
     session = boto3.Session(region_name="us-east-1")
     made = Translator({}, Parser(), boto_session=session).translate(template, parameters)

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
@@ -350,6 +351,13 @@ def test_the_template_says_what_runs_and_nests_what_watches() -> None:
     assert nested["Properties"]["Location"] == "infra/watching.yaml"
     assert nested["Properties"]["Parameters"].keys() == WATCHING["Parameters"].keys()
     assert [name for name, one in WATCHING["Parameters"].items() if "Default" in one] == []
+
+
+def test_whoever_deploys_allows_a_nested_template() -> None:
+    config_of_sam = tomllib.loads((ROOT / "samconfig.toml").read_text())
+    for name in ("default", "local"):
+        capabilities = config_of_sam[name]["deploy"]["parameters"]["capabilities"]
+        assert capabilities.split() == ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"]
 
 
 def test_what_watches_is_given_the_names_of_what_runs() -> None:

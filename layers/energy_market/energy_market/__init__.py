@@ -1,1 +1,1 @@
-"""The energy market: what every function shares. `functions -> usecases -> postgres, evm, devices -> domain`."""
+"""The energy market: code that all functions share. `functions -> usecases -> postgres, evm, messages -> domain`."""

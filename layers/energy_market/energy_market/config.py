@@ -1,6 +1,6 @@
-"""Configuration: the one place that reads the environment. What must be set has no default.
+"""Configuration: the one place that reads the environment. A required variable has no default.
 
-No error says what a variable holds, and what holds a secret does not show it: both end in logs.
+No error message quotes a variable's value, and fields that hold a secret are left out of `repr`: both end in logs.
 """
 
 import json
@@ -22,14 +22,14 @@ from energy_market.domain.settings import (
 )
 
 MIN_KEY_CHARACTERS: Final = 32
-"""Of a key of access tokens: as many bits as the hash has (RFC 7518, 3.2), if they are random."""
+"""Minimum length of an access token's key: if random, it has as many bits as the hash (RFC 7518, section 3.2)."""
 
 GWEI_PLACES: Final = 9
-"""Decimals of a gwei down to the wei."""
+"""Decimals of a gwei: 1 gwei is 10**9 wei."""
 
 
 class ConfigurationError(Exception):
-    """A variable that the function needs is missing or makes no sense."""
+    """A required variable is missing or invalid."""
 
 
 def database_url() -> str:
@@ -43,7 +43,7 @@ def database_url() -> str:
 
 
 def settle_function() -> str:
-    """The name of the function that settles, for whoever wakes it."""
+    """The name of the function that settles, for the functions that start it."""
     return _text("SETTLE_FUNCTION")
 
 
@@ -79,7 +79,7 @@ def chain_settings() -> ChainSettings:
 
 
 def confirmations() -> int:
-    """Blocks, a settlement's own included, before its trades are confirmed."""
+    """Blocks, the settlement's own included, after which its trades are confirmed."""
     return _number("CONFIRMATIONS")
 
 
@@ -106,7 +106,7 @@ def settlement_settings() -> SettlementSettings:
 
 
 def lock_timeout_s() -> int:
-    """Seconds that a device has to answer a lock."""
+    """Seconds that a device has for its answer to a lock."""
     return _number("LOCK_TIMEOUT_S")
 
 
@@ -134,7 +134,7 @@ def verified_only() -> bool:
 
 
 def operator_wallets() -> frozenset[str]:
-    """The wallets of the market's operators (EIP-55 spelling), which are all that makes them operators."""
+    """The wallets of the market's operators (EIP-55 spelling). Nothing else makes a user an operator."""
     from energy_market.domain.wallets import parse_address  # noqa: PLC0415 -- few functions need it, and it is slow
 
     text = _text("OPERATOR_WALLETS")
@@ -145,7 +145,7 @@ def operator_wallets() -> frozenset[str]:
 
 
 def dead_letter_queues() -> dict[str, DeadLetterQueue]:
-    """Where messages of devices lie that failed for good, by what they are about."""
+    """The queues of device messages that failed for good, by kind of message."""
     return {
         "lock-responses": DeadLetterQueue(
             url=_text("LOCK_RESPONSES_DEAD_LETTERS"), source_url=_text("LOCK_RESPONSES_QUEUE")
@@ -160,7 +160,7 @@ def device_settings() -> DeviceSettings:
 
 
 def _is_connection_string(url: str) -> bool:
-    """Whether libpq reads it, and takes no part of a password for the server's name."""
+    """Whether libpq can read it, without taking a part of the password for the server's name."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
@@ -172,7 +172,7 @@ def _is_connection_string(url: str) -> bool:
 
 
 def _jwt_keys() -> dict[str, str]:
-    """Each key by its id, in their order. Nothing that is said of them says what they are."""
+    """Each secret by its key id, in the configured order. Error messages never quote a secret."""
     try:
         pairs = json.loads(_text("JWT_KEYS"), object_pairs_hook=list)
     except ValueError:
@@ -196,7 +196,7 @@ def _text(name: str) -> str:
 
 
 def _gwei(name: str) -> int:
-    """In wei, of a decimal number of gwei."""
+    """A decimal number of gwei, in wei."""
     text = _text(name)
     whole, _, part = text.partition(".")
     if not (whole.isdecimal() and (part or "0").isdecimal() and len(part) <= GWEI_PLACES):

@@ -1,8 +1,8 @@
-"""The one connection of a sandbox, behind whatever stands between it and the server.
+"""A sandbox's single connection to the server, direct or through a pooler.
 
-A pooler (PgBouncer, RDS Proxy) may give each transaction another of its sessions with the server, and that session to
-somebody else afterwards. Nothing here relies on a session unless it is known to be ours. And a server, or what stands
-before it, may fall silent without closing the connection: no wait is endless.
+A pooler (PgBouncer, RDS Proxy) may run each transaction in a different server session and give the session to another
+client afterwards. Nothing here relies on session state unless the session is known to be ours. A server or a pooler may
+also fall silent without closing the connection, so every wait has a limit.
 """
 
 import math
@@ -31,48 +31,48 @@ UNAVAILABLE: Final = (
     ReadOnlySqlTransaction,
     *_NOT_OUR_SESSION,
 )
-"""What a later try may well not meet: the server is away, starting, silent, overloaded or full (SQLSTATE classes 08,
+"""Errors that a later try may not meet. The server is away, starting, silent, overloaded or full (SQLSTATE classes 08,
 53, 57, 58), it cancelled the statement or the session (57014, 25P03), another transaction was in the way (40001,
 40P01), it is the former writer after a failover (25006), or a pooler gave a session to two clients (26000, 42P05)."""
 CONNECT_TIMEOUT_S: Final = 3
-"""Seconds for a new connection, to each address that the server's name has."""
+"""Seconds for a new connection, for each address of the server's name."""
 FIRST_ANSWER_S: Final = 2.0
-"""Seconds for the first answer on a connection that was not used for `IDLE_S`: who is silent so long is gone."""
+"""Seconds for the first answer on a connection that was idle for `IDLE_S`; after that the connection counts as lost."""
 IDLE_S: Final = 1.0
 STATEMENT_S: Final = 5.0
-"""Seconds that the server may work on one statement, and that a transaction may stand idle."""
+"""Seconds that the server may spend on one statement, and that a transaction may stay idle."""
 BEYOND_STATEMENT_S: Final = 1.0
-"""Seconds that an answer may take on top: a server that is there gives up first, and keeps the connection."""
+"""Seconds beyond the server's own limit. A live server gives up first, and the connection is kept."""
 T = TypeVar("T")
-# CASE, since of an AND the server may look at the second part first.
+# CASE fixes the order of evaluation; for AND, the server may evaluate the second operand first.
 _WHOSE_SESSION: Final = """
     SELECT CASE WHEN pg_backend_pid() = %(told)s
            THEN set_config('statement_timeout', %(limit)s, false)
                 || set_config('idle_in_transaction_session_timeout', %(limit)s, false) END,
            current_setting('transaction_read_only')"""
-# Neither is a query: SET TRANSACTION may follow.
+# Neither statement is a query, so SET TRANSACTION may still follow.
 _LIMITS: Final = sql.SQL(
     "SET LOCAL statement_timeout = {0}; SET LOCAL idle_in_transaction_session_timeout = {0}; SHOW transaction_read_only"
 )
-_INTERVAL_S: Final = 0.1  # psycopg looks for signals, and for the end of a wait, so often
+_INTERVAL_S: Final = 0.1  # how often psycopg checks for signals and for the end of a wait
 
 
 class Unreachable(psycopg.OperationalError):
-    """No connection could be made: whatever else is to be done now will not find one either."""
+    """No connection could be made, and further attempts now would fail as well."""
 
 
 class ReadsOnly(Unreachable):
-    """It was a former writer, a failover ago: what is read there is old, and nothing can be written."""
+    """The server is the former writer after a failover: its data is outdated, and it accepts no writes."""
 
 
 class Silent(psycopg.OperationalError):
-    """The server did not answer in time. The connection is dropped; what was under way may have happened or not."""
+    """The server did not answer in time. The connection is dropped; the statement under way may or may not have run."""
 
 
 class BoundedConnection(Connection):
-    """A connection on which no answer is waited for longer than `answer_s`, nor beyond `deadline` (monotonic seconds).
+    """A connection that waits at most `answer_s` for an answer, and never beyond `deadline` (monotonic seconds).
 
-    `is_shared`: the server's session may be another's each time. Then each transaction begins with its limits.
+    `is_shared`: each transaction may run in another server session, so each one sets its own limits.
     """
 
     answer_s: float = math.inf
@@ -82,10 +82,10 @@ class BoundedConnection(Connection):
     _answered_at: float = -math.inf
 
     def wait(self, gen: PQGen[T], interval: float = _INTERVAL_S, timeout: float | None = None) -> T:
-        """Talk to the server, as psycopg does for every statement. Raises `Silent`."""
+        """Wait for the server; psycopg calls this for every statement. Raises `Silent`."""
         left_s = min(self._patience_s(), math.inf if timeout is None else timeout)
         if left_s <= 0:
-            self.close()  # nothing is sent: a COMMIT that nobody waits for would only leave doubt
+            self.close()  # send nothing: the outcome of a COMMIT without a wait would be unknown
             raise Silent("There is no time left to ask the server.")
         try:
             done = super().wait(gen, interval, None if left_s == math.inf else left_s)
@@ -113,14 +113,14 @@ def connect(
 ) -> BoundedConnection:
     """A new connection in autocommit mode, whose times are in UTC.
 
-    `statement_s`: how long the server may work on a statement, and a transaction may stand idle; None: no limit.
-    `deadline`: when to give up for good, in seconds of `time.monotonic`. `prepare`: prepare what is repeated, if the
-    session is ours. Raises `Unreachable`, `ReadsOnly` among them.
+    `statement_s`: limit for a statement's work on the server, and for an idle transaction; None: no limit. `deadline`:
+    time of `time.monotonic` after which no answer is awaited. `prepare`: prepare repeated statements, if the session is
+    ours. Raises `Unreachable` or its subclass `ReadsOnly`.
     """
     if deadline - monotonic() < connect_timeout_s:
         raise Unreachable("There is no time left to connect.")
-    # libpq sends it as a parameter of the session's start, which poolers keep for each client. As `options` they
-    # would refuse it.
+    # libpq sends PGTZ as a startup parameter, which poolers keep for each client. They would reject it inside
+    # `options`.
     os.environ["PGTZ"] = "UTC"
     try:
         connection = BoundedConnection.connect(url, autocommit=True, connect_timeout=connect_timeout_s)
@@ -133,7 +133,7 @@ def connect(
         if connection.is_shared or not prepare:
             connection.prepare_threshold = None
         else:
-            # Names that no other client has: were the session another's after all, its statement would never be ours.
+            # Random names: if the session does belong to another client after all, its statements never have our names.
             connection._prepared._prepared_idx = secrets.randbits(63)  # noqa: SLF001 -- psycopg counts from 0
     except BaseException as error:
         connection.close()
@@ -144,10 +144,10 @@ def connect(
 
 
 def _find_out_whose_session(connection: BoundedConnection, *, statement_s: float | None) -> None:
-    """Set the session's limits if it is ours for as long as the connection lasts; otherwise only take note of it.
+    """Set the session's limits if the session is ours while the connection lasts; otherwise only mark it as shared.
 
-    A pooler invents the process id that it tells a client: it must recognise that client's cancellations. So a session
-    whose process has the id that we were told is one that we talk to directly.
+    A pooler invents the process id that it reports to a client, to recognise that client's cancellations. If the
+    session's real process id equals the reported one, no pooler stands between.
     """
     limit_ms = 0 if statement_s is None else round(1000 * statement_s)
     ((done, only_reads),) = connection.execute(
@@ -179,13 +179,13 @@ class Database:
         self._connection: BoundedConnection | None = None
 
     def start_deadline(self, deadline_s: float) -> None:
-        """From now on for so many seconds the server is waited for; what is asked later raises at once."""
+        """Set a deadline `deadline_s` from now: later statements wait no longer, and raise at once after it."""
         self._deadline = monotonic() + deadline_s
         if self._connection is not None:
             self._connection.deadline = self._deadline
 
     def statement(self, work: Callable[[Connection], T]) -> T:
-        """What `work` finds out by one statement, which is a transaction of its own: nothing else is sent.
+        """Run `work`, which executes one statement, without BEGIN and COMMIT: the statement is its own transaction.
 
         Only for statements that are safe to repeat: if the kept connection is gone, the statement runs again on a new
         one. Raises as `transaction` does.
@@ -204,8 +204,8 @@ class Database:
         """One transaction: committed at the end of the block, rolled back when it raises.
 
         Raises one of `UNAVAILABLE` when the database cannot serve now, `Unreachable` among them. If the connection
-        breaks, or falls silent, while COMMIT is under way nobody knows whether it took effect: whoever calls must be
-        able to do the same again.
+        breaks or falls silent during COMMIT, it is unknown whether the transaction took effect. The caller must be able
+        to repeat it without harm.
         """
         with self._left_clean(), ExitStack() as stack:
             yield self._begin(stack)
@@ -218,26 +218,26 @@ class Database:
 
     @contextmanager
     def _left_clean(self) -> Iterator[None]:
-        """Keep the connection only if the next one can use it."""
+        """Drop the connection if the next transaction could not use it."""
         try:
             yield
         except ReadOnlySqlTransaction:
-            self.close()  # another server writes now; this one would refuse for as long as it is asked
+            self.close()  # another server is the writer now; this one would refuse every time
             raise
         except _NOT_OUR_SESSION:
             self._prepares = False
             self.close()
             raise
         finally:
-            # A connection that is kept has no transaction open: in one that lingered, the next would only be a part.
+            # A kept connection has no open transaction: the next transaction would only be nested in it.
             if self._connection is not None and self._connection.info.transaction_status != TransactionStatus.IDLE:
                 self.close()
 
     def _begin(self, stack: ExitStack) -> BoundedConnection:
         """Begin a transaction, on a new connection if the kept one is gone.
 
-        A server that restarted, or a proxy that dropped an idle connection, is only noticed by talking to it.
-        BEGIN is what we say first anyway, and the only statement that may be said twice without a thought.
+        Only traffic shows that a server restarted or that a proxy dropped an idle connection. BEGIN is the first
+        statement in any case, and repeating it is always harmless.
         """
         if self._connection is not None and not self._connection.closed:
             try:
@@ -252,7 +252,7 @@ class Database:
 
     @staticmethod
     def _limited(connection: BoundedConnection) -> BoundedConnection:
-        """In a session that is not ours the limits are the transaction's, and the server may be another one, too."""
+        """Set the limits per transaction in a shared session, and check that its server accepts writes."""
         if connection.is_shared:
             cursor = connection.execute(_LIMITS.format(sql.Literal(connection.limit_ms)))
             while cursor.nextset():
@@ -262,7 +262,7 @@ class Database:
         return connection
 
     def _connect(self) -> BoundedConnection:
-        """A new connection, which is kept."""
+        """Open a new connection and keep it."""
         self.close()
         self._connection = connect(
             self._url, statement_s=self._statement_s, deadline=self._deadline, prepare=self._prepares
@@ -272,10 +272,10 @@ class Database:
 
 @contextmanager
 def read_only(url: str, *, deadline_s: float) -> Iterator[Connection]:
-    """A connection for this block, whose transactions write nothing, in autocommit mode. How long they take is theirs.
+    """A connection in autocommit mode for this block, whose transactions write nothing. Callers limit their statements.
 
-    Nothing is waited for longer than `deadline_s` from now. Raises `psycopg.OperationalError` when the database cannot
-    be reached.
+    No wait lasts longer than `deadline_s` from now. Raises `psycopg.OperationalError` when the database cannot be
+    reached.
     """
     with connect(url, statement_s=None, deadline=monotonic() + deadline_s) as connection:
         connection.read_only = True

@@ -1,4 +1,4 @@
-"""One JSON line an outcome. Lambda sends what is printed to CloudWatch Logs."""
+"""One JSON line per outcome. Lambda forwards what is printed to CloudWatch Logs."""
 
 import json
 import sys
@@ -12,12 +12,12 @@ Unit = Literal["Count", "Milliseconds", "Seconds", "None"]
 
 
 def log(event: str, *, level: Level = "info", **fields: object) -> None:
-    """Print one line about what happened. `event` is a dotted word; never pass a body, a token or a key."""
+    """Print one line about an event. `event` is a dotted word; never pass a body, a token or a key."""
     _print({"event": event, "level": level, **fields})
 
 
 def metric(name: str, value: float, unit: Unit = "Count", *, by: Mapping[str, str] | None = None) -> None:
-    """Print one line that CloudWatch takes for a metric (embedded metric format): as a whole, and `by` a dimension."""
+    """Print one line that CloudWatch reads as a metric (embedded metric format): the total, and `by` a dimension."""
     dimensions = [[], [*by]] if by else [[]]
     _print(
         {
@@ -34,6 +34,6 @@ def metric(name: str, value: float, unit: Unit = "Count", *, by: Mapping[str, st
 
 
 def _print(line: dict[str, object]) -> None:
-    # One write, so that lines of concurrent threads do not mix.
+    # A single write, so that lines of concurrent threads do not mix.
     sys.stdout.write(json.dumps(line, default=str, separators=(",", ":")) + "\n")
     sys.stdout.flush()

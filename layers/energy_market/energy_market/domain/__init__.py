@@ -1,1 +1,1 @@
-"""The market's rules, free of I/O and of third-party code."""
+"""The market's rules: free of I/O; third-party code only for cryptography."""

@@ -1,12 +1,13 @@
-"""Which orders a tick must look at, if all others were looked at before.
+"""Which orders a tick must read, given that an earlier tick has matched all others.
 
-A tick that has looked at everything leaves no two orders that could trade: while it walks, what orders and devices have
-left only falls. So whatever trades in the next one has a side that is *new* since: an order that came, came back, grew
-or got its device, or an ask whose device is there again or has more to give. It is enough to look at these and at the
-resting orders that they reach by price: the walk over them makes the same trades as the walk over the whole book.
+A tick that has matched the whole book leaves no two orders that could trade: during its walk, the remainders of orders
+and devices only fall. Any later trade therefore has a side that is *new* since: an order that arrived, returned, grew
+or got its device, or an ask whose device is back or has more energy. It is enough to match the new orders with the
+resting orders that they reach by price. That walk makes the same trades as a walk over the whole book.
 
-Of the resting orders only the best are read, as many as the new ones can take and a few more. Whether that was enough
-shows afterwards: an order that found no partner, or a worse one than the last that was read, might have found another.
+Only the best resting orders are read: as many as the new ones can take, and a few more. Afterwards it is checked
+whether that was enough: a new order without a partner, or with a partner worse than the last one read, might have found
+another.
 """
 
 from collections import Counter
@@ -30,14 +31,14 @@ from energy_market.domain.matching import (
 Order = TypeVar("Order", WholeAsk, WholeBid)
 
 Limit: TypeAlias = tuple[int, int]
-"""(price in micro-tokens a kWh that just still counts, how many orders at most)."""
+"""(Worst price that still counts, in micro-tokens per kWh; maximum number of orders)."""
 Place: TypeAlias = tuple[int, int]
-"""(price, below zero for a bid; arrival): of two orders of a side the lower place comes first."""
+"""(Price, below zero for a bid; arrival). On one side of the book, the order with the lower place comes first."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Wanted:
-    """The resting orders to be read: the best of each size, and of each kind. Sizes in Wh."""
+    """The resting orders to be read: the best of each size and of each kind. Sizes in Wh."""
 
     asks_of_size: dict[int, Limit] = field(default_factory=dict)
     bids_of_size: dict[int, Limit] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Wanted:
 
 @dataclass(slots=True, kw_only=True)
 class Bounds:
-    """The places of the last orders that were read, where there are more."""
+    """The places of the last orders that were read, for each list that was not read to its end."""
 
     asks_of_size: dict[int, Place] = field(default_factory=dict)
     bids_of_size: dict[int, Place] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Bounds:
     partial_bids: Place | None = None
 
     def any(self) -> bool:
-        """Whether there is more than was read."""
+        """Whether any list was not read to its end."""
         return bool(
             self.asks_of_size
             or self.bids_of_size
@@ -71,10 +72,10 @@ class Bounds:
 
 
 def reached_by(new: Book, *, margin: int) -> Wanted:
-    """The orders that new ones reach by price: as many as these take, `margin` more of each size and kind.
+    """The resting orders that new ones reach by price: as many as these can take, plus `margin` of each size and kind.
 
-    Of a size each new order takes one at most. An order that may be filled in parts may take any number. The new ones
-    lie in the book among those that rest, and may be taken by them, so they are counted as well.
+    A new order takes at most one order of its size. An order that may be filled in parts may take any number. New
+    orders also compete with the resting ones for the same partners, so they are counted as well.
     """
     new_of_size = Counter(order[WHOLE_SIZE] for order in (*new.whole_asks, *new.whole_bids))
     wanted = Wanted(
@@ -101,12 +102,12 @@ def reached_by(new: Book, *, margin: int) -> Wanted:
 
 
 def _best_of_sizes(orders: Sequence[WholeAsk] | Sequence[WholeBid]) -> Iterable[tuple[int, int]]:
-    """(size, the price of its best order) of orders in their natural order: seen from the back, a size's last."""
+    """(Size, best price of that size) of orders in natural order. From the back, a size's last order is its best."""
     return {order[WHOLE_SIZE]: order[WHOLE_PRICE] for order in reversed(orders)}.items()
 
 
 def merged(one: Book, other: Book) -> Book:
-    """One book of two, each order once."""
+    """Both books as one, each order once."""
     return Book(
         _merged(one.whole_asks, other.whole_asks),
         _merged(one.whole_bids, other.whole_bids),
@@ -116,7 +117,7 @@ def merged(one: Book, other: Book) -> Book:
 
 
 def _merged(one: list[Order], other: list[Order]) -> list[Order]:
-    """Sorted, since both are: two runs, which Python merges."""
+    """Both lists as one, sorted. Both are sorted already, so Python's sort merges two runs."""
     return [order for order, _ in groupby(sorted(one + other))]
 
 
@@ -125,8 +126,8 @@ def looked_far_enough(
 ) -> bool:
     """Whether no order beyond the bounds could have changed the matches.
 
-    A new order looked as far as the worst partner that it got when it got all that it can trade, else as far as its
-    price: not beyond the last that was read, or there may be one that comes first.
+    A new order has looked as far as its worst partner if it traded all that it can, and otherwise as far as its price.
+    If that lies beyond the last order read, an unread order might come first.
     """
     whole, partial = (*seen.whole_asks, *seen.whole_bids), (*seen.partial_asks, *seen.partial_bids)
     matched = {arrival for ask, bid, *_ in matches for arrival in (ask, bid)}

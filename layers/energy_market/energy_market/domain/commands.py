@@ -1,4 +1,4 @@
-"""What a device is told of a trade."""
+"""The commands that a device is sent for a trade."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,5 +26,5 @@ class Command:
 
     @property
     def topic(self) -> str:
-        """Where the device listens for it."""
+        """The topic on which the device receives it."""
         return topics.of(topics.TO_DEVICES[self.kind], self.device_id)

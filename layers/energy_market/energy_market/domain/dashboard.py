@@ -1,4 +1,4 @@
-"""What one has bought and sold. Only confirmed trades count as energy moved and tokens paid."""
+"""A user's purchases and sales. Only confirmed trades count as energy moved and tokens paid."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -16,7 +16,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Day(Totals):
-    """One day (UTC) of it; `complete` when it is over."""
+    """Totals of one day (UTC); `complete` once the day is over."""
 
     day: date
     complete: bool
@@ -28,5 +28,5 @@ class Dashboard:
 
     totals: Totals
     open_orders: int
-    trades: dict[str, int]  # how many have each status
+    trades: dict[str, int]  # number of trades by status
     days: list[Day]

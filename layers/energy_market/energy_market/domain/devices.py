@@ -15,10 +15,10 @@ DeviceStatus = Literal["Provisioning", "Registered", "Online", "Offline", "Remov
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A device. `available_wh`: what may be sold, reserved energy included; `free_wh`: what of it is not promised.
+    """A device. `available_wh`: energy for sale, reserved energy included; `free_wh`: the part not yet promised.
 
-    Both by its latest status and what it has reported of deliveries since; never below zero.
-    `refused`: topic, code, field and sentence of the latest message, or part of one, that was not taken.
+    Both follow from the latest status and from the deliveries reported since; they are never below zero.
+    `refused`: topic, code, field and sentence of the latest message that was refused, in whole or in part.
     """
 
     id: UUID
@@ -39,7 +39,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a device sent, as it was kept: `payload` is the text of a JSON object."""
+    """A message from a device, as it was kept: `payload` is the text of a JSON object."""
 
     id: int
     kind: ReportKind
@@ -49,7 +49,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """A certificate that speaks for a device: for good, or until a moment that is near."""
+    """A certificate that is valid for a device, for good or until `valid_until`."""
 
     id: str
     device_id: UUID

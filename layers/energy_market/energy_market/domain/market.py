@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 ChainHalt = Literal["chain_unreachable", "chain_unfit"]
-"""Reason why nothing is matched: no sweep could ask the chain lately, or it says that trades cannot be paid on it."""
+"""Reason why nothing is matched: no sweep could reach the chain lately, or the chain cannot pay trades."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class Level:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSummary:
-    """Where the market stands. Volume counts trades confirmed in the last 24 hours, supply and demand open orders."""
+    """The market's current prices. Volume: trades confirmed in the last 24 hours. Supply and demand: open orders."""
 
     last_micro: int | None
     last_at: datetime | None
@@ -34,9 +34,9 @@ class PriceSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candle:
-    """All confirmed trades of one interval, by the time of their confirmation.
+    """All trades confirmed in one interval.
 
-    `complete`: the interval is over, and no confirmation that fell into it is still being written.
+    `complete`: the interval is over, and no confirmation that belongs to it is still being written.
     """
 
     start: datetime

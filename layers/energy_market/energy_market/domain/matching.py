@@ -1,11 +1,11 @@
 """The matching rule: price-time priority.
 
 The specification, section 5: asks by price ascending, bids by price descending, and each ask takes the first bid whose
-price reaches it and whose size fits. With orders that trade wholly or not at all this is exactly the specification's
-loop; orders that may be filled in parts, devices' free energy and "nobody trades with himself" extend it.
+price reaches it and whose size fits. If all orders trade wholly or not at all, this is exactly the specification's
+loop. Orders that may be filled in parts, the devices' free energy and "no user trades with themselves" extend it.
 
-Orders are plain tuples in the order of the book's indexes: a tick may see a hundred thousand of them, and making an
-object of each would cost more than matching them all.
+Orders are plain tuples in the order of the book's indexes. A tick may read a hundred thousand orders, and making an
+object of each would take longer than matching them all.
 """
 
 from bisect import bisect_left
@@ -14,30 +14,30 @@ from dataclasses import dataclass, field
 from typing import Final
 
 RULE_VERSION: Final = 2
-"""Kept with each trade. A change of the rule, or of what it is given, that changes any trade raises it.
+"""Version stored with each trade. Any change to the rule or to its input that changes a trade raises it.
 
-2: devices pause after failures, and what was fed is promised no more.
+2: devices pause after failures, and delivered energy is no longer promised.
 """
 
 WholeAsk = tuple[int, int, int, int, int]
-"""(energy in Wh, price in micro-tokens a kWh, arrival, user, device) of an ask that trades wholly or not at all."""
+"""(Energy in Wh, price in micro-tokens per kWh, arrival, user, device) of an all-or-none ask."""
 WholeBid = tuple[int, int, int, int]
-"""(energy, price *below zero*, arrival, user): of both sides the natural order is size, then priority."""
+"""(Energy, price *below zero*, arrival, user). On both sides the natural order is size first, then priority."""
 PartialAsk = tuple[int, int, int, int, int]
-"""(price, arrival, energy that remains, user, device) of an ask that may be filled in parts."""
+"""(Price, arrival, remaining energy, user, device) of an ask that may be filled in parts."""
 PartialBid = tuple[int, int, int, int]
-"""(price below zero, arrival, energy that remains, user)."""
+"""(Price below zero, arrival, remaining energy, user)."""
 Match = tuple[int, int, int, int]
-"""One trade to be made: (arrival of the ask, arrival of the bid, energy in Wh, price in micro-tokens a kWh)."""
+"""A trade to be made: (arrival of the ask, arrival of the bid, energy in Wh, price in micro-tokens per kWh)."""
 WHOLE_SIZE, WHOLE_PRICE, WHOLE_ARRIVAL = 0, 1, 2
 PARTIAL_PRICE, PARTIAL_ARRIVAL, PARTIAL_SIZE = 0, 1, 2
 DEVICE: Final = 4
-"""Where an order has what, outside of the loops that unpack it."""
+"""Positions in an order's tuple, for code outside of the loops that unpack it."""
 
 
 @dataclass(slots=True)
 class Book:
-    """Open orders, each list in its natural order. An `arrival` grows with time of arrival and is unique."""
+    """Open orders, each list in its natural order. `arrival` is unique and grows with the time of arrival."""
 
     whole_asks: list[WholeAsk] = field(default_factory=list)
     whole_bids: list[WholeBid] = field(default_factory=list)
@@ -52,14 +52,14 @@ class Book:
 def match(book: Book, free_wh: Mapping[int, int]) -> list[Match]:
     """The trades of one tick.
 
-    `free_wh`: energy each device can still promise; a device that is not in it (offline, silent) gives none.
-    Walk the asks, cheapest first, then oldest. Each takes the first bid, dearest first, then oldest, whose price
-    reaches its own and whose size fits, and goes on to the next until nothing tradable is left of it.
+    `free_wh`: energy that each device can still promise; a device that is missing (offline, silent) has none.
+    Walk the asks, cheapest first, then oldest. Each ask takes the first bid, dearest first, then oldest, whose price
+    reaches its own and whose size fits, and continues with the next bid until nothing tradable remains.
 
-    - The trade's size is the smaller of what both can trade; an all-or-none order trades wholly, with one
-      counterparty, or is passed over.
-    - What an ask can trade is bounded by its device's free energy, which falls during the walk.
-    - The trade's price is that of the older order. Nobody trades with himself.
+    - The trade's size is the smaller of the two tradable amounts; an all-or-none order trades wholly, with one
+      counterparty, or is skipped.
+    - An ask can trade at most its device's free energy, which falls during the walk.
+    - The trade's price is that of the older order. No user trades with themselves.
 
     A pure function: the same book gives the same trades.
     """
@@ -71,10 +71,11 @@ def match(book: Book, free_wh: Mapping[int, int]) -> list[Match]:
 
 
 def _match_sizes(book: Book, free_wh: Mapping[int, int]) -> list[Match] | None:  # noqa: C901 -- calls would cost more
-    """The walk where all orders trade wholly: each size is a book of its own.
+    """The walk if all orders are all-or-none: each size is a separate book.
 
-    In it the cheapest ask meets the dearest bid while they cross, and one's own bid is left for the next ask. Only a
-    device's free energy, when it runs short, ties the sizes together: None, and the walk over all is to be made.
+    Within a size, the cheapest ask meets the dearest bid while their prices cross; a user's own bid is left for the
+    next ask. Sizes affect each other only if a device runs short of free energy: then the answer is None, and `_walk`
+    is needed.
     """
     asks, bids = book.whole_asks, book.whole_bids
     left_wh = dict(free_wh)
@@ -90,7 +91,7 @@ def _match_sizes(book: Book, free_wh: Mapping[int, int]) -> list[Match] | None: 
             continue
         after_ask, after_bid = bisect_left(asks, (size + 1,), first_ask), bisect_left(bids, (size + 1,), first_bid)
         waiting = bids[first_bid:after_bid]
-        waiting.reverse()  # best last, so that taking the best is cheap
+        waiting.reverse()  # best last, so that removing the best is cheap
         for _, price, arrival, user, device in asks[first_ask:after_ask]:
             _, bid_price, bid_arrival, bid_user = waiting[-1]
             if price + bid_price > 0:
@@ -122,7 +123,7 @@ def _best_of_another(waiting: list[WholeBid], user: int) -> int:
 
 
 def _walk(book: Book, free_wh: Mapping[int, int]) -> list[Match]:  # noqa: C901 -- calls would cost more
-    """The walk over all asks. In its lists an order that trades wholly has its size below zero."""
+    """The walk over all asks. Its lists hold the size of an all-or-none order below zero."""
     left_wh = dict(free_wh)
     asks = book.partial_asks
     if book.whole_asks:
@@ -136,7 +137,7 @@ def _walk(book: Book, free_wh: Mapping[int, int]) -> list[Match]:  # noqa: C901 
         if not open_wh[first]:
             first = bids.first_open()
         if rows[first][0] + price > 0:
-            break  # nor does any later ask reach any bid
+            break  # no later ask reaches any bid either
         free = left_wh.get(device, 0)
         if size < 0:
             found = bids.first_for_all_of(-size, price, user) if free >= -size else None
@@ -177,9 +178,9 @@ def _walk(book: Book, free_wh: Mapping[int, int]) -> list[Match]:  # noqa: C901 
 class _Bids:
     """The bids of one walk, best first; a bid's place in that order is its rank.
 
-    The best open bid nearly always fits. Where it does not, searching all bids for "the first that fits" is what makes
-    the specification's loop quadratic: those that trade wholly are found by size, and after a few misfits the others by
-    trees, which are made when they are first needed.
+    The best open bid nearly always fits. Where it does not, searching all bids for the first that fits would make the
+    walk quadratic, as in the specification's loop. All-or-none bids are therefore found by size. After a few misfits,
+    the others are found with trees, which are built when first needed.
     """
 
     def __init__(self, book: Book) -> None:
@@ -188,38 +189,38 @@ class _Bids:
             self.rows += [(price, arrival, -size, user) for size, price, arrival, user in book.whole_bids]
             self.rows.sort()
         self.rows.append(_END)
-        self.open_wh = [size for _, _, size, _ in self.rows]  # below zero: to be taken wholly; zero: taken
+        self.open_wh = [size for _, _, size, _ in self.rows]  # below zero: all-or-none; zero: taken
         self._first = self._first_partial = 0
         self._has_partial = bool(book.partial_bids)
         self.has_trees = False
-        self._by_need: _FirstAtMost | None = None  # the least that each open bid takes
-        self._by_room: _FirstAtMost | None = None  # what is left of each partial bid, below zero
-        self._of_size: dict[int, list[int]] = {}  # of those to be taken wholly; best last
+        self._by_need: _FirstAtMost | None = None  # the smallest amount that each open bid takes
+        self._by_room: _FirstAtMost | None = None  # the remainder of each partial bid, below zero
+        self._of_size: dict[int, list[int]] = {}  # ranks of all-or-none bids by size; best last
         if book.whole_asks:
             for rank in range(len(self.rows) - 2, -1, -1):
                 if self.open_wh[rank] < 0:
                     self._of_size.setdefault(-self.open_wh[rank], []).append(rank)
 
     def first_open(self) -> int:
-        """The best open bid; the end, which no ask reaches, if there is none."""
+        """The rank of the best open bid; of the end, which no ask reaches, if no bid is open."""
         while not self.open_wh[self._first] and self.rows[self._first] is not _END:
             self._first += 1
         return self._first
 
     def first_for_all_of(self, size: int, price: int, user: int) -> int | None:
-        """The best bid of somebody else that takes exactly so much."""
+        """The rank of the best bid of another user that takes exactly `size`."""
         found = self._whole_bid(size, price, user)
         return self._partial_bid(size, price, user, better_than=found) if self._has_partial else found
 
     def first_that_takes_at_most(self, tradable_wh: int, *, start: int) -> int | None:
-        """The best bid from `start` on that takes so much or a part of it."""
+        """The rank of the best bid, at `start` or later, that takes `tradable_wh` or less."""
         if self._by_need is None:
             self.has_trees = True
             self._by_need = _FirstAtMost([_need_wh(open_wh) for open_wh in self.open_wh])
         return self._by_need.first(start, tradable_wh)
 
     def note(self, rank: int) -> None:
-        """What is open of a bid has changed."""
+        """Update the trees after a change to a bid's open energy."""
         if self._by_need is not None:
             self._by_need.set(rank, _need_wh(self.open_wh[rank]))
         if self._by_room is not None:
@@ -257,21 +258,21 @@ class _Bids:
 
 
 _END: Final[PartialBid] = (1, 0, 0, -1)  # a price that no ask reaches
-_MANY: Final = 16  # misfits in a row, after which it pays to ask a tree
+_MANY: Final = 16  # misfits in a row, after which a tree is quicker
 _NEVER: Final = 2**62  # more than any order's energy
 
 
 def _need_wh(open_wh: int) -> int:
-    """The least that a bid takes."""
+    """The smallest amount that a bid takes."""
     if not open_wh:
         return _NEVER
     return 1 if open_wh > 0 else -open_wh
 
 
 class _FirstAtMost:
-    """A list of numbers that tells fast which is the first, from some place on, that is at most so much.
+    """A list of numbers that quickly finds the first one, at or after a place, that does not exceed a limit.
 
-    A binary tree in an array: the leaves are the numbers, every other node holds the least of the two below it.
+    A binary tree in an array: the leaves are the numbers, and every other node holds the minimum of its two children.
     """
 
     def __init__(self, values: list[int]) -> None:
@@ -290,12 +291,12 @@ class _FirstAtMost:
             self._least[node] = min(self._least[2 * node], self._least[2 * node + 1])
 
     def first(self, start: int, limit: int) -> int | None:
-        """The first place from `start` on whose number is at most `limit`; None if there is none."""
+        """The first place, at `start` or later, whose number is at most `limit`; None if there is none."""
         if start >= self._count:
             return None
         node = self._leaves + start
         while self._least[node] > limit:
-            while node % 2:  # a right child: what comes next lies beside one of its parents
+            while node % 2:  # a right child: the next subtree lies beside one of its ancestors
                 node //= 2
             if node == 0:
                 return None

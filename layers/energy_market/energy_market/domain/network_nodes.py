@@ -1,4 +1,4 @@
-"""Nodes of the network that carries devices' messages."""
+"""Nodes of the network that carries the devices' messages."""
 
 from dataclasses import dataclass
 from datetime import datetime

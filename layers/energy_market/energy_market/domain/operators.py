@@ -1,4 +1,4 @@
-"""Operators of the market: whoever signs in with a wallet that the configuration names, and nobody else."""
+"""Operators of the market: users who sign in with a wallet that the configuration names."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ MAX_REASON_CHARACTERS: Final = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operator:
-    """Who acts."""
+    """The operator who acts."""
 
     user_id: UUID
     wallet_address: str  # EIP-55 spelling
@@ -21,7 +21,7 @@ class Operator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """What an operator did, to what, and why. `before` and `after` are of what it changed."""
+    """An operator's act, its subject, and the reason. `before` and `after` describe the subject."""
 
     id: int
     operator_id: UUID
@@ -36,12 +36,12 @@ class Act:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketState:
-    """Whether the market is paused, and since when it is or is not."""
+    """Whether the market is paused, and when it was last paused or resumed."""
 
     paused: bool
     changed_at: datetime
 
 
 def not_an_operator() -> Forbidden:
-    """The answer to everybody else."""
+    """The answer to users who are not operators."""
     return Forbidden("not_an_operator", "This is for the market's operators.")

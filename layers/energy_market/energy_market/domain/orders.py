@@ -34,7 +34,7 @@ Unmatchable = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderTerms:
-    """What somebody asks of the market. Energy in Wh, the limit price in micro-tokens per kWh."""
+    """The terms of an order. Energy in Wh, the limit price in micro-tokens per kWh."""
 
     type: OrderType
     energy_wh: int
@@ -52,10 +52,10 @@ class OrderTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """An order as it stands. Energy in Wh; filled is what is confirmed, pending what is in trades under way.
+    """An order's current state. Energy in Wh; filled: in confirmed trades; pending: in trades under way.
 
-    `shown_wh` is what of it the book and the price count, as of the loop's last step: what could trade then.
-    `unmatchable` says why the matcher passes an open order over, None when it does not, or to others than its owner.
+    `shown_wh`: the part that the book and the price count, as of the loop's last step: what could trade then.
+    `unmatchable`: why the matcher skips an open order. It is None if the matcher does not, and for all but the owner.
     """
 
     id: UUID

@@ -34,12 +34,12 @@ def parse_price(value: object) -> int:
 
 
 def parse_price_bound(value: object) -> int:
-    """A price to compare others with, in micro-tokens per kWh: as `parse_price`, but 0 is one like any other."""
+    """A price bound in micro-tokens per kWh: as `parse_price`, but 0 is allowed."""
     return _scaled(value, decimals=PRICE_DECIMALS, limit=MAX_PRICE_MICRO, name="token_price")
 
 
 def parse_reported_kwh(value: object, *, name: str) -> int:
-    """A meter's or a battery's energy in watt-hours: as `parse_kwh`, but 0 is a reading like any other."""
+    """A meter's or a battery's energy in watt-hours: as `parse_kwh`, but 0 is allowed."""
     return _scaled(value, decimals=KWH_DECIMALS, limit=MAX_ENERGY_WH, name=name)
 
 
@@ -59,7 +59,7 @@ def tokens(amount_nano: int) -> int | Decimal:
 
 
 def _scaled(value: object, *, decimals: int, limit: int, name: str) -> int:
-    """`value * 10**decimals` as an integer. Looks at digits only: `Decimal` arithmetic would round at its context."""
+    """`value * 10**decimals` as an integer. Reads the digits only: `Decimal` arithmetic would round at its context."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise InvalidRequest(f"invalid_{name}", f"{name} must be a JSON number.")
     sign, digits, exponent = Decimal(value).as_tuple()
@@ -85,6 +85,6 @@ def _scaled(value: object, *, decimals: int, limit: int, name: str) -> int:
 
 
 def _unscaled(value: int, decimals: int) -> int | Decimal:
-    # Exact: nothing here has more than the 28 digits that `Decimal` divides without rounding.
+    # Exact: no value here has more than the 28 digits that `Decimal` divides without rounding.
     unit: int = 10**decimals
     return Decimal(value) / unit if value % unit else value // unit

@@ -1,8 +1,8 @@
-"""A session goes on with a refresh token: "<session id>.<secret>", of which the database keeps the secret's hash.
+"""A session continues with a refresh token, "<session id>.<secret>"; the database keeps only the secret's hash.
 
-A session's first secret is 256 random bits, and each later one is derived from the one before under a configured key:
-whoever lost an answer can have it again, though the database has nothing but hashes. A plain hash is enough, since
-there is nothing to guess.
+A session's first secret is 256 random bits. Each later one is derived from its predecessor under a configured key, so a
+client that lost an answer can get it again although the database holds only hashes. A plain hash is enough, because a
+secret cannot be guessed.
 """
 
 import base64
@@ -17,9 +17,9 @@ from uuid import UUID
 from energy_market.domain.errors import Unauthorized
 
 LIFE_S: Final = 7 * 24 * 3600
-MAX_SESSIONS_OF_A_USER: Final = 50  # one more ends the oldest
+MAX_SESSIONS_OF_A_USER: Final = 50  # one more session ends the oldest
 HAD_AGAIN_S: Final = 600
-"""Seconds after its rotation for which a token gives its successor once more, as long as nobody has used that one."""
+"""Seconds after its rotation in which a token yields its successor again, as long as that successor is unused."""
 _SUCCESSOR: Final = b"refresh token's successor\0"
 _TOKEN: Final = re.compile(
     r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.([A-Za-z0-9_-]{43})", re.ASCII
@@ -35,11 +35,11 @@ class RefreshToken:
 
     @property
     def token_hash(self) -> bytes:
-        """What the database keeps."""
+        """The hash that the database keeps."""
         return hash_of(self.secret)
 
     def successor(self, key: str) -> str:
-        """The secret that follows this one: 43 characters, the same each time (HMAC-SHA256 under `key`)."""
+        """The secret that follows this one: 43 characters, the same every time (HMAC-SHA256 under `key`)."""
         spelled = spell(self.session_id, self.secret)
         digest = hmac.digest(key.encode(), _SUCCESSOR + spelled.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
@@ -51,12 +51,12 @@ def new_secret() -> str:
 
 
 def spell(session_id: UUID, secret: str) -> str:
-    """The token as a client holds it."""
+    """The token as its client holds it."""
     return f"{session_id}.{secret}"
 
 
 def parse(token: str) -> RefreshToken:
-    """Raises `Unauthorized` for anything that we cannot have issued."""
+    """A token's parts. Raises `Unauthorized` for a token that we cannot have issued."""
     match = _TOKEN.fullmatch(token)
     if match is None:
         raise invalid()
@@ -64,7 +64,7 @@ def parse(token: str) -> RefreshToken:
 
 
 def hash_of(secret: str) -> bytes:
-    """What the database keeps."""
+    """The hash that the database keeps."""
     return hashlib.sha256(secret.encode()).digest()
 
 

@@ -5,22 +5,22 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSettings:
-    """What every API function needs."""
+    """Settings that every API function needs."""
 
-    rate_limit_per_minute: int  # of one source
-    user_limit_per_minute: int  # of one user, from wherever
+    rate_limit_per_minute: int  # per source address
+    user_limit_per_minute: int  # per user, over all sources
     allowed_origins: tuple[str, ...]
     jwt_keys: dict[str, str] = field(repr=False)  # kid -> secret; the first signs, all verify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignInSettings:
-    """Who a wallet's owner signs in to (EIP-4361 domain, URI and chain id)."""
+    """The service that a wallet's owner signs in to (EIP-4361 domain, URI and chain id)."""
 
     domain: str
     uri: str
     chain_id: int
-    limit_per_minute: int  # of one source, of all routes that sign in together
+    limit_per_minute: int  # per source address, over all routes that sign in together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class ChainSettings:
     rpc_url: str = field(repr=False)  # it may hold an access key
     settlement_contract: str
     token_contract: str
-    token_decimals: int  # expected: amounts go by what the token itself says
+    token_decimals: int  # expected value only: amounts use what the token itself states
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +42,13 @@ class SettlementSettings:
     confirmations: int
     finality_blocks: int
     delivery_window_s: int
-    min_priority_fee_wei: int  # for each gas
-    max_fee_wei: int  # for each gas
+    min_priority_fee_wei: int  # per unit of gas
+    max_fee_wei: int  # per unit of gas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterQueue:
-    """A queue of what failed for good, and the one that it came from."""
+    """A queue of messages that failed for good, and the queue that they came from."""
 
     url: str
     source_url: str
@@ -56,7 +56,7 @@ class DeadLetterQueue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSettings:
-    """What a device is given at its registration."""
+    """Data that a device is given at its registration."""
 
     policy: str
     broker: str  # host:port

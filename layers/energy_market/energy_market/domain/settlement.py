@@ -1,4 +1,4 @@
-"""How trades are settled on the chain."""
+"""Rules and values of the settlement on the chain."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,25 +6,25 @@ from typing import Final
 from uuid import UUID
 
 GWEI: Final = 10**9
-"""Wei of a gwei, in which fees for gas are named."""
+"""Wei in a gwei, the unit in which gas fees are quoted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettlementRules:
-    """Depths count the block itself: a transaction in the newest block has one confirmation."""
+    """The rules of a sweep. Depths count the block itself: a transaction in the newest block has one confirmation."""
 
     max_batch: int
     confirmations: int  # a paid trade is Confirmed at this depth
-    finality_blocks: int  # nothing changes any more at this depth; only here a trade fails
-    margin_s: int = 30  # a trade with less time left is not sent any more: it would likely only burn gas
-    stuck_after_s: float = 30.0  # a transaction that waits longer is replaced by one with higher fees
-    resend_after_s: float = 4.0  # one that waits longer is sent again as it is
-    quiet_after_s: float = 30.0  # a chain without a block for longer gets an empty batch, if a trade waits for blocks
-    delivery_window_s: int = 86_400  # from its first confirmation on; a delivery that takes longer is Short
+    finality_blocks: int  # final at this depth; a trade fails only here
+    margin_s: int = 30  # a trade with less time left is not sent: it would probably only burn gas
+    stuck_after_s: float = 30.0  # a transaction that waits longer is replaced, with higher fees
+    resend_after_s: float = 4.0  # a transaction that waits longer is sent again unchanged
+    quiet_after_s: float = 30.0  # after this time without a block, an empty batch is sent if a trade waits for blocks
+    delivery_window_s: int = 86_400  # after its first confirmation; a delivery that takes longer is Short
     max_under_way: int = 8  # batches waiting to be mined; common nodes queue 16 of one account
-    max_forms: int = 20  # signed in a row while the chain asks the same; each pays 12.5 % more
-    min_priority_fee_wei: int = 0  # for each gas; what the chain suggests is raised to it
-    max_fee_wei: int = 1_000 * GWEI  # for each gas; above it nothing is signed
+    max_forms: int = 20  # signed in a row at unchanged network fees; each pays 12.5 % more
+    min_priority_fee_wei: int = 0  # per unit of gas; a lower suggestion of the chain is raised to it
+    max_fee_wei: int = 1_000 * GWEI  # per unit of gas; above it nothing is signed
 
     def __post_init__(self) -> None:
         if not 1 <= self.confirmations <= self.finality_blocks:
@@ -37,7 +37,7 @@ class SettlementRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StuckBatch:
-    """A transaction that waits to be mined: how often it was signed with other fees (`forms`) and handed to a node."""
+    """A transaction that waits to be mined. `forms`: times it was signed; `sends`: times it was handed to a node."""
 
     id: UUID
     chain_id: int
@@ -53,7 +53,7 @@ class StuckBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowance:
-    """How much trades may move in an hour by the clock, and how much of it they may still. In the smallest unit."""
+    """The amount that trades may move in a clock hour, and the rest of it. In the token's smallest unit."""
 
     limit: int
     room: int
@@ -61,10 +61,10 @@ class Allowance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """What the contract knows of one account. Escrow in the token's smallest unit.
+    """One account as the contract sees it. Escrow in the token's smallest unit.
 
-    `cap`: what trades may move out of it, None if its owner has set none. `all_trades`: what all trades together may
-    move. `hour_ends_s`: when either begins anew, in Unix seconds.
+    `cap`: the limit on what trades may move out of it; None if its owner has set none. `all_trades`: the limit on all
+    trades together. `hour_ends_s`: when both limits start anew, in Unix seconds.
     """
 
     escrow: int

@@ -10,7 +10,7 @@ STATEMENT: Final = "Sign in to the energy market. This costs nothing and moves n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Challenge:
-    """One question to a wallet: sign this message before it expires. The nonce makes each one unique."""
+    """A message that a wallet is asked to sign before it expires. The nonce makes each message unique."""
 
     wallet_address: str  # EIP-55 spelling
     domain: str
@@ -20,9 +20,10 @@ class Challenge:
     issued_at: datetime
 
     def __post_init__(self) -> None:
-        """A line break in a field would let it forge other fields; a short nonce could be guessed.
+        """Refuse fields that could forge other fields, and short nonces, which could be guessed.
 
-        Letters beyond ASCII are not of the grammar: a domain that has some is spelt in Punycode, a URI in percents.
+        EIP-4361's grammar has no letters beyond ASCII: such a domain is spelt in Punycode, and such a URI is
+        percent-encoded.
         """
         fields = self.domain + self.uri + self.wallet_address
         if not (fields.isascii() and fields.isprintable()) or " " in fields:
@@ -34,12 +35,12 @@ class Challenge:
 
     @property
     def expires_at(self) -> datetime:
-        """When the answer comes too late."""
+        """The time after which an answer is too late."""
         return self.issued_at + CHALLENGE_LIFE
 
     @property
     def message(self) -> str:
-        """The text, exactly as EIP-4361 lays it out."""
+        """The text, exactly in the layout of EIP-4361."""
         return (
             f"{self.domain} wants you to sign in with your Ethereum account:\n"
             f"{self.wallet_address}\n"

@@ -1,8 +1,8 @@
 """Access tokens: JSON Web Tokens (RFC 7519) signed with HMAC-SHA256.
 
-The algorithm is pinned: a token that names another one is refused before anything in it is believed. PyJWT checks
-signature, issuer and audience; the times are checked here, against the clock that is given. A token names the session
-that it belongs to: who serves a request sees to it that this one goes on.
+The algorithm is pinned: a token that names another one is rejected before its claims are read. PyJWT checks signature,
+issuer and audience; the times are checked here, against the given clock. A token names its session, and the edge that
+serves a request checks that this session is still open.
 """
 
 import re
@@ -23,16 +23,16 @@ ACCESS_TOKEN_LIFE: Final = timedelta(minutes=15)
 ISSUER: Final = "energy-market"
 AUDIENCE: Final = "energy-market-api"
 MAX_TOKEN_CHARACTERS: Final = 2048
-# Two machines' clocks differ a little; a token must not be "from the future" on its first use.
+# The clocks of two machines differ a little; a token must not be "from the future" on its first use.
 CLOCK_DIFFERENCE: Final = timedelta(seconds=5)
-# As we spell it: base64url reads past characters that are none of its own, and past the last two bits of 32 bytes, so
-# that each token would have any number of spellings, every one of which is looked at anew.
+# Accept only canonical base64url. Decoders ignore foreign characters and the last two bits of 32 bytes, so one token
+# would have many spellings, and the cache of `_signed` would miss on each.
 _SPELLING: Final = re.compile(r"[\w-]+\.[\w-]+\.[\w-]{42}[AEIMQUYcgkosw048]", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who is asking, as the access token says."""
+    """The caller that an access token names."""
 
     user_id: UUID
     session_id: UUID
@@ -62,7 +62,7 @@ def issue(*, user_id: UUID, session_id: UUID, token_id: str, keys: Mapping[str, 
 
 
 def verify(token: str, *, keys: Mapping[str, str], now: datetime) -> Caller:
-    """Who this token speaks for. Raises `Unauthorized` (`token_expired`, or `invalid_token` for all else)."""
+    """The caller that this token names. Raises `Unauthorized` (`token_expired`, or `invalid_token` for all else)."""
     if len(token) > MAX_TOKEN_CHARACTERS or not _SPELLING.fullmatch(token):
         raise _invalid()
     try:
@@ -78,7 +78,7 @@ def verify(token: str, *, keys: Mapping[str, str], now: datetime) -> Caller:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Signed:
-    """What a token says that we have signed."""
+    """The claims of a token that we have signed."""
 
     caller: Caller
     not_before: datetime
@@ -87,10 +87,10 @@ class _Signed:
 
 @lru_cache(maxsize=1000)
 def _signed(token: str, keys: tuple[tuple[str, str], ...]) -> _Signed:
-    """What a token says that one of the keys signed. Raises `jwt.InvalidTokenError` or `ValueError`.
+    """The claims of a token that one of the keys signed. Raises `jwt.InvalidTokenError` or `ValueError`.
 
-    Kept, because a caller sends the same token again and again: reading it takes PyJWT 0.09 ms, three times as long as
-    all else that a request's edge does.
+    Cached, because a caller sends the same token repeatedly. PyJWT needs 0.09 ms to read it, three times as long as all
+    other work at the edge of a request.
     """
     kid = jwt.get_unverified_header(token).get("kid")
     secret = next((secret for known, secret in keys if known == kid), None)

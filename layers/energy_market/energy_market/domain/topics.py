@@ -1,4 +1,4 @@
-"""The topics of MQTT on which devices and market talk (the specification, section 3); `+` stands for the device."""
+"""The MQTT topics between devices and the market (the specification, section 3); `+` stands for the device."""
 
 from typing import Final
 from uuid import UUID
@@ -14,10 +14,10 @@ LOCK: Final = "energy/donor/+/lock"
 UNLOCK: Final = "energy/donor/+/unlock"
 TRANSFER: Final = "energy/donor/+/transfer"
 TO_DEVICES: Final = {"lock": LOCK, "unlock": UNLOCK, "transfer": TRANSFER}
-"""By the kind of command."""
+"""Topics by kind of command."""
 
 PRESENCE: Final = "$aws/events/presence/"
-"""Prefix of what the broker itself tells of connections: `connected` or `disconnected`, and the client id, follow."""
+"""Prefix of the broker's own messages about connections; `connected` or `disconnected` and the client id follow."""
 
 
 def of(topic: str, device: UUID | str) -> str:
@@ -26,7 +26,7 @@ def of(topic: str, device: UUID | str) -> str:
 
 
 def parsed(topic: str) -> tuple[str, str] | None:
-    """(one of `FROM_DEVICES`, its device as it is spelt) of a device's topic; None if it is no such topic."""
+    """(One of `FROM_DEVICES`, the device id as spelt) for a topic of a device; None for any other topic."""
     levels = topic.split("/")
     known = "/".join("+" if place == _DEVICE_LEVEL else level for place, level in enumerate(levels))
     return (known, levels[_DEVICE_LEVEL]) if known in FROM_DEVICES else None

@@ -1,7 +1,7 @@
-"""A trade: so much energy of one ask for one bid, at one price.
+"""A trade: an amount of energy from one ask to one bid, at one price.
 
-Pending -> Locked -> Submitted -> Confirmed, or Failed with a reason. It is settled only after the donor's
-device has reserved the energy. Then it is delivered: Owed -> Started -> Delivered, or Short with a reason.
+Pending -> Locked -> Submitted -> Confirmed, or Failed with a reason. A trade is settled only after the donor's device
+has reserved the energy. Its delivery follows: Owed -> Started -> Delivered, or Short with a reason.
 """
 
 from dataclasses import dataclass
@@ -24,28 +24,28 @@ Delivery = Literal["Owed", "Started", "Delivered", "Short"]
 ShortReason = Literal["under_delivered", "delivery_timeout", "reservation_lost", "unreported"]
 
 UNREPORTED_AFTER_S: Final = 3_600
-"""Seconds from its confirmation until a delivery is over of which its device will never tell, for it has told of none.
+"""Seconds after confirmation until a delivery ends as unreported, if its device has never reported any delivery.
 
-Until then its energy is promised: time to feed 5 kWh at 5 kW before it may be sold again."""
+Until then its energy stays promised: enough time to feed 5 kWh at 5 kW before that energy may be sold again."""
 
-# Whose fault it is decides what becomes of the orders.
+# The side at fault decides what happens to the orders.
 
 DEVICES_FAULT: Final[tuple[FailReason, ...]] = ("lock_rejected", "lock_timeout", "reservation_lost")
-"""Both orders go back into the book. The device waits for its next status; failures in a row have consequences."""
+"""Reasons after which both orders return to the book. The device waits for its next status; repeated failures count."""
 BUYERS_FAULT: Final[tuple[FailReason, ...]] = ("insufficient_escrow", "spending_cap", "over_limit")
-"""The bid is rejected, the ask goes back."""
+"""Reasons after which the bid is rejected, and the ask returns to the book."""
 NOBODYS_FAULT: Final[tuple[FailReason, ...]] = ("settlement_expired", "chain_refused")
-"""Both orders go back. Where the same two fail again and again, both are rejected: nothing is tried for ever."""
+"""Reasons after which both orders return. If the same pair fails repeatedly, both are rejected, to end the retries."""
 
 MAX_TRIES_OF_A_PAIR: Final = 5
 MAX_FAILURES_IN_A_ROW: Final = 3
-"""Failures of its device in a row that an order survives, less one. After as many the device pauses as well.
+"""Number of consecutive failures of its device at which an order is cancelled, and at which the device pauses.
 
-One failure is all that came of the trades that were matched before it was noticed: a device that is away for a minute
-fails ten trades once. A row ends with a success, which is a confirmed trade. An answer `locked` is none: a device that
-locks and then loses the reservation holds up the bid just as long."""
+Trades that were matched before a failure was noticed count as one failure together: a device that is away for a minute
+fails ten trades once. A confirmed trade ends the row of failures. An answer `locked` does not: a device that locks and
+then loses the reservation holds up the bid just as long."""
 FIRST_PAUSE_S: Final = 60
-"""Seconds that a device pauses after `MAX_FAILURES_IN_A_ROW`; each further failure doubles them."""
+"""Seconds that a device pauses after `MAX_FAILURES_IN_A_ROW`; each further failure doubles the pause."""
 MAX_PAUSE_S: Final = 3_600
 """Maximum seconds of a device's pause."""
 FAILURES_FORGOTTEN_AFTER_S: Final = 86_400
@@ -71,7 +71,7 @@ REASON_SENTENCES: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trade:
-    """A trade as it stands. Energy in Wh, price in micro-tokens per kWh, amount in nano-tokens."""
+    """A trade's current state. Energy in Wh, price in micro-tokens per kWh, amount in nano-tokens."""
 
     id: UUID
     seq: int
@@ -100,7 +100,7 @@ class Trade:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shortfall:
-    """A delivery that ended with less than was traded: `delivered_wh`."""
+    """A delivery that ended with less energy than was traded: only `delivered_wh`."""
 
     transaction_id: UUID
     device_id: UUID

@@ -12,7 +12,7 @@ KycStatus = Literal["Unverified", "Pending", "Verified", "Refused"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """Fields of the specification, plus every role gained so far; `role` is the latest of `roles`."""
+    """The specification's fields, and every role gained so far; `role` is the latest of `roles`."""
 
     id: UUID
     wallet_address: str  # EIP-55 spelling
@@ -25,10 +25,10 @@ class User:
 
 
 def unknown_user() -> Unauthorized:
-    """The answer to a good token whose user is not in this database."""
+    """The answer to a valid token whose user is not in this database."""
     return Unauthorized("unknown_user", "The user of this access token does not exist.")
 
 
 def kyc_required(status: KycStatus) -> Forbidden:
-    """The answer to an order where the market asks who its users are."""
+    """The answer to an order from an unverified user, where the market requires verified users."""
     return Forbidden("kyc_required", f"Only verified users trade here, and you are {status}.")

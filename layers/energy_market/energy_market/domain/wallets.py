@@ -1,8 +1,8 @@
 """Wallet addresses and the signatures that prove them.
 
-Only what signing in needs of Ethereum: EIP-55 addresses, EIP-191 personal messages, and the recovery of a signer.
-Built on libsecp256k1 and Keccak alone: importing `eth-account` costs more than the whole request,
-so it is the tests' oracle instead.
+Only the parts of Ethereum that signing in needs: EIP-55 addresses, EIP-191 personal messages, and the recovery of a
+signer. Built on libsecp256k1 and Keccak alone: importing `eth-account` takes longer than the whole request, so it only
+serves as an oracle in the tests.
 """
 
 import re
@@ -25,7 +25,7 @@ else:
         try:
             key = PublicKey.from_signature_and_message(compact + bytes([recovery_id]), digest, hasher=None)
         except Exception as refusal:
-            if type(refusal) is Exception:  # the library's "no such point"
+            if type(refusal) is Exception:  # how the library reports "no such point"
                 raise ValueError("no key gives this signature") from None
             raise
         return key.format(compressed=False)
@@ -40,8 +40,8 @@ _RECOVERY_IDS: Final = {0: 0, 1: 1, 27: 0, 28: 1}  # Ethereum counts from 27, so
 def parse_address(value: object) -> str:
     """An address in its EIP-55 spelling.
 
-    All lower or all upper case carries no checksum and is accepted; mixed case must be spelt exactly as EIP-55 says,
-    for a wrong checksum means a mistyped address. Raises `InvalidRequest`.
+    All lower or all upper case carries no checksum and is accepted. Mixed case must be spelt exactly as EIP-55 defines,
+    because a wrong checksum means a mistyped address. Raises `InvalidRequest`.
     """
     if not isinstance(value, str) or not _ADDRESS.fullmatch(value):
         raise InvalidRequest("invalid_wallet_address", "wallet_address must be 0x and 40 hexadecimal digits.")
@@ -55,9 +55,9 @@ def parse_address(value: object) -> str:
 def parse_signature(value: object) -> bytes:
     """The 65 bytes (r, s, v) of a signature in hexadecimal. Raises `InvalidRequest`.
 
-    `s` must lie in the lower half of the curve's order. Every signature has a twin (order - s, other v) that anyone
-    can compute and that recovers the same signer; of the two only the one that wallets produce (EIP-2) is a signature
-    here, so that there is exactly one for each message.
+    `s` must lie in the lower half of the curve's order. Every signature has a twin (order - s, other v) that anyone can
+    compute and that recovers the same signer. Only the one that wallets produce (EIP-2) is accepted, so each message
+    has exactly one signature.
     """
     if not isinstance(value, str) or not _SIGNATURE.fullmatch(value):
         raise InvalidRequest("malformed_signature", "signature must be 0x and 130 hexadecimal digits (65 bytes).")
@@ -70,7 +70,7 @@ def parse_signature(value: object) -> bytes:
 
 
 def signer_of(message: str, signature: bytes) -> bytes | None:
-    """The address (20 bytes) that signed a text with `personal_sign` (EIP-191, version E); None if none could have."""
+    """The address (20 bytes) that signed a text with `personal_sign` (EIP-191, version E); None if no key can have."""
     text = message.encode()
     digest = keccak256(b"\x19Ethereum Signed Message:\n" + str(len(text)).encode() + text)
     try:
