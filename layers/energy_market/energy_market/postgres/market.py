@@ -64,7 +64,7 @@ def depth(conn: Connection, viewer: UUID, *, levels: int) -> tuple[list[Level], 
     """The best price levels of a user's zone, bids and asks. Raises Unauthorized if there is no such user."""
     rows = conn.execute(_DEPTH, {"viewer": viewer, "levels": levels}).fetchall()
     if not rows:
-        users.zone_of(conn, viewer, share_lock=False)  # the book is empty, or there is no such user
+        users.zone_of(conn, viewer)  # the book is empty, or there is no such user
     sides: dict[OrderType, list[Level]] = {"buy": [], "sell": []}
     for order_type, price_micro, energy_wh, orders in rows:
         sides[order_type].append(Level(price_micro=price_micro, energy_wh=energy_wh, orders=orders))
