@@ -27,7 +27,7 @@ unexport MAKEFLAGS MFLAGS MAKELEVEL PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help set-up run chaos up down reconcile replay deploy test localstack localstack-test bench mutants security check format lock clean
+.PHONY: help set-up run chaos up down reconcile replay deploy test localstack localstack-test bench mutants security check format picture lock clean
 
 help: ## Say what there is
 	@echo "make run     the whole system on this machine, with a simulated community (HOMES=10 DURATION=seconds)"
@@ -44,6 +44,7 @@ help: ## Say what there is
 	@echo "make security  scan, attack and fuzz the product (ATTACKS=... for some of it, FUZZ_EXAMPLES=50)"
 	@echo "make check   lint, types, templates, contract artifacts"
 	@echo "make format  let ruff put the code in order"
+	@echo "make picture record \`make run\` and draw it for the README (docs/run.svg)"
 	@echo "make deploy  deploy to an AWS account (SAM's guided deploy)"
 	@echo "make lock    resolve the dependencies anew (UPGRADE=1 for newer versions)"
 	@echo "make clean   stop what runs and remove all that was made"
@@ -113,6 +114,9 @@ check: set-up
 format: set-up
 	@$(VENV)/ruff check --fix-only --quiet .
 	@$(VENV)/ruff format .
+
+picture: set-up
+	@$(VENV)/python infra/record_run.py
 
 # Without an index's or a find-links address: each machine resolves from its own.
 RESOLVE = $(LOCAL)/bin/uv pip compile --quiet --generate-hashes --no-annotate \

@@ -1,15 +1,74 @@
 """The documents say what is true: files that they name exist, links lead somewhere, routes and codes are real."""
 
+import ast
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "devices" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    *(ROOT / folder / "README.md" for folder in (".", "devices", "localstack")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SOURCES = [*(ROOT / "layers").rglob("*.py"), *(ROOT / "functions").rglob("*.py")]
+
+
+OBJECT_FIRST = re.compile(
+    r"(?:^|[.!?] |\| |[-*] |\d\. )((?:Of (?!course)|So (?!that)|What )\w+|From (?:\w+ ){1,4}on\b)"
+)
+"""The beginning of a sentence that names its subject late, or says "so many" instead of the number."""
+HELD_TO_CODE = {"What a pool"}
+"""Sentences on a page that a test compares with a docstring."""
+DOCSTRINGS_LEFT = {
+    "bench": 17,
+    "clients": 4,
+    "devices": 23,
+    "functions": 10,
+    "infra": 2,
+    "layers": 117,
+    "localstack": 72,
+    "tests": 128,
+}
+"""Sentences of docstrings that still begin so. A number may only fall."""
+
+
+def paragraphs(page: str) -> Iterator[str]:
+    """The paragraphs, list items and table rows of a page, each on one line; no code and no headings."""
+    text = re.sub(r"```.*?```|^#.*?$", "", page, flags=re.DOTALL | re.MULTILINE)
+    return (" ".join(part.split()) for part in re.split(r"\n\n|\n(?=\||- |\d+\. )", text))
+
+
+def docstrings(source: str) -> Iterator[str]:
+    """The paragraphs of all docstrings of a module, those of its constants included."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield from (" ".join(part.split()) for part in node.value.value.split("\n\n"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_sentence_of_a_page_begins_with_its_subject(page: Path) -> None:
+    found = [begin for part in paragraphs(page.read_text()) for begin in OBJECT_FIRST.findall(part)]
+    late = [begin for begin in found if not any(held.startswith(begin) for held in HELD_TO_CODE)]
+    assert late == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_gives_the_number(page: Path) -> None:
+    found = [
+        part for part in paragraphs(page.read_text()) if re.search(r"\bso (?:many|long|often)\b", part, re.IGNORECASE)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("folder", DOCSTRINGS_LEFT)
+def test_docstrings_that_begin_with_their_object_become_fewer(folder: str) -> None:
+    sources = (ROOT / folder).rglob("*.py")
+    found = [begin for file in sources for part in docstrings(file.read_text()) for begin in OBJECT_FIRST.findall(part)]
+    assert len(found) <= DOCSTRINGS_LEFT[folder], found
 
 
 def test_every_file_that_the_architecture_names_exists() -> None:
@@ -40,6 +99,16 @@ def test_links_between_the_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} -> {target}"
+
+
+def test_links_to_a_heading_find_it() -> None:
+    lost = []
+    for page in PAGES:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([\w-]+)\)", page.read_text()):
+            headings = re.findall(r"^#+ (.+)$", (page.parent / target if target else page).read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            lost += [] if anchor in anchors else [f"{page.name} -> {target}#{anchor}"]
+    assert lost == []
 
 
 def test_the_api_page_lists_the_contracts_routes() -> None:
@@ -96,3 +165,28 @@ def test_the_operations_page_begins_with_its_contents() -> None:
         "chain-node-and-contract",
         "database-and-pooler",
     }
+
+
+def test_the_picture_of_a_run_has_the_last_screen_of_trading_and_the_result() -> None:
+    sys.path.insert(0, str(ROOT / "infra"))
+    try:
+        from record_run import Screen, drawing, plain, scenes  # noqa: PLC0415 -- a script, not a package
+    finally:
+        sys.path.pop(0)
+    screen = Screen()
+    screen.feed("Building ...\r\n")
+    for phase in ("trading, 1 s", "\x1b[31mtrading, 88 s\x1b[0m", "done, 95 s"):
+        screen.feed(f"<&> {phase}\r\nticks: 3")
+        screen.feed("\r\x1b[2K\x1b[1A\x1b[2K" if phase != "done, 95 s" else "\r\n")
+    screen.feed('Stopping ...\r\n{"consistent": true}\r\n')
+    assert [plain(row) for row in scenes(screen)][1:] == [
+        "Building ...",
+        "<&> trading, 88 s",
+        "ticks: 3",
+        "",
+        "...",
+        '{"consistent": true}',
+    ]
+    picture = drawing(scenes(screen))
+    assert 'fill="#ff7b72">trading, 88 s</text>' in picture
+    assert "&lt;&amp;&gt;" in picture

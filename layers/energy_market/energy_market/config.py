@@ -37,7 +37,7 @@ def database_url() -> str:
     url = _text("DATABASE_URL")
     if not _is_connection_string(url):
         raise ConfigurationError(
-            "DATABASE_URL must be a connection string of PostgreSQL, special characters of a password encoded as %XX."
+            "DATABASE_URL must be a connection string of PostgreSQL, with special characters of a password as %XX."
         )
     return url
 

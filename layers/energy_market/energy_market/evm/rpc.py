@@ -79,7 +79,7 @@ class Rpc:
         sleep: Callable[[float], None] = time.sleep,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        """`timeout_s`: limit of one attempt; `deadline_s`: limit of all, counted from now or from `start_deadline`."""
+        """`timeout_s` limits one attempt, `deadline_s` all attempts together: from now, or from `start_deadline`."""
         self._endpoint = Endpoint(url)
         self._timeout_s = timeout_s
         self._monotonic = monotonic
