@@ -5,14 +5,13 @@ import random
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
-from botocore.exceptions import ClientError
 from eth_account import Account
 
 from energy_market.evm.rpc import Rpc
@@ -23,11 +22,12 @@ from local_market.chaos.links import Link
 from local_market.community.device_process import DeviceProcess, DeviceProcesses
 from local_market.community.home import Home
 from local_market.community.street import Street
-from local_market.emulators.local_aws import STACK, aws_session
+from local_market.emulators.local_aws import aws_session
 from local_market.faulty_node import FaultyNode
 from local_market.parts.anvil import LocalChain
 from local_market.parts.postgres import LocalPostgres
 from local_market.stack.market import LocalMarket
+from local_market.watching.figures import FUNCTION_LOGS, log_groups
 
 TURN_TIMEOUT_S: Final = 20.0
 WALLET_PATIENCE_S: Final = 10.0
@@ -141,14 +141,14 @@ class ChaosWorld:
         for home in self.street.homes:
             insist(lambda home=home: self.deposit_again(home))  # type: ignore[misc]
 
-    def keep_function_logs(self, names: Iterable[str], file: Path) -> None:
+    def keep_function_logs(self, file: Path) -> None:
         """Write down what the functions have logged, all in order of time."""
         lines = []
         pages = self.logs.get_paginator("filter_log_events")
-        for name in names:
-            with contextlib.suppress(ClientError):  # never called
-                for page in pages.paginate(logGroupName=f"/aws/lambda/{STACK}-{name}"):
-                    lines += [(event["timestamp"], name, event["message"].rstrip()) for event in page["events"]]
+        for group in log_groups(self.logs):
+            name = group.removeprefix(FUNCTION_LOGS)
+            for page in pages.paginate(logGroupName=group):
+                lines += [(event["timestamp"], name, event["message"].rstrip()) for event in page["events"]]
         with file.open("w") as out:
             for timestamp_ms, name, message in sorted(lines):
                 at = datetime.fromtimestamp(timestamp_ms / 1000, UTC)

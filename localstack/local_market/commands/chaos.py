@@ -43,7 +43,7 @@ from local_market.stack.stack import Stack
 from local_market.watching.comparison import TOKEN_DECIMALS, Escrow, reconcile
 from local_market.watching.dead_letters import replay
 from local_market.watching.display import say
-from local_market.watching.figures import FUNCTIONS, Figures, read_figures, under_way
+from local_market.watching.figures import Figures, read_figures, under_way
 
 LOGS: Final = LOCAL / "chaos-logs"
 DEFAULT_DURATION_S: Final = 120.0
@@ -231,7 +231,7 @@ class Chaos:
                     writer = csv.writer(file)
                     writer.writerow([column.name for column in rows.description or ()])
                     writer.writerows(rows)
-        self.world.keep_function_logs(FUNCTIONS, folder / "functions.log")
+        self.world.keep_function_logs(folder / "functions.log")
 
     def close(self) -> None:
         """Let go of the devices and connections; safe to call twice."""

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from botocore.config import Config
@@ -16,23 +16,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from local_market.emulators.local_aws import STACK, aws_session
 
+if TYPE_CHECKING:
+    from types_boto3_logs import CloudWatchLogsClient
+
 BOOK_ROWS: Final = 6
 LOG_PAGE_LIMIT: Final = 20
 REMEMBERED_FAULTS: Final = 20
 LOG_OVERLAP_MS: Final = 3_000  # a line may become readable a little after its time
-FUNCTIONS: Final = (
-    "auth-api",
-    "market-api",
-    "iot-api",
-    "analytics-api",
-    "marks",
-    "match",
-    "commands",
-    "settle",
-    "lock-responses",
-    "telemetry",
-    "device-tidying",
-)
+FUNCTION_LOGS: Final = f"/aws/lambda/{STACK}-"  # how the names of the functions' log groups begin
 STAGES: Final = ("Pending", "Locked", "Submitted", "Confirmed", "Failed")
 
 
@@ -148,6 +139,12 @@ def under_way(conn: psycopg.Connection[Any]) -> list[str]:
 _Line = tuple[int, str, str]
 
 
+def log_groups(logs: "CloudWatchLogsClient") -> list[str]:
+    """The functions' log groups, which the template makes."""
+    pages = logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=FUNCTION_LOGS)
+    return [group["logGroupName"] for page in pages for group in page["logGroups"]]
+
+
 class FunctionLogs:
     """What the functions have logged: the ticks' durations, and what went wrong. By the CloudWatch Logs API."""
 
@@ -158,8 +155,8 @@ class FunctionLogs:
             endpoint_url=endpoint_url,
             config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 2}),
         )
-        self._ticks_in = f"/aws/lambda/{STACK}-match"
-        groups = [f"/aws/lambda/{STACK}-{name}" for name in FUNCTIONS]
+        self._ticks_in = f"{FUNCTION_LOGS}match"
+        groups = log_groups(self._client)
         self._since_ms = {group: int(time.time() * 1000) - LOG_OVERLAP_MS for group in groups}
         self._seen: dict[str, set[_Line]] = {group: set() for group in groups}
         self.tick_ms: list[float] = []
