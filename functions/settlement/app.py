@@ -101,15 +101,7 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
     from energy_market.evm.rpc import ChainError  # noqa: PLC0415
     from energy_market.usecases.settling.settle import settle_trades  # noqa: PLC0415
 
-    settlement = config.settlement_settings()
-    rules = SettlementRules(
-        max_batch=settlement.max_batch,
-        confirmations=settlement.confirmations,
-        finality_blocks=settlement.finality_blocks,
-        delivery_window_s=settlement.delivery_window_s,
-        min_priority_fee_wei=settlement.min_priority_fee_wei,
-        max_fee_wei=settlement.max_fee_wei,
-    )
+    rules = _rules()
     left_s = context.get_remaining_time_in_millis() / 1000 - LEFT_FOR_THE_REST_S
     _database().start_deadline(left_s)
     deadline_s = min(SWEEP_S, left_s)
@@ -121,6 +113,18 @@ def sweep(_event: object, context: LambdaContext) -> dict[str, bool]:
         return {"swept": False}
     log("sweep", swept=swept)
     return {"swept": swept}
+
+
+def _rules() -> SettlementRules:
+    settlement = config.settlement_settings()
+    return SettlementRules(
+        max_batch=settlement.max_batch,
+        confirmations=settlement.confirmations,
+        finality_blocks=settlement.finality_blocks,
+        delivery_window_s=settlement.delivery_window_s,
+        min_priority_fee_wei=settlement.min_priority_fee_wei,
+        max_fee_wei=settlement.max_fee_wei,
+    )
 
 
 def check(event: Mapping[str, Any], _context: object) -> None:
@@ -148,6 +152,7 @@ def _chain_gaps() -> "list[Gap]":
     from energy_market.evm import node_check  # noqa: PLC0415
     from energy_market.evm.rpc import Rpc  # noqa: PLC0415
 
+    _rules()  # the deploy is the time to learn that they contradict each other
     expected = _ledger().expected
     with closing(Rpc(config.chain_settings().rpc_url, deadline_s=CHECK_S)) as rpc:
         return [gap for gap in node_check.check(rpc, expected) if gap.need != "paused"]

@@ -72,6 +72,9 @@ def test_a_chain_on_which_trades_can_be_paid_lets_the_deploy_go_on(deploy: Deplo
         ({"OPERATOR_PRIVATE_KEY": "0x" + "11" * 32}, "but the operator's key is of 0x19e7e376e7c213b7"),
         ({"RPC_URL": "http://127.0.0.1:9"}, "the node cannot be asked"),
         ({"RPC_URL": "ftp://secret"}, "the address of a node begins with http"),
+        ({"CONFIRMATIONS": "6", "FINALITY_BLOCKS": "3"}, "finality takes at least as many blocks"),
+        ({"MIN_PRIORITY_FEE_GWEI": "2", "MAX_FEE_GWEI": "1"}, "the least tip must be"),
+        ({"MAX_FEE_GWEI": "1e3"}, "MAX_FEE_GWEI must be a number of gwei"),
     ],
 )
 @pytest.mark.parametrize("kind", ["Create", "Update"])
