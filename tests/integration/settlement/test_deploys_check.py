@@ -7,7 +7,7 @@ import pytest
 
 from local_market.parts.anvil import start_anvil
 from local_market.stack.stack import remove_state
-from tests.support.api import ENVIRONMENT, load_function
+from tests.support.api import ENVIRONMENT, FEES, load_function
 from tests.support.chain.chain import Chain
 from tests.support.chain.world import World
 
@@ -21,6 +21,11 @@ def deploy(world: World, monkeypatch: pytest.MonkeyPatch) -> Deploy:
     def request(kind: str = "Create", *, at: str = "1", before: str | None = None, **parameters: str) -> dict[str, Any]:
         values = {
             **ENVIRONMENT,
+            **FEES,
+            "CONFIRMATIONS": "2",
+            "FINALITY_BLOCKS": "6",
+            "MAX_BATCH": "50",
+            "DELIVERY_WINDOW_S": "86400",
             "RPC_URL": world.rpc_url,
             "SETTLEMENT_CONTRACT": world.chain.settlement.address,
             "TOKEN_CONTRACT": world.chain.token.address,
@@ -72,8 +77,8 @@ def test_a_chain_on_which_trades_can_be_paid_lets_the_deploy_go_on(deploy: Deplo
         ({"OPERATOR_PRIVATE_KEY": "0x" + "11" * 32}, "but the operator's key is of 0x19e7e376e7c213b7"),
         ({"RPC_URL": "http://127.0.0.1:9"}, "the node cannot be asked"),
         ({"RPC_URL": "ftp://secret"}, "the address of a node begins with http"),
-        ({"CONFIRMATIONS": "6", "FINALITY_BLOCKS": "3"}, "finality takes at least as many blocks"),
-        ({"MIN_PRIORITY_FEE_GWEI": "2", "MAX_FEE_GWEI": "1"}, "the least tip must be"),
+        ({"CONFIRMATIONS": "6", "FINALITY_BLOCKS": "3"}, "finality at least as many as a confirmation"),
+        ({"MIN_PRIORITY_FEE_GWEI": "2", "MAX_FEE_GWEI": "1"}, "the minimum tip must not be"),
         ({"MAX_FEE_GWEI": "1e3"}, "MAX_FEE_GWEI must be a number of gwei"),
     ],
 )
