@@ -118,9 +118,6 @@ def add_routes(api: Api) -> None:
     def private() -> Response:
         return api.present(str(api.caller().user_id))
 
-    def public() -> Response:
-        return api.present({})
-
     def numbers() -> Response:
         return api.present({"kwh": Decimal("0.000000001"), "tokens": Decimal("123456789012.123456789")})
 
@@ -137,7 +134,6 @@ def add_routes(api: Api) -> None:
     api.route("/offer", methods=["POST"])(offer)
     api.route("/page", methods=["GET"], takes_query=True)(page)
     api.route("/private", methods=["GET"])(private)
-    api.route("/public", methods=["GET"])(public)
     api.route("/numbers", methods=["GET"])(numbers)
     api.route("/broken", methods=["GET"])(broken)
     api.route("/refused/{error}", methods=["GET"])(refused)
@@ -622,11 +618,6 @@ def test_a_browser_of_a_listed_origin_may_read_answers_and_refusals(make_edge: M
         stranger = edge.client.get(path, headers={"Origin": "https://c.example"})
         assert "Access-Control-Allow-Origin" not in stranger.headers
         assert listed.headers["Vary"] == stranger.headers["Vary"] == "Origin"
-
-
-def test_a_public_route_knows_who_asks_and_refuses_a_bad_token(edge: Edge) -> None:
-    assert edge.client.get("/public").json == {"known": False}
-    assert edge.client.get("/public", token="bad").refusal == (401, "invalid_token")
 
 
 def test_without_the_database_requests_are_refused_without_a_detail(make_edge: MakeEdge) -> None:
