@@ -141,7 +141,7 @@ def record() -> tuple[Screen, int]:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     screen, rest = Screen(), b""
     with subprocess.Popen(
-        COMMAND,
+        [COMMAND[0], "--no-print-directory", *COMMAND[1:]],  # make says which folder it is in if another make calls it
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
