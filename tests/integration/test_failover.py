@@ -20,7 +20,7 @@ from proxy import Links
 from services import Database as Server
 from services import remove_state, start_postgres
 
-from energy_market.database import Database
+from energy_market.database import IDLE_S, Database
 from tests.integration.everybody import Everybody
 from tests.integration.loop import Loop
 from tests.integration.market import Market
@@ -116,6 +116,7 @@ def test_whoever_was_connected_to_a_server_that_is_gone_is_served_by_the_other(
         loop.tick()
         servers.name.fail_over(9)  # nobody is told, and for the moment the name leads nowhere
         servers.name.fail_over(port_of(servers.fail_over(demoted=False).url))
+        time.sleep(IDLE_S)  # of a connection that was used within that second a whole statement's time is waited for
         with at_most(12):  # three connections, each silent for two seconds
             everybody.goes_on()
         assert api.refused == []
