@@ -422,6 +422,8 @@ class Ledger:
                     raise logs
                 self._log_blocks, self._log_blocks_until = (newest - oldest + 1) // 2, time.monotonic() + LEARNT_S
                 continue
+            if not isinstance(logs, list):
+                raise Unreachable("the node's answer is no list of events")
             if logs:
                 return _place(logs)
             if isinstance(block, Refused):
