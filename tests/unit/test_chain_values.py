@@ -16,7 +16,9 @@ def test_a_number_is_read_in_each_spelling(answer: object, number: int) -> None:
     assert (quantity(answer), is_quantity(answer)) == (number, True)
 
 
-@pytest.mark.parametrize("answer", [None, True, "", "0x", "31", "1f", "0x1g", "0x1_0", "0x 1", "-0x1", -1, 1.5, [], {}, "0x" + 65 * "1"])
+@pytest.mark.parametrize(
+    "answer", [None, True, "", "0x", "31", "1f", "0x1g", "0x1_0", "0x 1", "-0x1", -1, 1.5, [], {}, "0x" + 65 * "1"]
+)
 def test_a_number_that_could_mean_another_is_none(answer: object) -> None:
     assert not is_quantity(answer)
     with pytest.raises(Unreachable):
