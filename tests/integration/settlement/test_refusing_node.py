@@ -392,6 +392,20 @@ def test_a_floor_of_tips_that_no_node_suggests_is_found(world: World, node: Node
     assert len(world.forms()) == forms + 1, "the floor is remembered"
 
 
+def test_a_floor_of_tips_is_found_while_the_base_fee_falls(world: World, node: Node, ledger: Ledger) -> None:
+    """Three blocks between two sweeps may take a third of it: that does not begin the search anew."""
+    deal, base_fee = world.lock(), 100 * GWEI
+    node.refuse = sendings("transaction underpriced", when=lambda fields: fields["maxPriorityFeePerGas"] < GWEI)
+    node.lie = lambda method, answer: answer | {"result": "0x0"} if method == "eth_maxPriorityFeePerGas" else answer
+    for _ in range(16):
+        base_fee = base_fee * 2 // 3
+        world.chain.rpc.call("anvil_setNextBlockBaseFeePerGas", hex(base_fee))
+        world.mine()
+        world.sweep(ledger=ledger)
+    assert world.trade(deal) == ("Confirmed", None)
+    assert len(world.forms()) < 14
+
+
 def test_the_operators_floor_of_tips_is_paid_from_the_start(world: World, node: Node, ledger: Ledger) -> None:
     deal = world.lock()
     node.refuse = sendings("transaction underpriced", when=lambda fields: fields["maxPriorityFeePerGas"] < 25 * GWEI)

@@ -97,8 +97,9 @@ def _another_form(sweep: Sweep, batch: Batch) -> _Form | None:
     today = offer_fees(sweep)
     if today is None:
         return None
-    is_unchanged = _is_near(today.max_fee_per_gas, batch.asked_max_fee) and _is_near(
-        today.max_priority_fee_per_gas, batch.asked_priority_fee
+    # Between two sweeps pass several blocks, each of which changes the base fee by up to an eighth.
+    is_unchanged = _is_near(today.max_fee_per_gas, batch.asked_max_fee, parts=2) and _is_near(
+        today.max_priority_fee_per_gas, batch.asked_priority_fee, parts=8
     )
     tries = batch.newest_tries + 1 if is_unchanged else 1
     if tries > sweep.rules.max_forms:
@@ -183,6 +184,6 @@ def _say_stuck(batch: Batch) -> None:
     metric("BatchesStuck", 1)
 
 
-def _is_near(fee: int, other: int) -> bool:
-    """Whether two fees differ by less than an eighth, the most that a base fee changes in one block."""
-    return abs(fee - other) * 8 < max(fee, other, 1)
+def _is_near(fee: int, other: int, *, parts: int) -> bool:
+    """Whether two fees differ by less than one of so many parts of the higher."""
+    return abs(fee - other) * parts < max(fee, other, 1)
