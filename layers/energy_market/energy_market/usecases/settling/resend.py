@@ -185,5 +185,5 @@ def _say_stuck(batch: Batch) -> None:
 
 
 def _is_near(fee: int, other: int, *, parts: int) -> bool:
-    """Whether two fees differ by less than one of so many parts of the higher."""
+    """Whether two fees differ by less than one of `parts` equal parts of the higher."""
     return abs(fee - other) * parts < max(fee, other, 1)
