@@ -6,7 +6,9 @@ RACES=20000: so many orders in the race of cancelling against matching.
 import os
 import random
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 from uuid import UUID
 
@@ -14,6 +16,7 @@ import psycopg
 import pytest
 
 from energy_market.domain.errors import Conflict
+from energy_market.domain.matching import Book, Match, match
 from energy_market.domain.sessions import HAD_AGAIN_S
 from energy_market.postgres.reconciliation import database_differences
 from energy_market.usecases import run_tick as tick_module
@@ -28,6 +31,7 @@ SIGN_UP, LOG_IN = "/api/v1/auth/signup", "/api/v1/auth/login"
 REFRESH, LOG_OUT = "/api/v1/auth/refresh", "/api/v1/auth/logout"
 BUY = {"type": "buy", "kwh_amount": 1.5, "token_price": 0.25}
 SANDBOXES = 24
+Matching = Callable[[Book, Mapping[int, int]], list[Match]]
 
 
 def differences(database_url: str) -> list[str]:
@@ -111,10 +115,21 @@ class Race:
         ticker.close()
 
 
+def slowly(pairs_of: Matching) -> Matching:
+    """Leave others a moment between what a tick reads and what it writes."""
+
+    def matched(book: Book, free_wh: Mapping[int, int]) -> list[Match]:
+        time.sleep(0.002)
+        return pairs_of(book, free_wh)
+
+    return matched
+
+
 def test_of_cancel_and_match_exactly_one_wins_thousands_of_times(
     market: Market, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tick_module, "MAX_MATCHES", TRADES_A_TICK)
+    monkeypatch.setattr(tick_module, "match", slowly(match))
     race = Race(market, database_url)
     race.run()
     cancelled, refused = Counter(race.cancelled), Counter(race.refused)
