@@ -338,7 +338,7 @@ def test_what_only_aws_has_is_left_out_elsewhere() -> None:
     for name, resource in RESOURCES.items():
         if resource["Type"].startswith((*ONLY_ON_AWS, "AWS::Serverless::Application")):
             assert resource.get("Condition") == "IsAws", name
-    # What is nested under the condition is nothing that an emulator could have.
+    # No emulator has the resources that are nested under the condition.
     for name, resource in WATCHING["Resources"].items():
         assert resource["Type"].startswith(ONLY_ON_AWS), name
     assert not RESOURCES.keys() & WATCHING["Resources"].keys()

@@ -34,12 +34,12 @@ class Wire:
             return new_wh
 
     def fed_wh(self, trade_id: str) -> int:
-        """What was fed in for a trade in all."""
+        """The energy fed in for one trade so far, in Wh."""
         with self._guard:
             return self._fed_wh.get(trade_id, 0)
 
     def under_way_wh(self) -> int:
-        """What was fed in and not taken out, of all trades."""
+        """The energy fed in for all trades and not taken out yet, in Wh."""
         with self._guard:
             return sum(self._fed_wh.values()) - sum(self._taken_wh.values())
 

@@ -1,1 +1,1 @@
-"""What is seen of a running market: figures, the display, the comparison of all books, dead letters."""
+"""Watching a running market: figures, the display, the comparison of all books, dead letters."""
